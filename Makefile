@@ -1,0 +1,45 @@
+# Two commands do everything: `make demo` and `make test`. Both build .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+# Where a CPU-only machine looks for the CPU build of torch when its own package index has none.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+HAS_NVIDIA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo yes)
+
+.PHONY: demo test lint venv clean help
+help:
+	@echo "make demo   phantom radiographs -> GANs -> synthetic shards -> classifiers -> report/index.html"
+	@echo "make test   lint, types, import contracts, tests"
+
+venv: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	@echo "[setup] making .venv (a few minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+ifeq ($(HAS_NVIDIA),yes)
+	@echo "[setup] 1/2 torch $(TORCH), with CUDA"
+	@$(BIN)/python -m pip install -qq -c constraints.txt torch==$(TORCH)
+else
+	@echo "[setup] 1/2 torch $(TORCH), CPU build"
+	@$(BIN)/python -m pip install -qq -c constraints.txt "torch==$(TORCH)+cpu" 2>/dev/null \
+	  || $(BIN)/python -m pip install -qq -c constraints.txt --extra-index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)+cpu"
+endif
+	@echo "[setup] 2/2 cxrdist and everything else"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[deepspeed,dicom,dev]'
+	@$(BIN)/python -c "import cxrdist, torch, accelerate, webdataset, wandb"
+	@touch .venv/ready
+
+demo: .venv/ready
+	@$(BIN)/cxrdist study configs/study/demo.yaml
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports --no-cache
+
+test: lint
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+clean:
+	rm -rf .venv runs report build *.egg-info

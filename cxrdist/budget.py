@@ -1,0 +1,23 @@
+"""How long to train: one option, in epochs or in images, always counted in images."""
+
+from __future__ import annotations
+
+import re
+
+from cxrdist.errors import UserError
+
+
+def check_budget(text: str) -> tuple[float, str]:
+    """``20 epochs`` or ``50000 images`` -> (20.0, "epochs"). Raises UserError for anything else."""
+    match = re.fullmatch(r"\s*([\d_,]+(?:\.\d+)?)\s*(epochs?|images?)\s*", text)
+    amount = float(match[1].replace(",", "").replace("_", "")) if match else 0.0
+    if match is None or amount <= 0:
+        raise UserError(f"--budget {text!r}: write it as '20 epochs' or '50000 images'")
+    return amount, match[2].rstrip("s") + "s"
+
+
+def budget_steps(text: str, *, epoch_images: int, batch: int) -> int:
+    """Whole global batches in a budget, rounded to nearest; at least one."""
+    amount, unit = check_budget(text)
+    images = amount * epoch_images if unit == "epochs" else amount
+    return max(1, round(images / batch))

@@ -1,0 +1,92 @@
+"""What can be chosen in training the classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cxrdist.budget import check_budget
+from cxrdist.data.open import DEFAULT_SET
+from cxrdist.errors import UserError
+from cxrdist.files import slug
+from cxrdist.nets.dcnn import DCNNConfig
+from cxrdist.tracking import TrackingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClsConfig:
+    """Train the DCNN classifier on a mix of real and synthetic shards, and test it on real ones.
+
+    Without --config, the preset of configs/cls/ that fits the set's image size. The same command again resumes.
+    """
+
+    mix: str = "DS1"
+    """DS1 (real, imbalanced), DS2 (real, balanced), DS3 (real + synthetic), or the path of a YAML rule."""
+    shards: str = DEFAULT_SET
+    """Set of real images; the phantom set is made where it is absent."""
+    synthetic: str | None = None
+    """Set of synthetic images; by default the one that synthesize.py makes from --shards. Unused by DS1, DS2."""
+    run: str | None = None
+    """Folder of this run; by default runs/cls-<mix>-seed<seed>."""
+    seed: int = 0
+    """Seed of weights and of the order of images."""
+    batch: int = 128
+    """Global batch size, over all processes."""
+    budget: str = "100 epochs"
+    """How long to train: '100 epochs' of the mix, or '50000 images'."""
+    evaluations: int = 100
+    """How many times to validate, evenly over the budget; each writes a checkpoint."""
+    patience: int | None = None
+    """Stop early after so many validations without a better balanced accuracy; null: never."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate before its sigmoid decay."""
+    beta1: float = 0.5
+    """Adam's momentum."""
+    decay_steepness: float | None = None
+    """k in lr / (1 + exp(k (e - e0))), e the epoch; null: 10 / epochs."""
+    decay_middle: float | None = None
+    """e0 in the same; null: half the epochs."""
+    l2: float = 1e-4
+    """Weight of the L2 term, lambda / 2 * sum of squared weights; biases have none."""
+    widths: tuple[int, ...] = (32, 64, 128, 128, 64)
+    """Feature maps of each convolution stage; each stage halves the image."""
+    hidden: int = 1024
+    """Units of the hidden layer; 0 for none, as in Eq. 5."""
+    kernel: int = 5
+    """Kernel of each convolution, in pixels."""
+    bias: float = 0.1
+    """Initial value of every bias."""
+    allow_other_lineage: bool = False
+    """Accept synthetic images whose generator did not learn from this set's train split (a leak, perhaps)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 where the hardware multiplies it fast, else fp32."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        check_budget(self.budget)
+        for name in ("batch", "evaluations", "learning_rate"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: more than 0")
+        if self.patience is not None and self.patience < 1:
+            raise UserError(f"--patience {self.patience}: 1 or more, or null for none")
+        if self.l2 < 0:
+            raise UserError(f"--l2 {self.l2}: 0 or more")
+
+    @property
+    def run_folder(self) -> str:
+        return self.run or f"runs/cls-{slug(self.mix)}-seed{self.seed}"
+
+    def network(self, image_size: int, classes: int) -> DCNNConfig:
+        """The network for a set. Raises UserError where its stages do not fit the image size."""
+        try:
+            return DCNNConfig(
+                size=image_size,
+                classes=classes,
+                widths=self.widths,
+                hidden=self.hidden,
+                kernel=self.kernel,
+                bias=self.bias,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from None

@@ -1,0 +1,36 @@
+"""What the classifier's Adam needs of the paper's 2.2: L2 on weights alone, and a sigmoid learning rate."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import nn
+
+
+def decayed_parameters(model: nn.Module, weight_decay: float = 1e-4) -> list[dict[str, Any]]:
+    """Parameter groups for torch.optim.Adam: weights with L2, then biases and norms without.
+
+    Adam's own (coupled) weight decay is the gradient of ``weight_decay / 2 * sum(w ** 2)`` in the loss;
+    AdamW's is not. Frozen parameters are left out.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def sigmoid_decay(
+    epoch: float, epochs: float, base: float = 1e-3, k: float | None = None, e0: float | None = None
+) -> float:
+    """The learning rate base / (1 + exp(k (epoch - e0))) at a (fractional) epoch of a run of ``epochs``.
+
+    ``e0``, where the rate is half of ``base``, defaults to half the epochs; the steepness ``k`` defaults to
+    10 / epochs. Raises ValueError where epochs is not positive.
+    """
+    if not epochs > 0:
+        raise ValueError(f"epochs is {epochs}, but a learning rate that decays needs a positive number")
+    x = (10 / epochs if k is None else k) * (epoch - (epochs / 2 if e0 is None else e0))
+    # Whichever form has a negative exponent: exp of a large positive one overflows.
+    return base * math.exp(-x) / (1 + math.exp(-x)) if x > 0 else base / (1 + math.exp(x))

@@ -1,0 +1,256 @@
+"""Training the classifier (paper 2.2) on a mix, data-parallel over all processes.
+
+<run>/config.yaml, metrics.jsonl, checkpoints/, best.safetensors, model.safetensors, summary.json
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from cxrdist.budget import budget_steps
+from cxrdist.checkpoint import (
+    load_checkpoint,
+    load_weights,
+    newest_checkpoint,
+    save_checkpoint,
+    save_weights,
+    weights_sha256,
+)
+from cxrdist.cls.config import ClsConfig
+from cxrdist.cls.evaluate import SplitEvaluator
+from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
+from cxrdist.cls.sources import describe_data, digests_of, synthetic_path, train_counts, warn_of_repeats
+from cxrdist.config import find_named, load_yaml, to_dict
+from cxrdist.data.mix import MixRule, check_divides, quotas, rule_from
+from cxrdist.data.open import open_real, open_synthetic
+from cxrdist.data.shards import ShardSet
+from cxrdist.data.stream import OrderDigest, Stream
+from cxrdist.data.transforms import to_float
+from cxrdist.dist import Dist
+from cxrdist.errors import UserError
+from cxrdist.nets.dcnn import DCNN, init_weights
+from cxrdist.progress import Progress, duration, say
+from cxrdist.run import environment, evenly, finished_summary, holding, write_summary
+from cxrdist.seeds import derive
+from cxrdist.tracking import MetricsFile, start
+
+BEST_FILE = "best.safetensors"
+MODEL_FILE = "model.safetensors"
+
+
+def train(config: ClsConfig) -> None:
+    """Train, keep the weights with the best balanced accuracy on ``val``, and test those on ``test``."""
+    dist = Dist(config.precision)
+    folder = Path(config.run_folder)
+    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    synthetic_folder = synthetic_path(config, rule)
+    dist.on_main(lambda: open_real(config.shards).close())
+    real = ShardSet(config.shards)
+    synthetic = None
+    if synthetic_folder is not None:
+        synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
+    config.network(real.image_size, len(real.classes))
+    check_divides(config.batch, dist.world_size)
+    with holding(folder, "cls", to_dict(config), dist):
+        if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
+            say(f"{folder}: finished before; nothing to do (another --run starts a new one)")
+        else:
+            say(f"classifier on {rule.name} of {real.folder}, {real.image_size} px; {dist.describe()}")
+            Trainer(config, rule, real, synthetic, dist).train()
+    dist.close()
+
+
+class Trainer:
+    """One classifier: build, resume, train, validate, test."""
+
+    def __init__(
+        self, config: ClsConfig, rule: MixRule, real: ShardSet, synthetic: ShardSet | None, dist: Dist
+    ) -> None:
+        self.config, self.rule, self.real, self.synthetic, self.dist = config, rule, real, synthetic, dist
+        self.folder = Path(config.run_folder)
+        counts = train_counts(real, synthetic)
+        self.quotas = quotas(rule, counts)
+        warn_of_repeats(self.quotas, counts)
+        self.stream = Stream(
+            real,
+            synthetic,
+            self.quotas,
+            batch=config.batch,
+            seed=derive(config.seed, "cls order"),
+            rank=dist.rank,
+            world_size=dist.world_size,
+        )
+        self.steps = budget_steps(config.budget, epoch_images=self.stream.epoch_images, batch=config.batch)
+        self.epochs = self.epoch_at(self.steps)
+        self.validation = SplitEvaluator(real, "val", dist)
+
+    def epoch_at(self, step: int) -> float:
+        return step * self.config.batch / self.stream.epoch_images
+
+    def train(self) -> None:
+        self.build()
+        step, seconds_before = self.resume()
+        metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
+        tracker = start(
+            self.folder,
+            self.config.tracking,
+            job="cls",
+            settings=to_dict(self.config),
+            is_main=self.dist.is_main,
+        )
+        evaluation_steps = evenly(self.steps, self.config.evaluations)
+        began_s = time.monotonic()
+        losses, since = torch.zeros((), device=self.dist.device), step
+        total = self.steps * self.config.batch
+        with Progress(f"classifier {self.rule.name}", total, start=step * self.config.batch) as progress:
+            while step < self.steps and not self.out_of_patience():
+                losses += self.step(step)
+                step += 1
+                images = step * self.config.batch
+                if step in evaluation_steps:
+                    loss = float(self.dist.mean(losses / (step - since)))
+                    losses.zero_()
+                    since = step
+                    values = self.validate(step, loss)
+                    if metrics is not None:
+                        metrics.log(images, values)
+                    tracker.log(images, values)
+                    self.checkpoint(step, seconds_before + time.monotonic() - began_s)
+                note = f"val {self.best['score']:.1%} best" if self.best["step"] else ""
+                progress.at(images, note)
+        tracker.finish(self.finish(step, seconds_before + time.monotonic() - began_s))
+
+    def build(self) -> None:
+        self.model = DCNN(self.config.network(self.real.image_size, len(self.real.classes)))
+        init_weights(self.model, derive(self.config.seed, "classifier"))
+        self.ddp_model = self.dist.wrap(self.model)
+        self.model = self.dist.unwrap(self.ddp_model)
+        self.optimizer = torch.optim.Adam(
+            decayed_parameters(self.model, self.config.l2),
+            lr=self.config.learning_rate,
+            betas=(self.config.beta1, 0.999),
+        )
+        self.order = OrderDigest()
+        self.best: dict[str, Any] = {"score": -1.0, "step": 0, "evaluations_since": 0}
+
+    def resume(self) -> tuple[int, float]:
+        """The step to go on at and the seconds spent before; (0, 0) for a new run."""
+        path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
+        if path is None:
+            return 0, 0.0
+        loaded = load_checkpoint(path, {"model": self.model}, {"model": self.optimizer})
+        step = self.stream.load_state_dict(loaded.state["stream"])
+        self.order = OrderDigest(loaded.state["order_sha256"])
+        self.best = loaded.state["best"]
+        say(f"{self.folder}: resumes at {loaded.images:,} images")
+        return step, loaded.state["seconds"]
+
+    def step(self, step: int) -> torch.Tensor:
+        """One Adam step on global batch ``step``; returns this rank's mean loss."""
+        batch = self.stream.read(step)
+        self.order.saw(batch)
+        rate = sigmoid_decay(
+            self.epoch_at(step),
+            self.epochs,
+            self.config.learning_rate,
+            self.config.decay_steepness,
+            self.config.decay_middle,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        logits = self.ddp_model(to_float(batch.pixels.to(self.dist.device)))
+        loss = cross_entropy(logits, batch.labels.to(self.dist.device))
+        self.optimizer.zero_grad()
+        self.dist.backward(loss)
+        self.optimizer.step()
+        return loss.detach()
+
+    def validate(self, step: int, loss: float) -> dict[str, Any]:
+        """Metrics on ``val``; keeps the weights if they are the best so far."""
+        if not torch.isfinite(torch.tensor(loss)):
+            raise UserError(
+                f"{self.folder}: the loss is no longer finite; lower --learning-rate (now "
+                f"{self.config.learning_rate}) or take --precision fp32, and start again with another --run"
+            )
+        found = self.validation.evaluate(self.model)
+        if found["balanced_accuracy"] > self.best["score"]:
+            self.best = {"score": found["balanced_accuracy"], "step": step, "evaluations_since": 0}
+            if self.dist.is_main:
+                save_weights(self.folder / BEST_FILE, self.model)
+        else:
+            self.best = {**self.best, "evaluations_since": self.best["evaluations_since"] + 1}
+        return {
+            "epoch": round(self.epoch_at(step), 4),
+            "train/loss": round(loss, 5),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "val/accuracy": found["accuracy"],
+            "val/balanced_accuracy": found["balanced_accuracy"],
+            "val/macro_auroc": found["macro_auroc"],
+            **{f"val/per_class/{name}": value for name, value in found["per_class"].items()},
+        }
+
+    def out_of_patience(self) -> bool:
+        return self.config.patience is not None and self.best["evaluations_since"] >= self.config.patience
+
+    def checkpoint(self, step: int, seconds: float) -> None:
+        order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
+        if self.dist.is_main:
+            state = {
+                "stream": self.stream.state_dict(step),
+                "order_sha256": order,
+                "best": self.best,
+                "seconds": seconds,
+            }
+            images = step * self.config.batch
+            save_checkpoint(
+                self.folder / "checkpoints", images, {"model": self.model}, {"model": self.optimizer}, state
+            )
+        self.dist.barrier()
+
+    def finish(self, step: int, seconds: float) -> Mapping[str, Any]:
+        """Test the best weights, and write the summary, which makes the run finished."""
+        order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
+        load_weights(self.folder / BEST_FILE, self.model)
+        metrics = {
+            "val": self.validation.evaluate(self.model),
+            "test": SplitEvaluator(self.real, "test", self.dist).evaluate(self.model),
+        }
+        summary = {
+            "job": "cls",
+            "status": "finished",
+            "mix": self.rule.name,
+            "seed": self.config.seed,
+            "classes": self.real.classes,
+            "counts": self.quotas,
+            "shards": digests_of(self.real, self.synthetic),
+            "other_lineage_allowed": self.config.allow_other_lineage,
+            "data": describe_data(self.real),
+            "metrics": metrics,
+            "best_images": self.best["step"] * self.config.batch,
+            "epochs": round(self.epoch_at(step), 4),
+            "images_seen": step * self.config.batch,
+            "steps": step,
+            "world_size": self.dist.world_size,
+            "device": self.dist.device_name,
+            "weights_sha256": weights_sha256(self.model),
+            "order_sha256": order,
+            "seconds": round(seconds, 1),
+            **environment(),
+        }
+        if self.dist.is_main:
+            save_weights(self.folder / MODEL_FILE, self.model)
+            write_summary(self.folder, summary)
+            (self.folder / BEST_FILE).unlink(missing_ok=True)
+        self.dist.barrier()
+        test = metrics["test"]
+        say(
+            f"{self.folder}: test accuracy {test['accuracy']:.1%}, balanced {test['balanced_accuracy']:.1%}, "
+            f"macro AUROC {test['macro_auroc']:.3f}; {duration(seconds)}"
+        )
+        return summary

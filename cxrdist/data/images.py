@@ -1,0 +1,166 @@
+"""Radiographs from foreign files, and the three encodings of a shard: all pixels are 8-bit grey."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cxrdist.errors import UserError, nearest
+
+ENCODINGS = ("png", "jpg", "npy")
+FITS = ("pad", "crop")
+MAX_PIXELS = 100_000_000
+"""No radiograph is larger; a file that declares more is a decompression bomb or damaged."""
+
+_PILLOW_FORMAT = {"png": "PNG", "jpg": "JPEG"}
+_T = TypeVar("_T")
+
+
+class UndecodableImage(Exception):
+    """A file, or a sample's bytes, that is not the image it should be.
+
+    ``reason`` is a few words that depend on the data alone; ``file`` is "" where the bytes came from no file.
+    """
+
+    def __init__(self, reason: str, file: str = "") -> None:
+        super().__init__(reason, file)
+        self.reason = reason
+        self.file = file
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}" if self.file else self.reason
+
+
+def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndarray:
+    """A PNG or JPEG file of any mode and size as [size, size] uint8.
+
+    The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
+    square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.
+    Raises UndecodableImage where the file is missing, no image, damaged, or larger than MAX_PIXELS.
+    """
+    if fit not in FITS:
+        raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
+    try:
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise UndecodableImage("missing", str(path)) from None
+    except IsADirectoryError:
+        raise UndecodableImage("a folder, not a file", str(path)) from None
+    try:
+        # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
+        _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
+        return _decoding(
+            lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values()))), size, fit),
+        )
+    except UndecodableImage as error:
+        raise UndecodableImage(error.reason, str(path)) from error.__cause__
+
+
+def encode(pixels: np.ndarray, encoding: str) -> bytes:
+    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata."""
+    assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
+    _check_encoding(encoding)
+    buffer = io.BytesIO()
+    if encoding == "npy":
+        np.lib.format.write_array(buffer, np.ascontiguousarray(pixels), version=(1, 0), allow_pickle=False)
+    elif encoding == "png":
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    else:
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, encoding: str, size: int) -> np.ndarray:
+    """The bytes of a shard member as a new [size, size] uint8 array.
+
+    Raises UndecodableImage for anything else than one whole grey image of exactly this size and encoding.
+    """
+    _check_encoding(encoding)
+    if encoding == "npy":
+        return _decode_npy(data, size)
+    image = _decoding(lambda: _open(data, (_PILLOW_FORMAT[encoding],)))
+    if image.mode != "L" or image.size != (size, size):
+        raise UndecodableImage(f"{image.height}x{image.width} {image.mode}, not {size}x{size} 8-bit grey")
+    return _decoding(lambda: np.array(image))
+
+
+def _check_encoding(encoding: str) -> None:
+    if encoding not in ENCODINGS:
+        raise UserError(f"unknown image encoding {encoding!r}{nearest(encoding, ENCODINGS)}")
+
+
+def _decoding(step: Callable[[], _T]) -> _T:
+    """Run a step of Pillow's on foreign bytes, on which it may raise nearly anything."""
+    try:
+        return step()
+    except UndecodableImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise UndecodableImage("not an image of a known format") from error
+    except Image.DecompressionBombError as error:
+        raise UndecodableImage(_TOO_LARGE) from error
+    except Exception as error:
+        raise UndecodableImage("truncated or damaged") from error
+
+
+_TOO_LARGE = f"more than {MAX_PIXELS // 1_000_000} megapixels"
+
+
+def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+    if not data:
+        raise UndecodableImage("empty")
+    image = Image.open(io.BytesIO(data), formats=formats)
+    if image.width * image.height > MAX_PIXELS:
+        raise UndecodableImage(_TOO_LARGE)
+    return image
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """To mode L; decodes the whole image."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        visible = image.convert("RGBA")
+        image = Image.new("RGBA", image.size, "black")
+        image.alpha_composite(visible)
+    return image.convert("L")
+
+
+def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
+    width, height = image.size
+    side = max(width, height) if fit == "pad" else min(width, height)
+    # Neither filter has negative lobes, as LANCZOS and BICUBIC do: those draw halos around bones and markers.
+    resample = Image.Resampling.HAMMING if size < side else Image.Resampling.BILINEAR
+    if fit == "crop":
+        left, top = (width - side) / 2, (height - side) / 2
+        return np.array(image.resize((size, size), resample, box=(left, top, left + side, top + side)))
+    fitted = image.resize((max(1, round(width * size / side)), max(1, round(height * size / side))), resample)
+    pixels = np.zeros((size, size), dtype=np.uint8)
+    top, left = (size - fitted.height) // 2, (size - fitted.width) // 2
+    pixels[top : top + fitted.height, left : left + fitted.width] = np.asarray(fitted)
+    return pixels
+
+
+def _decode_npy(data: bytes, size: int) -> np.ndarray:
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise UndecodableImage(f"npy version {version[0]}.{version[1]}, not 1.0")
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError as error:
+        raise UndecodableImage("truncated or damaged") from error
+    # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
+    if shape != (size, size) or dtype != np.uint8:
+        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {size}x{size} uint8")
+    if len(data) - stream.tell() != size * size:
+        raise UndecodableImage("truncated or damaged")
+    pixels = np.frombuffer(data, dtype=np.uint8, offset=stream.tell())
+    return pixels.reshape((size, size), order="F" if is_fortran else "C").copy(order="C")

@@ -1,0 +1,87 @@
+"""Any radiographs sorted into one folder per class; their patients are unknown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cxrdist.data.images import UndecodableImage, load_grey
+from cxrdist.data.importers.base import Importer, Record
+from cxrdist.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+NO_TARGETS: dict[str, str] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder(Importer):
+    """``root`` holds one folder per class, named as the class; images lie in it at any depth.
+
+    Files that are hidden or no PNG or JPEG by name are ignored. Every image counts as a patient of its own,
+    and all names of one file (symbolic links) as one patient. Nothing is read through a link that leads out
+    of the root: such an image stays a record, and counts as undecodable later.
+    """
+
+    root: str
+
+    name = "folder"
+    release = "folder of images"
+    targets = NO_TARGETS
+    normal = None
+    is_phantom = False
+
+    def records(self) -> list[Record]:
+        root = Path(self.root)
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; name a folder that holds one folder per class")
+        classes = sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+        if not classes:
+            raise UserError(f"{root}: holds no class folders; put the images of each class into one folder")
+        real_root = root.resolve()
+        records = []
+        for folder in classes:
+            if not folder.resolve().is_relative_to(real_root):
+                raise UserError(f"{folder}: a link that leads out of {root}; move the folder itself there")
+            files = sorted(_images(folder))
+            if not files:
+                raise UserError(
+                    f"{folder}: no PNG or JPEG image in this class; add some or remove the folder"
+                )
+            records += [_record(file, folder.name, root, real_root) for file in files]
+        return records
+
+    def pixels(self, record: Record, size: int) -> np.ndarray:
+        file = Path(self.root) / record.file
+        if not file.resolve().is_relative_to(Path(self.root).resolve()):
+            raise UndecodableImage("a link that leads out of the folder", str(file))
+        return load_grey(file, size)
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            file = Path(parent, name)
+            if not name.startswith(".") and file.suffix.lower() in SUFFIXES:
+                yield file
+
+
+def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:
+    source_id = file.relative_to(root).as_posix()
+    try:
+        source_id.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{root}: the file name {source_id!a} is not UTF-8; rename the file") from None
+    target = file.resolve() if file.is_symlink() else file
+    is_link_within = file.is_symlink() and target.is_relative_to(real_root)
+    return Record(
+        source_id=source_id,
+        # Two names of one file must not land in two splits.
+        patient_id=target.relative_to(real_root).as_posix() if is_link_within else source_id,
+        label=label,
+        file=source_id,
+    )

@@ -1,0 +1,124 @@
+"""Phantom radiographs as a source: rendered on the spot, so a whole study runs with no data at hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from cxrdist.data.importers.base import Importer, Record
+from cxrdist.data.phantom import CLASSES, describe, render
+from cxrdist.data.phantom.anatomy import Stream, generator
+from cxrdist.errors import UserError, nearest
+
+# The paper's radiographs per class (Salehinejad et al. 2018).
+_PAPER = {
+    "Cardiomegaly": 17_098,
+    "Normal": 15_781,
+    "Pleural Effusion": 14_510,
+    "Pulmonary Edema": 5_018,
+    "Pneumothorax": 4_013,
+}
+# Records carry their class: no finding needs a rule.
+TARGETS: dict[str, str] = {}
+# Share of patients with 1, 2, 3 and 4 studies, and of later studies that show what the first one showed.
+_STUDIES = np.cumsum([0.74, 0.15, 0.07, 0.04])
+_SAME_CLASS = 0.6
+
+
+def class_counts(images: int) -> dict[str, int]:
+    """``images`` over the five classes in the paper's proportions, by largest remainder: the sum is exact."""
+    total = sum(_PAPER.values())
+    counts = {name: images * count // total for name, count in _PAPER.items()}
+    by_remainder = sorted(_PAPER, key=lambda name: -(images * _PAPER[name] % total))
+    for name in by_remainder[: images - sum(counts.values())]:
+        counts[name] += 1
+    return counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phantom(Importer):
+    """A source whose pixels are computed from its ids. Raises UserError for an unknown class or no images."""
+
+    seed: int = 0
+    images: int = 1128
+    """Of all five classes together; fewer ``classes`` leave the others' images out and change none."""
+    classes: tuple[str, ...] = CLASSES
+
+    name = "phantom"
+    release = "cxrdist phantom 1"
+    targets = TARGETS
+    normal = None
+    is_phantom = True
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise UserError(f"phantom: images is {self.images}; ask for 1 or more")
+        if self.seed < 0:
+            raise UserError(f"phantom: seed is {self.seed}; give 0 or more")
+        if not self.classes:
+            raise UserError(f"phantom: classes is empty; choose among {', '.join(CLASSES)}")
+        for wanted in self.classes:
+            if wanted not in CLASSES:
+                raise UserError(f"phantom: unknown class {wanted!r}{nearest(wanted, CLASSES)}")
+
+    def records(self) -> list[Record]:
+        """All records by patient, then study; patients of several studies may change class between them."""
+        records = []
+        for patient, labels in enumerate(_patients(self.seed, self.images)):
+            for study, label in enumerate(labels):
+                if label not in self.classes:
+                    continue
+                view, sex, age = describe(self.seed, patient, study, label)
+                patient_id = f"phantom-{patient:06d}"
+                records.append(
+                    Record(
+                        source_id=f"{patient_id}-{study:03d}",
+                        patient_id=patient_id,
+                        label=label,
+                        view=view,
+                        sex=sex,
+                        age=age,
+                    )
+                )
+        return records
+
+    def pixels(self, record: Record, size: int) -> np.ndarray:
+        """[size, size] uint8, from the record's ids and class alone."""
+        assert record.label is not None, record.source_id
+        _, patient, study = record.source_id.split("-")
+        return render(
+            seed=self.seed, patient=int(patient), study=int(study), label=record.label, size=size
+        ).pixels
+
+
+def _patients(seed: int, images: int) -> list[list[str]]:
+    """Each patient's classes, study by study; together exactly ``class_counts(images)``."""
+    left = Counter(class_counts(images))
+    draw = generator(seed, 0, 0, Stream.PATIENTS)
+    how_many, first, same, other = draw.random((4, images))
+    patients: list[list[str]] = []
+    used = 0
+    while used < images:
+        studies = min(1 + int(np.searchsorted(_STUDIES, how_many[used])), images - used)
+        labels: list[str] = []
+        for _ in range(studies):
+            again = labels and same[used] < _SAME_CLASS and left[labels[0]]
+            label = labels[0] if again else _pick(left, other[used] if labels else first[used])
+            left[label] -= 1
+            labels.append(label)
+            used += 1
+        # Disease comes after health.
+        patients.append(sorted(labels, key=lambda label: label != "Normal"))
+    return patients
+
+
+def _pick(left: Counter[str], share: float) -> str:
+    """The class at ``share`` (0 to 1) of what is left of all classes."""
+    at = int(share * left.total())
+    for name, count in left.items():
+        if at < count:
+            return name
+        at -= count
+    raise AssertionError("nothing left")

@@ -1,0 +1,245 @@
+"""Importing: records -> classes -> splits -> shards -> manifest.
+
+    records of an importer
+      -> labels.assign        one class each, or left out with a reason
+      -> split_patients       train, val, test, disjoint by patient
+      -> shard tasks          per stratum, sorted by key, a fixed number of samples each
+      -> worker processes     decode, resize, encode, write the tar, index it, hash it
+      -> tables, manifest     written last
+
+Every step is a function of its input, the options, the seed and the salt: not of the number of workers, nor
+of how often the import was killed and started again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, settle
+from cxrdist.data.images import ENCODINGS
+from cxrdist.data.importers.base import Importer, Record
+from cxrdist.data.labels import Labelling, assign
+from cxrdist.data.manifest import (
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    Stratum,
+    write_manifest,
+    write_table,
+)
+from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
+from cxrdist.data.shard_tasks import ShardTask, UndecodableSource, run, sample_meta
+from cxrdist.data.shards import samples_per_shard
+from cxrdist.data.split import split_patients
+from cxrdist.errors import UserError, nearest
+from cxrdist.files import slug
+from cxrdist.progress import say
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions:
+    """What an import needs to know beside its source; see the options of ``cxrdist import``."""
+
+    out: str
+    """Folder of the new set."""
+    size: int = 64
+    """Side of the square images, in pixels; the aspect is kept by black bars."""
+    encoding: str = "png"
+    """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest)."""
+    label_rule: str = "one-target"
+    """strict: exactly this one finding; one-target: exactly one of the targets, other findings allowed; rarest:
+    the rarest of several targets. Unused where the source itself names the class."""
+    val: float | int = 0.15
+    """Validation images of each class: a fraction, or a number such as the paper's 1000."""
+    test: float | int = 0.15
+    """Test images of each class, likewise."""
+    seed: int = 0
+    """Seed of the split by patient."""
+    classes: tuple[str, ...] = ()
+    """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
+    salt_file: str | None = None
+    """File with the secret that patients and images are hashed with; by default your own, made once."""
+    workers: int = 0
+    """Processes that decode and write; 0: one per core."""
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise UserError(f"--encoding {self.encoding}: unknown{nearest(self.encoding, ENCODINGS)}")
+        if not 16 <= self.size <= 2048:
+            raise UserError(f"--size {self.size}: from 16 to 2048 pixels")
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+
+
+def ingest(importer: Importer, options: IngestOptions) -> Manifest:
+    """Import a source into a shard set; returns its manifest.
+
+    A finished set of the same source and options is left as it is. Raises UserError for input that is not
+    right, before anything is written or with everything that was written removed.
+    """
+    folder = Path(options.out)
+    salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
+    say(f"reading {importer.release}")
+    records = importer.records()
+    labelling = assign(
+        records, options.label_rule, importer.targets, importer.normal, options.classes or None
+    )
+    check_slugs(labelling.classes)
+    used = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
+    splits = split_patients(
+        [record.patient_id for record, _ in used],
+        [label for _, label in used],
+        val=options.val,
+        test=options.test,
+        seed=options.seed,
+    )
+    provenance = provenance_of(importer, options, salt, labelling, used, splits)
+    if (folder / MANIFEST).exists():
+        return finished_set(folder, provenance)
+    print_table(len(records), labelling, [label for _, label in used], splits)
+    is_ours = not folder.exists() or (folder / JOB_FILE).exists()
+    try:
+        lock = claim(folder, provenance)
+        try:
+            tasks = plan(folder, options, importer, salt, labelling.classes, used, splits)
+            manifest = fill(folder, tasks, options, labelling.classes, provenance)
+        finally:
+            lock.release()
+    finally:
+        if is_ours and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    images = sum(entry["samples"] for entry in manifest["strata"])
+    say(f"{folder}: {images:,} images, digest {manifest['digest'][:12]}")
+    return manifest
+
+
+def check_slugs(classes: tuple[str, ...]) -> None:
+    seen: dict[str, str] = {}
+    for name in classes:
+        if other := seen.get(slug(name)):
+            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+        seen[slug(name)] = name
+
+
+def provenance_of(
+    importer: Importer,
+    options: IngestOptions,
+    salt: Salt,
+    labelling: Labelling,
+    used: list[tuple[Record, str]],
+    splits: list[str],
+) -> dict[str, Any]:
+    """Where a set comes from, without a path: enough to tell whether a command would make the same set."""
+    content = hashlib.sha256()
+    for line in sorted(
+        json.dumps([salt.key(record.source_id), label, split, sample_meta(record, importer, salt)])
+        for (record, label), split in zip(used, splits)
+    ):
+        content.update(line.encode() + b"\n")
+    return {
+        "importer": importer.name,
+        "release": importer.release,
+        "is_phantom": importer.is_phantom,
+        "options": {
+            "size": options.size,
+            "encoding": options.encoding,
+            "label_rule": options.label_rule if importer.targets else None,
+            # 20.0 asks for the set that 20 asks for.
+            "val": options.val if options.val < 1 else int(options.val),
+            "test": options.test if options.test < 1 else int(options.test),
+            "seed": options.seed,
+            "classes": list(labelling.classes),
+        },
+        "salt_fingerprint": salt.fingerprint,
+        "records_sha256": content.hexdigest(),
+        "left_out": labelling.left_out,
+    }
+
+
+def print_table(read: int, labelling: Labelling, labels: list[str], splits: list[str]) -> None:
+    """What was read, what is used per class and split, what is left out and why."""
+    used = Counter(zip(labels, splits))
+    width = 2 + max(len(name) for name in (*labelling.classes, *labelling.left_out, "left out"))
+    say(f"{'images read':<{width}}  {read:>8,}")
+    say(f"{'used':<{width}}  {len(labels):>8,}" + "".join(f"  {split:>7}" for split in SPLITS))
+    for name in labelling.classes:
+        row = [used[name, split] for split in SPLITS]
+        say(f"  {name:<{width - 2}}  {sum(row):>8,}" + "".join(f"  {n:>7,}" for n in row))
+    say(f"{'left out':<{width}}  {sum(labelling.left_out.values()):>8,}")
+    for reason, count in labelling.left_out.items():
+        say(f"  {reason:<{width - 2}}  {count:>8,}")
+
+
+def plan(
+    folder: Path,
+    options: IngestOptions,
+    importer: Importer,
+    salt: Salt,
+    classes: tuple[str, ...],
+    used: list[tuple[Record, str]],
+    splits: list[str],
+) -> list[ShardTask]:
+    """The shards to write: per stratum, in the order of the keys, which is as good as random."""
+    by_stratum: dict[Stratum, list[Record]] = {}
+    for (record, label), split in zip(used, splits):
+        by_stratum.setdefault(Stratum(split, label, "real"), []).append(record)
+    length = samples_per_shard(options.size, options.encoding)
+    tasks = []
+    for stratum in sorted(by_stratum):
+        records = sorted(by_stratum[stratum], key=lambda r: salt.key(r.source_id))
+        for number, start in enumerate(range(0, len(records), length)):
+            tasks.append(
+                ShardTask(
+                    folder,
+                    number,
+                    stratum,
+                    classes.index(stratum.class_name),
+                    options.encoding,
+                    options.size,
+                    importer,
+                    salt,
+                    records[start : start + length],
+                )
+            )
+    return tasks
+
+
+def fill(
+    folder: Path,
+    tasks: list[ShardTask],
+    options: IngestOptions,
+    classes: tuple[str, ...],
+    provenance: dict[str, Any],
+) -> Manifest:
+    """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
+    where too many images do not decode."""
+    try:
+        rows, undecodable = run(tasks, f"import {folder}", options.workers)
+        check_still_covered(rows, classes)
+    except UndecodableSource as error:
+        clear(folder)
+        raise UserError(f"{error}; nothing was written") from None
+    strata = [write_table(folder, stratum, shards) for stratum, shards in rows.items()]
+    manifest = write_manifest(
+        folder,
+        classes=list(classes),
+        image_size=options.size,
+        encoding=options.encoding,
+        strata=strata,
+        provenance=provenance | {"undecodable": undecodable},
+        lineage={"kind": "real"},
+    )
+    settle(folder)
+    return manifest
+
+
+def check_still_covered(rows: dict[Stratum, list[dict[str, Any]]], classes: tuple[str, ...]) -> None:
+    for name in classes:
+        for split in SPLITS:
+            if not rows.get(Stratum(split, name, "real")):
+                raise UndecodableSource(f"{name}: no image of its {split} split decodes; repair the download")

@@ -1,0 +1,166 @@
+"""The manifest of a shard set, its shard tables and its indexes: the part of the format that is not a tar.
+
+    SET/
+      manifest.json                               written last: without it there is no set
+      train-normal-real.<sha256, 12 digits>.json  shard table of one stratum, named by its digest
+      train-normal-real-000000.tar                a plain WebDataset shard
+      train-normal-real-000000.index.npy          where each image lies in it
+
+A stratum is one class of one origin of one split. The manifest is byte-canonical and carries its own digest,
+so that a changed byte anywhere in a set shows: the manifest hashes the tables, a table the tars and indexes.
+No path, host, time or process count stands in any of them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrdist.errors import UserError
+from cxrdist.files import canonical_json, sha256_bytes, slug, write_atomic
+
+FORMAT = "cxrdist-shards/1"
+MANIFEST = "manifest.json"
+SPLITS = ("train", "val", "test")
+ORIGINS = ("real", "synthetic")
+
+# Beside a manifest, the command that makes a set finds it finished: the folder has to go first.
+REMEDY = "restore the set from a copy, or remove its folder and make it again"
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("key", "S40"),
+        ("split", "S5"),
+        ("class", "<u2"),
+        ("origin", "S9"),
+        ("offset_bytes", "<u8"),
+        ("length_bytes", "<u8"),
+        ("xxh3_64", "<u8"),
+        ("patient", "S24"),
+    ]
+)
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Stratum:
+    """One class of one origin of one split: what a tar holds."""
+
+    split: str
+    class_name: str
+    origin: str
+
+    @property
+    def stem(self) -> str:
+        return f"{self.split}-{slug(self.class_name)}-{self.origin}"
+
+
+def digest_of(manifest: Manifest) -> str:
+    """SHA-256 of the canonical manifest without its own ``digest``: the digest of the set."""
+    return sha256_bytes(canonical_json({k: v for k, v in manifest.items() if k != "digest"}))
+
+
+def write_table(folder: Path, stratum: Stratum, shards: list[dict[str, Any]]) -> dict[str, Any]:
+    """Write a stratum's shard table; returns the stratum's entry in the manifest."""
+    data = canonical_json({"stratum": stratum.stem, "shards": shards})
+    digest = sha256_bytes(data)
+    name = f"{stratum.stem}.{digest[:12]}.json"
+    write_atomic(folder / name, data)
+    return {
+        "split": stratum.split,
+        "class": stratum.class_name,
+        "origin": stratum.origin,
+        "samples": sum(s["samples"] for s in shards),
+        "bytes": sum(s["bytes"] for s in shards),
+        "shards": len(shards),
+        "table": name,
+        "table_sha256": digest,
+    }
+
+
+def read_table(folder: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """A stratum's shard table. Raises UserError where it is missing or not the one that the manifest names."""
+    path = folder / entry["table"]
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, though {MANIFEST} names it; {REMEDY}") from None
+    if sha256_bytes(data) != entry["table_sha256"]:
+        raise UserError(f"{path}: changed since {MANIFEST} was written; {REMEDY}")
+    return json.loads(data)["shards"]
+
+
+def counts_of(strata: list[dict[str, Any]], classes: list[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """``{split: {class: {origin: samples}}}`` from the strata, in the order of splits and classes."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for split in SPLITS:
+        of_split = [s for s in strata if s["split"] == split]
+        for name in classes:
+            of_class = {s["origin"]: s["samples"] for s in of_split if s["class"] == name}
+            if of_class:
+                counts.setdefault(split, {})[name] = of_class
+    return counts
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    classes: list[str],
+    image_size: int,
+    encoding: str,
+    strata: list[dict[str, Any]],
+    provenance: dict[str, Any],
+    lineage: dict[str, Any],
+) -> Manifest:
+    """Write the manifest, which makes the set exist; returns it, digest included."""
+    strata = sorted(strata, key=lambda s: (SPLITS.index(s["split"]), s["class"], s["origin"]))
+    manifest: Manifest = {
+        "format": FORMAT,
+        "classes": classes,
+        "image_size": image_size,
+        "encoding": encoding,
+        "strata": strata,
+        "counts": counts_of(strata, classes),
+        "provenance": provenance,
+        "lineage": lineage,
+    }
+    manifest["digest"] = digest_of(manifest)
+    write_atomic(folder / MANIFEST, canonical_json(manifest))
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a set. Raises UserError where there is none, or where a byte of it was changed."""
+    path = folder / MANIFEST
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such shard set; make one with `cxrdist import ... --out {folder}`")
+    if not path.exists():
+        raise UserError(
+            f"{folder}: not a shard set, or an unfinished one (no {MANIFEST}); "
+            "run the command that makes it again, and it goes on where it stopped"
+        )
+    data = path.read_bytes()
+    try:
+        manifest = json.loads(data)
+        is_canonical = data == canonical_json(manifest)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON as it was written ({error}); {REMEDY}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise UserError(f"{path}: format {found!r}, but this version reads {FORMAT!r}; {REMEDY}")
+    if not is_canonical or digest_of(manifest) != manifest.get("digest"):
+        raise UserError(f"{path}: changed since it was written (its digest does not fit); {REMEDY}")
+    return manifest
+
+
+def index_bytes(rows: list[tuple[Any, ...]]) -> bytes:
+    """An index as an ``.npy`` file without pickle; the rows follow ``INDEX_DTYPE``."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.array(rows, INDEX_DTYPE), version=(1, 0), allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,63 @@
+"""Opening the sets that a job names; the phantom set is made where it is asked for and absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cxrdist.data.manifest import MANIFEST
+from cxrdist.data.shards import ShardSet
+from cxrdist.errors import UserError
+from cxrdist.progress import say
+
+DEFAULT_SET = "shards/phantom"
+
+
+def open_real(path: str) -> ShardSet:
+    """A set of real images (or the phantom). Raises UserError where there is none, or a synthetic one."""
+    if Path(path) == Path(DEFAULT_SET) and not (Path(path) / MANIFEST).exists():
+        from cxrdist.data.importers.phantom import Phantom
+        from cxrdist.data.ingest import IngestOptions, ingest
+
+        say(
+            f"{path} is not there yet: making it (the same as `cxrdist import phantom --out {path} --size 64`)"
+        )
+        ingest(Phantom(), IngestOptions(out=path))
+    real = ShardSet(path)
+    if real.manifest["lineage"]["kind"] != "real":
+        raise UserError(f"{path} is a synthetic set: give it as --synthetic, and its real set as --shards")
+    return real
+
+
+def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = False) -> ShardSet:
+    """A synthetic set that descends from the train split of ``real``.
+
+    Raises UserError where it does not: its generator may have seen validation or test patients.
+    """
+    synthetic = ShardSet(path)
+    lineage = synthetic.manifest["lineage"]
+    if lineage["kind"] != "synthetic":
+        raise UserError(f"{path} is a set of real images: give it as --shards")
+    check_same_kind(real, synthetic)
+    descends = lineage["real_digest"] == real.digest and lineage["split"] == "train"
+    if not descends and not allow_other_lineage:
+        raise UserError(
+            f"{path} descends from another real set ({lineage['real_digest'][:12]}) than {real.folder} "
+            f"({real.digest[:12]}), so its generator may have seen validation or test patients: synthesise from "
+            "this set, or say --allow-other-lineage"
+        )
+    return synthetic
+
+
+def check_same_kind(real: ShardSet, synthetic: ShardSet) -> None:
+    """Raises UserError where two sets cannot be mixed: other class names or another image size."""
+    if real.classes != synthetic.classes:
+        only = sorted(set(real.classes) ^ set(synthetic.classes)) or ["their order"]
+        raise UserError(
+            f"{real.folder} and {synthetic.folder} have different class names ({', '.join(only)}): "
+            "mix sets of the same classes only"
+        )
+    if real.image_size != synthetic.image_size:
+        raise UserError(
+            f"{real.folder} has images of {real.image_size} px and {synthetic.folder} of "
+            f"{synthetic.image_size} px: make the second one again at --size {real.image_size}"
+        )

@@ -1,0 +1,147 @@
+"""Who is on the film: a patient's anatomy, shared by all studies, and how one study was taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+CLASSES = ("Cardiomegaly", "Normal", "Pleural Effusion", "Pulmonary Edema", "Pneumothorax")
+
+# How often a film is taken in bed (AP), by class: the sicker lie down.
+_AP_SHARE = {
+    "Cardiomegaly": 0.25,
+    "Normal": 0.15,
+    "Pleural Effusion": 0.35,
+    "Pulmonary Edema": 0.5,
+    "Pneumothorax": 0.3,
+}
+
+
+class Stream(IntEnum):
+    """What a stream of random numbers is for; a new use takes a new number and changes no other."""
+
+    ANATOMY = 1
+    POSE = 2
+    SIGNS = 3
+    GAS = 4
+    VESSELS = 5
+    FILM = 6
+    PATIENTS = 7
+
+
+def generator(seed: int, patient: int, study: int, stream: Stream) -> np.random.Generator:
+    """The one source of chance: a stream per (seed, patient, study, use), whatever was drawn before."""
+    return np.random.default_rng(np.random.SeedSequence([seed, patient, study, stream]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """Lengths in cm; x and z as in ``project``."""
+
+    sex: str
+    age: int
+    lung_half_width: float
+    lung_half_depth: float
+    apex_z: float
+    dome_z: float
+    """Top of the right hemidiaphragm in full inspiration."""
+    left_dome_drop: float
+    recess_cm: float
+    """From the right dome's top down to the costophrenic angle."""
+    wall_cm: float
+    breast: float
+    aorta: float
+    """1 in the young; the arch widens and unfolds with age."""
+    heart_ratio: float
+    """Cardiothoracic ratio in health."""
+    heart_tilt: float
+    rib_drop: float
+    bone: float
+    shoulder_drop: float
+    scoliosis: float
+    inner_seed: int
+    """Of what has too many parts to list: vessels, gas."""
+
+    @staticmethod
+    def of(seed: int, patient: int) -> Anatomy:
+        draw = generator(seed, patient, 0, Stream.ANATOMY)
+        female = draw.random() < 0.46
+        age = int(np.clip(draw.normal(53, 17), 18, 90))
+        tall = draw.normal(-0.5 if female else 0.5, 0.7)
+        stout = float(np.clip(draw.normal(0.0, 1.0), -1.6, 2.2))
+        old = max(0.0, (age - 45) / 45)
+        return Anatomy(
+            sex="F" if female else "M",
+            age=age,
+            lung_half_width=float(
+                np.clip(13.4 + 0.65 * tall + 0.25 * stout + draw.normal(0, 0.3), 11.6, 15.2)
+            ),
+            lung_half_depth=8.0 + 0.35 * tall + 0.3 * stout + 0.4 * old,
+            apex_z=-12.9 - 0.5 * tall + draw.normal(0, 0.3),
+            dome_z=8.2 + 0.7 * tall - 0.5 * stout + draw.normal(0, 0.5),
+            left_dome_drop=float(np.clip(draw.normal(1.0, 0.5), -0.3, 2.2)),
+            recess_cm=3.6 + draw.normal(0, 0.35),
+            wall_cm=float(np.clip(2.6 + 0.75 * stout + 0.2 * female, 1.5, 5.2)),
+            breast=float(np.clip(draw.normal(0.62 + 0.16 * stout, 0.22), 0.1, 1.25))
+            if female
+            else max(0.0, 0.12 * stout),
+            aorta=float(1.0 + 0.28 * old + draw.normal(0, 0.06)),
+            heart_ratio=float(np.clip(draw.normal(0.435 + 0.012 * stout + 0.015 * old, 0.022), 0.37, 0.482)),
+            heart_tilt=float(draw.normal(0.62, 0.09) - 0.08 * stout),
+            rib_drop=float(draw.normal(1.0, 0.08)),
+            bone=float(1.08 - 0.25 * old * (1.2 if female else 0.8) + draw.normal(0, 0.06)),
+            shoulder_drop=float(draw.normal(0.0, 0.7)),
+            scoliosis=float(draw.normal(0.0, 0.25 + 0.3 * old)),
+            inner_seed=int(draw.integers(2**31)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """How one study was taken. Lengths in cm."""
+
+    view: str
+    half_width_cm: float
+    centre_x_cm: float
+    centre_z_cm: float
+    lean: float
+    turn_cm: float
+    """How far the patient's rotation moves the front of the chest against the spine."""
+    inspiration: float
+    """1 is a full breath; less lifts the diaphragm and crowds the lungs."""
+    arm_out: float
+    exposure: float
+    contrast: float
+    brightness: float
+    noise: float
+    leads: bool
+    marker_right: bool
+
+    @staticmethod
+    def of(seed: int, patient: int, study: int, label: str) -> Pose:
+        draw = generator(seed, patient, study, Stream.POSE)
+        supine = draw.random() < _AP_SHARE[label]
+        return Pose(
+            view="AP" if supine else "PA",
+            half_width_cm=17.6 + draw.normal(0, 0.7) + (0.4 if supine else 0.0),
+            centre_x_cm=draw.normal(0, 0.55 + 0.5 * supine),
+            centre_z_cm=-0.9 + draw.normal(0, 0.7 + 0.5 * supine),
+            lean=draw.normal(0, 0.016 + 0.022 * supine),
+            turn_cm=draw.normal(0, 0.3 + 0.35 * supine),
+            inspiration=float(np.clip(draw.normal(0.72 if supine else 0.95, 0.11), 0.45, 1.1)),
+            arm_out=float(draw.uniform(0.0, 1.0)),
+            exposure=float(draw.normal(0.0, 1.0)),
+            contrast=float(draw.normal(0.88 if supine else 1.0, 0.08)),
+            brightness=float(draw.normal(0.07 if supine else 0.0, 0.05)),
+            noise=float(draw.uniform(0.7, 1.3) * (1.3 if supine else 1.0)),
+            leads=bool(draw.random() < (0.55 if supine else 0.07)),
+            marker_right=bool(draw.random() < 0.3),
+        )
+
+
+def describe(seed: int, patient: int, study: int, label: str) -> tuple[str, str, int]:
+    """View ("PA" or "AP"), sex ("F" or "M") and age in years, as ``render`` will say, without rendering."""
+    anatomy = Anatomy.of(seed, patient)
+    return Pose.of(seed, patient, study, label).view, anatomy.sex, anatomy.age

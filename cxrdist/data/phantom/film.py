@@ -1,0 +1,98 @@
+"""From path lengths to a film: attenuation, scatter, quantum noise, tone curve."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from cxrdist.data.phantom.project import Array
+
+_COARSE = 32
+
+
+@lru_cache(maxsize=32)
+def _blur_matrix(sigma: float) -> Array:
+    """[32, 32] Gaussian over a coarse grid, edges repeated; sigma as a fraction of the field."""
+    at = (np.arange(_COARSE) + 0.5) / _COARSE
+    virtual = (np.arange(-_COARSE, 2 * _COARSE) + 0.5) / _COARSE
+    weight = np.exp(-0.5 * ((at[:, None] - virtual[None, :]) / sigma) ** 2)
+    weight /= weight.sum(1, keepdims=True)
+    nearest = np.clip(np.arange(-_COARSE, 2 * _COARSE), 0, _COARSE - 1)
+    folded = np.zeros((_COARSE, _COARSE))
+    np.add.at(folded.T, nearest, weight.T)
+    return folded.astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def interpolation(size: int, coarse: int) -> Array:
+    """[size, coarse] linear interpolation between the centres of ``coarse`` cells."""
+    at = np.clip((np.arange(size) + 0.5) * coarse / size - 0.5, 0, coarse - 1)
+    low = np.minimum(at.astype(int), coarse - 2)
+    matrix = np.zeros((size, coarse), np.float32)
+    matrix[np.arange(size), low] = 1 - (at - low)
+    matrix[np.arange(size), low + 1] += at - low
+    return matrix
+
+
+@lru_cache(maxsize=32)
+def _averaging(size: int) -> Array:
+    """[32, size] means over the pixels of each coarse cell, fractions of pixels included."""
+    edges = np.linspace(0, size, _COARSE + 1)
+    left, right = np.arange(size), np.arange(size) + 1
+    overlap = np.minimum(right, edges[1:, None]) - np.maximum(left, edges[:-1, None])
+    matrix = np.maximum(overlap, 0)
+    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+
+
+def wide_blur(image: Array, sigma: float) -> Array:
+    """Gaussian blur by way of a 32x32 grid; ``sigma`` is a fraction of the field, 0.04 or more."""
+    size = image.shape[0]
+    down, up, blur = _averaging(size), interpolation(size, _COARSE), _blur_matrix(sigma)
+    return up @ (blur @ (down @ image @ down.T) @ blur.T) @ up.T
+
+
+def smooth_noise(draw: np.random.Generator, size: int, cells: int) -> Array:
+    """Noise with ``cells`` independent values across the field, the same at every size."""
+    up = interpolation(size, cells)
+    return up @ draw.standard_normal((cells, cells), dtype=np.float32) @ up.T
+
+
+def reduce(image: Array, factor: int) -> Array:
+    """Means over ``factor`` x ``factor`` pixels."""
+    if factor == 1:
+        return image
+    total = image[::factor, ::factor].copy()
+    for k in range(1, factor * factor):
+        total += image[k // factor :: factor, k % factor :: factor]
+    return total / np.float32(factor * factor)
+
+
+def expose(soft_cm: Array, bone_cm: Array, scatter: float) -> Array:
+    """Log of the detector's signal; air is 0 and the densest part the most negative. [H, W] float32."""
+    attenuation = np.float32(0.185) * soft_cm + np.float32(0.36) * bone_cm
+    primary = np.exp(-attenuation)
+    # Tissue scatters in proportion to what it absorbs of the beam; bare air beside the body does not.
+    born = np.minimum(primary * attenuation, 0.12)
+    return np.log(primary + np.float32(scatter) * wide_blur(born, 0.09))
+
+
+def develop(
+    log_signal: Array, draw: np.random.Generator, *, noise: float, contrast: float, brightness: float
+) -> Array:
+    """[H, W] float32 in 0..1, bright where little came through, as on a film."""
+    size = log_signal.shape[0]
+    grain = draw.standard_normal((size, size), dtype=np.float32)
+    # Fewer quanta, more noise; smaller pixels catch fewer.
+    strength = np.float32(noise * 0.0022 * (size / 256) ** 0.5)
+    density = -log_signal + grain * np.exp(np.float32(-0.5) * log_signal) * strength
+    # Automatic exposure: the window spans the body from its clearest to its densest parts.
+    down = _averaging(size)
+    coarse = down @ density @ down.T
+    body = coarse[coarse > 0.6]
+    dark, light = np.quantile(body, [0.08, 0.96]) if body.size > 32 else (0.0, 3.0)
+    span = max(float(light - dark), 0.5)
+    tissue = np.maximum(density, np.float32(dark - 0.35 * span))
+    density = density + np.float32(0.35) * (tissue - wide_blur(tissue, 0.055))
+    t = (density - np.float32(dark)) / np.float32(span)
+    return 1.0 / (1.0 + np.exp(np.float32(-3.3 * contrast) * (t - np.float32(0.34 - brightness))))

@@ -1,0 +1,40 @@
+"""Errors for people: what was wrong, where, and what to do; one line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right. Shown as one line by the commands, which then exit with 2.
+
+    ``every_rank``: only this process knows of it (a corrupt sample in its own half, say), so this process
+    prints it whatever its rank; otherwise all ranks meet the same error and rank 0 alone prints it.
+    """
+
+    def __init__(self, message: str, *, every_rank: bool = False) -> None:
+        super().__init__(" ".join(message.split()))
+        self.every_rank = every_rank
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'DS3'?"`` for the most similar known word, else the whole list of known words."""
+    known = list(known)
+    by_folded = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(word.casefold(), by_folded, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {by_folded[close[0]]!r}?"
+    return f"; known: {', '.join(known)}" if known else ""
+
+
+def from_os(error: OSError) -> UserError:
+    """A full disk, a missing permission, a read-only folder: the system's own words, with the file."""
+    where = error.filename or "a file"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"the disk is full while writing {where}: free some space and run the same command again",
+            every_rank=True,
+        )
+    return UserError(f"{where}: {error.strerror or error}", every_rank=True)

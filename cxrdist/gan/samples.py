@@ -1,0 +1,39 @@
+"""Looking at a generator: the same z each time, as one PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cxrdist.data.transforms import to_uint8
+from cxrdist.files import atomic_writer
+from cxrdist.nets.dcgan import Generator
+
+GRID_SIDE = 6
+GAP_PX = 2
+
+
+@torch.no_grad()
+def generate(generator: Generator, z: np.ndarray, device: torch.device) -> np.ndarray:
+    """z [n, z_dim] float32 -> images [n, H, W] uint8, with the running statistics of BatchNorm, so that an
+    image depends on its own z alone."""
+    was_training = generator.training
+    generator.eval()
+    images = to_uint8(generator(torch.from_numpy(z).to(device)))
+    generator.train(was_training)
+    return images[:, 0].cpu().numpy()
+
+
+def save_grid(path: Path, images: np.ndarray, columns: int = GRID_SIDE) -> None:
+    """[n, H, W] uint8 -> one PNG, ``columns`` wide."""
+    count, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = np.full((rows * (height + GAP_PX) - GAP_PX, columns * (width + GAP_PX) - GAP_PX), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + GAP_PX), i % columns * (width + GAP_PX)
+        sheet[top : top + height, left : left + width] = image
+    with atomic_writer(path) as file:
+        Image.fromarray(sheet).save(file, "PNG")

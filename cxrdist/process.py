@@ -1,0 +1,84 @@
+"""A command as a process: how it ends, and that it does not outlive the one that started it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from cxrdist.errors import UserError, from_os
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(command: Callable[[], int | None]) -> NoReturn:
+    """Run a command and exit: 0 or its own code; 2 and one line for a user's mistake; 130 for ctrl-C."""
+    try:
+        code = command() or 0
+    except UserError as error:
+        code = _report(error)
+    except KeyboardInterrupt:
+        if is_main_rank():
+            print("stopped; the same command resumes", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not an error of the command.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        code = _report(from_os(error))
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        print(
+            "stopped: another process of this job ended first; its error is the one to read", file=sys.stderr
+        )
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _is_lost_peer(error: RuntimeError) -> bool:
+    """A collective that failed because another rank is gone: this rank's traceback would hide the cause."""
+    words = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Socket Timeout",
+        "remote process exited",
+    )
+    return not is_main_rank() and any(word in str(error) for word in words)
+
+
+def _report(error: UserError) -> int:
+    if is_main_rank() or error.every_rank:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    return 2
+
+
+def is_main_rank() -> bool:
+    """Rank 0, as the launcher's environment says; also true without a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def was_launched() -> bool:
+    """True under ``accelerate launch`` or ``torchrun``, whose death must be ours too."""
+    return any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"))
+
+
+def die_with_parent(parent: int | None = None) -> None:
+    """Have the kernel kill this process when the process that started it ends (Linux; elsewhere a no-op).
+
+    torchrun's workers start sessions of their own: a SIGKILL to the launcher's process group leaves them
+    training, and a second launch then writes beside them.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,157 @@
+"""Radiographs and sample grids for the report: read from shard sets and GAN runs, small, as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cxrdist.data.shards import ShardSet
+from cxrdist.errors import UserError
+from cxrdist.study.collect import ClsRun, Study
+
+_TILE_PX = 160
+_GRID_PX = 480
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One class: [n, H, W] uint8 each, None where there are none to show."""
+
+    name: str
+    real: np.ndarray | None
+    synthetic: np.ndarray | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """The paper's Fig. 3: real beside synthetic, a row per class."""
+
+    rows: tuple[Pair, ...]
+    """Empty where neither set is here."""
+    run: ClsRun
+    """The run whose sets these are."""
+    notes: tuple[str, ...]
+    """What could not be shown, a sentence each."""
+    gates: str
+    """What the gates of the synthetic set let pass, per class; "" where its manifest does not say."""
+
+
+def pairs(study: Study, count: int = 4) -> Pairs:
+    """The first ``count`` train images of every class and origin, from the sets that a run was given.
+
+    A set that is absent from this machine, or is no longer the one that the run read, is not shown; the
+    notes say so.
+    """
+    run = next((run for run in study.cls if run.summary["shards"].get("synthetic")), study.cls[0])
+    notes: list[str] = []
+    real = _open(run, "shards", "real", notes)
+    synthetic = _open(run, "synthetic", "synthetic", notes)
+    rows = []
+    if real is not None or synthetic is not None:
+        for name in study.classes:
+            rows.append(
+                Pair(
+                    name=name,
+                    real=_read(real, name, "real", count, notes),
+                    synthetic=_read(synthetic, name, "synthetic", count, notes),
+                )
+            )
+    gates = {} if synthetic is None else synthetic.manifest["provenance"].get("gates", {})
+    return Pairs(rows=tuple(rows), run=run, notes=tuple(notes), gates=_gates_text(gates))
+
+
+def _open(run: ClsRun, key: str, origin: str, notes: list[str]) -> ShardSet | None:
+    digest = run.summary["shards"].get(origin)
+    if not digest:
+        notes.append(f"No run of this study read {origin} images.")
+        return None
+    # A run may leave the synthetic set to its default place, beside the real one.
+    path = run.config.get(key) or f"{run.config.get('shards')}-synthetic"
+    try:
+        opened = ShardSet(path)
+    except UserError as error:
+        notes.append(f"The {origin} images are not shown here ({error}).")
+        return None
+    if opened.digest != digest:
+        notes.append(
+            f"The {origin} images are not shown here: {path} has changed since the run read it "
+            f"(digest {opened.digest[:12]}, then {str(digest)[:12]})."
+        )
+        return None
+    return opened
+
+
+def _read(shards: ShardSet | None, name: str, origin: str, count: int, notes: list[str]) -> np.ndarray | None:
+    if shards is None:
+        return None
+    try:
+        images: np.ndarray = shards.images("train", name, origin, count)
+    except UserError as error:
+        notes.append(f"{name}: {error}.")
+        return None
+    return images
+
+
+def _gates_text(gates: dict[str, dict[str, int]]) -> str:
+    """What the gates let pass, per class: ``Normal 360 of 400 (90 %)``."""
+    parts = []
+    for name, counts in gates.items():
+        admitted, tried = counts["admitted"], counts["tried"]
+        share = f" ({100 * admitted / tried:.0f} %)" if tried else ""
+        parts.append(f"{name} {admitted:,} of {tried:,}{share}")
+    return ", ".join(parts)
+
+
+def tile_png(image: np.ndarray) -> bytes:
+    """One radiograph, [H, W] uint8 -> PNG, at most 160 px wide."""
+    return _png(Image.fromarray(image), _TILE_PX)
+
+
+def grid_png(path: Path) -> bytes:
+    """A GAN's sample grid as a PNG at most 480 px wide. Raises UserError where the file is not an image."""
+    try:
+        with Image.open(path) as image:
+            return _png(image.convert("L"), _GRID_PX)
+    except OSError as error:
+        raise UserError(
+            f"{path}: not an image that can be read ({error}); delete it, or restore it"
+        ) from error
+
+
+def _png(image: Image.Image, most_px: int) -> bytes:
+    image.thumbnail((most_px, most_px), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def pairs_png(rows: Sequence[Pair]) -> bytes:
+    """Fig. 3 as one PNG on white, for the Markdown report."""
+    fig = Figure(figsize=(9.6, 0.4 + 1.12 * len(rows)), layout="constrained")
+    panels = fig.subplots(len(rows), 2, squeeze=False)
+    for row, (left, right) in zip(rows, panels, strict=True):
+        for panel, images in ((left, row.real), (right, row.synthetic)):
+            panel.set_axis_off()
+            if images is None:
+                panel.text(0.5, 0.5, "none to show", ha="center", va="center", transform=panel.transAxes)
+            else:
+                panel.imshow(_strip(images), cmap="gray", vmin=0, vmax=255)
+        left.text(-0.03, 0.5, row.name, ha="right", va="center", transform=left.transAxes, parse_math=False)
+    panels[0][0].set_title("real", fontsize=10, loc="left")
+    panels[0][1].set_title("synthetic", fontsize=10, loc="left")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=150, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _strip(images: np.ndarray) -> np.ndarray:
+    """[n, H, W] uint8 -> [H, n*W + gaps] uint8, white between."""
+    gap = np.full((images.shape[1], max(1, images.shape[2] // 24)), 255, np.uint8)
+    parts = [part for image in images for part in (image, gap)]
+    return np.concatenate(parts[:-1], axis=1)

@@ -1,0 +1,176 @@
+"""A study: import, GANs, synthesis, a classifier per mix and seed, report; each step a process of its own.
+
+Every step resumes or finds itself finished, so the same command goes on after any interruption.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cxrdist.config import find
+from cxrdist.data.manifest import MANIFEST
+from cxrdist.errors import UserError
+from cxrdist.process import die_with_parent
+from cxrdist.progress import duration, say
+from cxrdist.study.report import write_report
+from cxrdist.study.tables import print_table
+from cxrdist.tracking import TrackingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """Run the whole experiment of a YAML in configs/study/ and write its report."""
+
+    name: str = "demo"
+    """Name of the study: its runs lie in runs/<name>, and W&B groups them under it."""
+    shards: str = "shards/demo"
+    """Set of real images; the synthetic one is made beside it, as <shards>-synthetic."""
+    source: str | None = "phantom --size 64 --seed 0"
+    """Words of `cxrdist import` (without --out) that make the set where it is absent; null: it is there."""
+    gan_config: str = "configs/gan/demo.yaml"
+    """Config of train_gan.py."""
+    gan_options: tuple[str, ...] = ()
+    """More options of train_gan.py, such as '--budget=20000 images'."""
+    cls_config: str | None = None
+    """Config of train_cls.py; null: the preset that fits the image size."""
+    cls_options: tuple[str, ...] = ()
+    """More options of train_cls.py."""
+    mixes: tuple[str, ...] = ("DS1", "DS2", "DS3")
+    """Mixes to compare; the last one that uses synthetic images says how many are made."""
+    seeds: tuple[int, ...] = (0,)
+    """A classifier is trained per mix and seed."""
+    processes: int = 0
+    """Processes per job; 0: one per GPU, or on CPU one per core, two at most."""
+    report: str = "report"
+    """Folder of the report."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        if not self.mixes or not self.seeds:
+            raise UserError("a study needs at least one mix and one seed")
+        if self.processes < 0:
+            raise UserError(f"--processes {self.processes}: 0 (as many as fit) or more")
+
+    @property
+    def folder(self) -> Path:
+        return Path("runs") / self.name
+
+    @property
+    def synthetic(self) -> str:
+        return f"{self.shards}-synthetic"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process of a study."""
+
+    title: str
+    command: list[str]
+
+
+def run_study(config: StudyConfig) -> int:
+    began_s = time.monotonic()
+    steps = steps_of(config)
+    say(f"study {config.name}: {len(steps)} steps, then the report")
+    for number, step in enumerate(steps, 1):
+        elapsed = duration(time.monotonic() - began_s)
+        say(f"\n[{number}/{len(steps)}] {step.title}  ({elapsed} so far)")
+        run_step(step)
+    runs = [config.folder]
+    page = write_report(runs, Path(config.report))
+    say("")
+    print_table(runs)
+    say(f"\n{duration(time.monotonic() - began_s)} in all. Report: {page}")
+    return 0
+
+
+def steps_of(config: StudyConfig) -> list[Step]:
+    steps = []
+    if config.source is not None:
+        words = [*shlex.split(config.source), "--out", config.shards]
+        steps.append(Step(f"import {words[0]}", [sys.executable, "-m", "cxrdist", "import", *words]))
+    elif not (Path(config.shards) / MANIFEST).exists():
+        raise UserError(f"{config.shards}: no such shard set; import it first, or give the study a source")
+    launch = launcher(config.processes)
+    common = ["--shards", config.shards, *tracking_words(config)]
+    gan = str(config.folder / "gan")
+    words = ["--config", config.gan_config, "--run", gan, *common, *config.gan_options]
+    steps.append(Step("one GAN per class", [*launch, script("train_gan.py"), *words]))
+    run = str(config.folder / "synth")
+    words = ["--gan", gan, "--mix", config.mixes[-1], "--out", config.synthetic, "--run", run, *common]
+    steps.append(Step(f"synthetic images for {config.mixes[-1]}", [*launch, script("synthesize.py"), *words]))
+    preset = ["--config", config.cls_config] if config.cls_config else []
+    for seed in config.seeds:
+        for mix in config.mixes:
+            run = str(config.folder / f"cls-{Path(mix).stem.lower()}-seed{seed}")
+            words = [
+                "--mix",
+                mix,
+                "--synthetic",
+                config.synthetic,
+                "--seed",
+                str(seed),
+                "--run",
+                run,
+                *common,
+            ]
+            command = [*launch, script("train_cls.py"), *preset, *words, *config.cls_options]
+            steps.append(Step(f"classifier on {mix}, seed {seed}", command))
+    return steps
+
+
+def tracking_words(config: StudyConfig) -> list[str]:
+    group = config.tracking.group or config.name
+    words = {"mode": config.tracking.mode, "project": config.tracking.project, "group": group}
+    return [word for key, value in words.items() for word in (f"--tracking.{key}", value)]
+
+
+def script(name: str) -> str:
+    return str(find(f"launch/{name}"))
+
+
+def launcher(processes: int) -> list[str]:
+    """``accelerate launch`` for this machine."""
+    import torch
+
+    from cxrdist.dist import cores
+
+    gpus = torch.cuda.device_count()
+    processes = processes or gpus or min(2, cores())
+    words = [sys.executable, "-m", "accelerate.commands.launch"]
+    if processes == 1:
+        plain = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+        return [*words, *plain, "--dynamo_backend", "no", *([] if gpus else ["--cpu"])]
+    config = "configs/accelerate/gpu.yaml" if gpus else "configs/accelerate/cpu2.yaml"
+    return [*words, "--config_file", str(find(config)), "--num_processes", str(processes)]
+
+
+def run_step(step: Step) -> None:
+    """Run a step, its output shown as it comes. Raises UserError where it fails."""
+    process = subprocess.Popen(
+        step.command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=quiet_environment()
+    )
+    assert process.stderr is not None
+    told = False
+    for line in process.stderr:
+        # After our own one-line error the launcher adds a traceback of its own, which helps nobody.
+        told = told or line.startswith("error: ")
+        if not told or line.startswith("error: "):
+            sys.stderr.write(line)
+    if process.wait():
+        raise UserError(
+            f"the step '{step.title}' failed{'' if told else f' with exit code {process.returncode}'}; "
+            "the same command goes on from it"
+        )
+
+
+def quiet_environment() -> dict[str, str]:
+    """torchrun warns where OMP_NUM_THREADS is unset; the jobs set their own number of threads."""
+    return {"OMP_NUM_THREADS": "1", **os.environ}

@@ -1,0 +1,219 @@
+"""The numbers: the paper's Table 1 and ours, row by row. HTML, Markdown and terminal print the same rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cxrdist.study.collect import PAPER_MIXES, ClsRun, Study, collect, number
+
+PAPER = (
+    "Salehinejad, Valaee, Dowdell, Colak, Barfett: Generalization of Deep Neural Networks for Chest "
+    "Pathology Classification in X-rays Using Generative Adversarial Networks. ICASSP 2018 (arXiv 1712.01636)"
+)
+PAPER_TABLE_1 = {
+    "Cardiomegaly": {"DS1": 79.15, "DS2": 71.73, "DS3": 95.31},
+    "Normal": {"DS1": 77.75, "DS2": 72.53, "DS3": 95.02},
+    "Pleural Effusion": {"DS1": 73.64, "DS2": 51.23, "DS3": 91.19},
+    "Pulmonary Edema": {"DS1": 65.86, "DS2": 50.12, "DS3": 89.68},
+    "Pneumothorax": {"DS1": 57.99, "DS2": 48.92, "DS3": 88.84},
+    "Total": {"DS1": 70.87, "DS2": 58.90, "DS3": 92.10},
+}
+"""Accuracy in % by class and mix: Table 1 of the paper. Its classes average 92.01 for DS3, not 92.10."""
+PAPER_TOTAL_STD = {"DS1": 0.47, "DS2": 0.48, "DS3": 0.41}
+"""The ± beside the paper's Total, in points."""
+
+NONE = "–"
+_TIE = 1e-9  # means of the same fractions, summed in another order
+_Z95 = 1.96
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One mix in one row: percent, or a plain 0..1 score where the row says so. None: there is no figure."""
+
+    mix: str
+    paper: float | None
+    paper_std: float | None
+    ours: float | None
+    ours_std: float | None
+    """Sample standard deviation over seeds; None with a single seed."""
+    is_score: bool = False
+    is_best: bool = False
+
+    @property
+    def paper_text(self) -> str:
+        if self.paper is None:
+            return NONE
+        return f"{self.paper:.2f}" + (f" ± {self.paper_std:.2f}" if self.paper_std is not None else "")
+
+    @property
+    def ours_text(self) -> str:
+        if self.ours is None:
+            return NONE
+        digits = 3 if self.is_score else 1
+        std = f" ± {self.ours_std:.{digits}f}" if self.ours_std is not None else ""
+        return f"{self.ours:.{digits}f}{std}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A class, or one of the figures over all classes."""
+
+    name: str
+    is_class: bool
+    n: int
+    """Test images behind the row."""
+    cells: tuple[Cell, ...]
+    """One per mix, in the order of ``columns``."""
+
+    def ours(self, mix: str) -> float | None:
+        return next((cell.ours for cell in self.cells if cell.mix == mix), None)
+
+
+def columns(study: Study) -> tuple[str, ...]:
+    """The paper's three mixes, run or not, then the study's own arms."""
+    return PAPER_MIXES + tuple(mix for mix in study.mixes if mix not in PAPER_MIXES)
+
+
+def rows(study: Study) -> list[Row]:
+    """Table 1 on test, mean over seeds: recall by class, Total (accuracy), balanced accuracy, macro AUROC."""
+    if not study.cls:
+        return []
+    counts = test_counts(study)
+    total = sum(counts.values())
+    table = []
+    for name, n in counts.items():
+        table.append(_row(study, name, n, partial(_recall, name), paper=name, is_class=True))
+    table.append(_row(study, "Total", total, lambda m: m["accuracy"], paper="Total"))
+    table.append(_row(study, "Balanced accuracy", total, lambda m: m["balanced_accuracy"]))
+    table.append(_row(study, "Macro AUROC", total, lambda m: m["macro_auroc"], is_score=True))
+    return table
+
+
+def _recall(name: str, metrics: dict[str, Any]) -> object:
+    return metrics["per_class"].get(name)
+
+
+def test_counts(study: Study) -> dict[str, int]:
+    """Test images per class; every run read the same real set, so the first speaks for all."""
+    n = study.cls[0].test["n"]
+    return {name: int(n.get(name, 0)) for name in study.classes}
+
+
+def _row(
+    study: Study,
+    name: str,
+    n: int,
+    pick: Callable[[dict[str, Any]], object],
+    *,
+    paper: str = "",
+    is_class: bool = False,
+    is_score: bool = False,
+) -> Row:
+    ours = {mix: _mean_std([pick(run.test) for run in study.of(mix)], is_score) for mix in columns(study)}
+    means = [mean for mean, _ in ours.values() if mean is not None]
+    # A row in which every mix is equal has no best one.
+    best = max(means) if len(means) > 1 and max(means) - min(means) > _TIE else math.inf
+    cells = []
+    for mix, (mean, std) in ours.items():
+        cells.append(
+            Cell(
+                mix=mix,
+                paper=PAPER_TABLE_1.get(paper, {}).get(mix),
+                paper_std=PAPER_TOTAL_STD.get(mix) if paper == "Total" else None,
+                ours=mean,
+                ours_std=std,
+                is_score=is_score,
+                is_best=mean is not None and mean >= best - _TIE,
+            )
+        )
+    return Row(name=name, is_class=is_class, n=n, cells=tuple(cells))
+
+
+def _mean_std(values: Sequence[object], is_score: bool) -> tuple[float | None, float | None]:
+    scale = 1.0 if is_score else 100.0
+    known = [scale * v for v in map(number, values) if v is not None]
+    if not known:
+        return None, None
+    return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
+
+
+def seeds(study: Study) -> dict[str, tuple[int, ...]]:
+    """Mix -> seeds, in the order of the columns; mixes without a run are absent."""
+    return {mix: tuple(run.seed for run in study.of(mix)) for mix in study.mixes}
+
+
+def balanced_margin(study: Study, a: str, b: str) -> float:
+    """Half width of a 95 % interval around the difference of two balanced accuracies, in points.
+
+    Binomial per class, over the test images alone: images are taken as independent (several of one patient
+    are not), the two mixes as unpaired, and more seeds do not narrow it, since they share the test images.
+    """
+    table = rows(study)
+    variance = 0.0
+    per_class = [row for row in table if row.is_class and row.n]
+    for row in per_class:
+        for mix in (a, b):
+            p = (row.ours(mix) or 0.0) / 100
+            variance += p * (1 - p) / row.n
+    return 100 * _Z95 * math.sqrt(variance) / len(per_class)
+
+
+def one_image(study: Study) -> tuple[float, float, float]:
+    """What one test image weighs, in points: least in a class, most in a class, in Total."""
+    counts = [n for n in test_counts(study).values() if n]
+    return 100 / max(counts), 100 / min(counts), 100 / sum(counts)
+
+
+def print_table(runs: Sequence[Path], console: Console | None = None) -> None:
+    """Prints Table 1 of the runs in (or below) the given folders. Raises UserError as ``collect`` does."""
+    study = collect(runs)
+    console = console or Console()
+    if not study.cls:
+        console.print("no classifier run yet: there are no results to print")
+        return
+    counts = {mix: len(s) for mix, s in seeds(study).items()}
+    # No padding on the left: with it three mixes need more than 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("test, %", no_wrap=True)
+    table.add_column("n", justify="right", style="dim")
+    for mix in columns(study):
+        # Other arms have no figure in the paper, and a terminal no room for an empty column.
+        if mix in PAPER_MIXES:
+            table.add_column("paper", justify="right", style="dim", no_wrap=True)
+        table.add_column(mix, justify="right", no_wrap=True)
+    for row in rows(study):
+        line = [row.name, str(row.n)]
+        for cell in row.cells:
+            if cell.mix in PAPER_MIXES:
+                line.append(NONE if cell.paper is None else f"{cell.paper:.2f}")
+            text = cell.ours_text.split(" ±")[0] if cell.is_score else cell.ours_text.replace("± ", "±")
+            line.append(f"[bold]{text}[/bold]" if cell.is_best else text)
+        table.add_row(*line, end_section=row.is_class and row.name == study.classes[-1])
+    console.print(table)
+    least, most, total = one_image(study)
+    number_of_seeds = ", ".join(f"{mix} {n}" for mix, n in counts.items())
+    console.print(
+        f"ours: mean ± std over seeds ({number_of_seeds}); one test image is {least:.1f} to {most:.1f} "
+        f"points of a class, {total:.1f} of Total",
+        style="dim",
+        highlight=False,
+    )
+    for note in study.skipped:
+        console.print(note, style="yellow", highlight=False, markup=False)
+
+
+def epoch_images(run: ClsRun) -> tuple[int, int]:
+    """Real and synthetic images in one epoch of the run's mix."""
+    quotas = run.summary["counts"].values()
+    return sum(q.get("real", 0) for q in quotas), sum(q.get("synthetic", 0) for q in quotas)

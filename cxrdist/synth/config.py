@@ -1,0 +1,45 @@
+"""What can be chosen in synthesis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cxrdist.data.open import DEFAULT_SET
+from cxrdist.tracking import TrackingConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig:
+    """Write the synthetic images that a mix lacks straight into a shard set.
+
+    The same command again finishes an unfinished set, bit for bit the same; a finished one is left as it is.
+    """
+
+    gan: str = "runs/gan"
+    """Run of train_gan.py whose generators are used."""
+    shards: str = DEFAULT_SET
+    """Set of real images that the generators were trained on."""
+    mix: str = "DS3"
+    """Mix whose synthetic images are made."""
+    out: str | None = None
+    """Folder of the new set; by default <shards>-synthetic."""
+    run: str | None = None
+    """Folder of this job's config and summary; by default runs/synth-<out>."""
+    encoding: Literal["png", "jpg", "npy"] = "png"
+    """How images are stored."""
+    seed: int = 0
+    """Seed of z."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """fp32: the same images whatever the processes; bf16 may differ in single grey values."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Weights & Biases."""
+
+    @property
+    def out_folder(self) -> Path:
+        return Path(self.out or f"{self.shards}-synthetic")
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.run or f"runs/synth-{self.out_folder.name}")

@@ -1,0 +1,307 @@
+"""Writing generated images straight into shards: each rank its own shards, one manifest at the end.
+
+    mix rule + real counts -> images to make per class
+      -> shard tasks, dealt over the ranks
+        -> candidates 0, 1, 2 ... of a shard: z from (seed, class, shard, candidate) -> G -> gate -> tar
+      -> tables, manifest with lineage, written last
+
+A shard's bytes are a function of generator, seed and shard number: not of the rank that writes it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cxrdist.config import find_named, load_yaml, to_dict
+from cxrdist.data.claim import claim, finished_set, settle
+from cxrdist.data.images import encode
+from cxrdist.data.manifest import MANIFEST, Stratum, write_manifest, write_table
+from cxrdist.data.mix import quotas, rule_from
+from cxrdist.data.open import open_real
+from cxrdist.data.shards import Sample, ShardSet, finished_shard, samples_per_shard, write_shard
+from cxrdist.data.transforms import to_uint8
+from cxrdist.dist import Dist
+from cxrdist.errors import UserError
+from cxrdist.files import FolderLock
+from cxrdist.progress import Progress, duration, say
+from cxrdist.run import environment, holding, write_summary
+from cxrdist.seeds import uniform
+from cxrdist.synth.config import SynthConfig
+from cxrdist.synth.gates import GreyGate, scores_of
+from cxrdist.synth.lineage import TrainedGenerator, load_generator
+from cxrdist.tracking import start
+
+CANDIDATE_BATCH = 64
+PROBED_CANDIDATES = 4 * CANDIDATE_BATCH
+LEAST_PASS_RATE = 0.05
+LEAST_SHARDS_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class SynthTask:
+    """One shard to write."""
+
+    class_name: str
+    number: int
+    samples: int
+
+
+def synthesize(config: SynthConfig) -> None:
+    """Make the synthetic set of a mix, over all processes."""
+    began_s = time.monotonic()
+    dist = Dist(config.precision)
+    real = dist.on_main(lambda: open_real(config.shards) and None) or ShardSet(config.shards)
+    wanted = images_to_make(config, real)
+    generators = {name: load_generator(Path(config.gan), name, real) for name in wanted}
+    gates = {name: GreyGate.from_real(real, name) for name in wanted}
+    provenance = provenance_of(config, generators, gates, wanted)
+    folder = config.out_folder
+    with holding(config.run_folder, "synth", to_dict(config), dist):
+        if (folder / MANIFEST).exists():
+            dist.on_main(lambda: finished_set(folder, provenance) and None)
+            dist.close()
+            return
+        for name in wanted:
+            generators[name].network.to(dist.device).eval()
+            probe(generators[name], gates[name], config, dist.device)
+        say(f"synthesis of {sum(wanted.values()):,} images for {config.mix}; {dist.describe()}")
+        locks: list[FolderLock] = []
+        dist.on_main(lambda: locks.append(claim(folder, provenance)))
+        try:
+            rows = write_my_shards(config, real, wanted, generators, gates, dist)
+            manifest = dist.on_main(lambda: conclude(folder, real, config, provenance, rows))
+        finally:
+            for lock in locks:
+                lock.release()
+        seconds = time.monotonic() - began_s
+        if dist.is_main:
+            report(config, manifest, seconds, dist)
+    say(f"{folder}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
+    dist.close()
+
+
+def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
+    """``{class: images}``. Raises UserError for a mix that uses no synthetic images."""
+    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    counts = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
+    quota = quotas(rule, counts)
+    wanted = {name: q["synthetic"] for name, q in quota.items() if q.get("synthetic")}
+    if not wanted:
+        raise UserError(f"{rule.name} uses no synthetic images: take a mix that does, such as --mix DS3")
+    return wanted
+
+
+def provenance_of(
+    config: SynthConfig,
+    generators: dict[str, TrainedGenerator],
+    gates: dict[str, GreyGate],
+    wanted: dict[str, int],
+) -> dict[str, Any]:
+    return {
+        "importer": "synthesis",
+        "release": "generated images",
+        "is_phantom": False,
+        "options": {
+            "encoding": config.encoding,
+            "seed": config.seed,
+            "mix": config.mix,
+            "images": wanted,
+            "label_rule": None,
+        },
+        "generators": {name: g.weights_sha256 for name, g in generators.items()},
+        "grey_ranges": {
+            name: {
+                "brightness": [gate.brightness.low, gate.brightness.high],
+                "contrast": [gate.contrast.low, gate.contrast.high],
+            }
+            for name, gate in gates.items()
+        },
+    }
+
+
+def probe(generator: TrainedGenerator, gate: GreyGate, config: SynthConfig, device: torch.device) -> None:
+    """Raises UserError, before anything is written, where hardly an image of a generator passes its gate."""
+    images = candidates(generator, f"probe {generator.class_name}", config.seed, 0, PROBED_CANDIDATES, device)
+    passed = sum(gate.admits(*scores_of(image)) for image in images)
+    if passed < LEAST_PASS_RATE * PROBED_CANDIDATES:
+        raise UserError(
+            f"of {PROBED_CANDIDATES} images of {generator.class_name} only {passed} have the brightness and "
+            f"contrast of real ones: look at its samples in {config.gan}, and train it longer (--budget)"
+        )
+
+
+def plan(wanted: dict[str, int], image_size: int, encoding: str) -> list[SynthTask]:
+    """The shards of all classes; enough of them that several ranks have work, a function of counts alone."""
+    tasks = []
+    for name, images in wanted.items():
+        length = min(
+            samples_per_shard(image_size, encoding),
+            max(CANDIDATE_BATCH, -(-images // LEAST_SHARDS_PER_CLASS)),
+        )
+        for number, first in enumerate(range(0, images, length)):
+            tasks.append(SynthTask(name, number, min(length, images - first)))
+    return tasks
+
+
+def write_my_shards(
+    config: SynthConfig,
+    real: ShardSet,
+    wanted: dict[str, int],
+    generators: dict[str, TrainedGenerator],
+    gates: dict[str, GreyGate],
+    dist: Dist,
+) -> list[tuple[str, int, dict[str, Any]]]:
+    """Write this rank's shards; returns those of all ranks as (class, number, row of the table)."""
+    tasks = plan(wanted, real.image_size, config.encoding)
+    mine = tasks[dist.rank :: dist.world_size]
+    rows = []
+    total = sum(task.samples for task in mine)
+    title = (
+        "synthesis"
+        if dist.world_size == 1
+        else f"synthesis, this process's share of {sum(wanted.values()):,}:"
+    )
+    with Progress(title, total) as progress:
+        for task in mine:
+            stratum = Stratum("train", task.class_name, "synthetic")
+            label = real.classes.index(task.class_name)
+            done = finished_shard(config.out_folder, task.number, stratum, label, config.encoding)
+            if done:
+                row = done[0] | {"tried": candidate_of(done[1][-1]) + 1}
+                progress.advance(task.samples)
+            else:
+                tried: list[int] = []
+                samples = admitted(
+                    task,
+                    generators[task.class_name],
+                    gates[task.class_name],
+                    config,
+                    dist.device,
+                    tried,
+                    progress,
+                )
+                row = write_shard(config.out_folder, task.number, stratum, label, config.encoding, samples)
+                row["tried"] = tried[-1] + 1
+            rows.append((task.class_name, task.number, row))
+    return dist.gather_objects(rows)
+
+
+def admitted(
+    task: SynthTask,
+    generator: TrainedGenerator,
+    gate: GreyGate,
+    config: SynthConfig,
+    device: torch.device,
+    tried: list[int],
+    progress: Progress,
+) -> Iterator[Sample]:
+    """The first candidates of a shard that pass the gate, as many as the shard holds; ``tried`` gets the
+    numbers of all that were looked at."""
+    made = first = 0
+    purpose = f"synthesis {task.class_name} {task.number}"
+    while made < task.samples:
+        # Batches of one size, from the shard's own start: the arithmetic, too, is the same on every rank.
+        images = candidates(generator, purpose, config.seed, first, first + CANDIDATE_BATCH, device)
+        for number, image in enumerate(images, first):
+            tried.append(number)
+            brightness, contrast = scores_of(image)
+            if gate.admits(brightness, contrast):
+                meta = {
+                    "patient": None,
+                    "origin": "synthetic",
+                    "source": "dcgan",
+                    "generator_sha256": generator.weights_sha256,
+                    "seed": config.seed,
+                    "shard": task.number,
+                    "candidate": number,
+                    "scores": {"brightness": brightness, "contrast": contrast},
+                }
+                key = key_of(generator, task.number, number)
+                yield Sample(key, encode(image, config.encoding), "", meta)
+                made += 1
+                progress.advance()
+                if made == task.samples:
+                    return
+        first += CANDIDATE_BATCH
+
+
+@torch.no_grad()
+def candidates(
+    generator: TrainedGenerator, purpose: str, seed: int, start: int, stop: int, device: torch.device
+) -> np.ndarray:
+    """Images [stop - start, H, W] uint8 of the z at these places of a purpose's sequence."""
+    z = uniform(seed, purpose, start, stop, generator.network.cfg.z_dim)
+    images = [generator.network(part.to(device)) for part in torch.from_numpy(z).split(CANDIDATE_BATCH)]
+    return to_uint8(torch.cat(images))[:, 0].cpu().numpy()
+
+
+def key_of(generator: TrainedGenerator, shard: int, candidate: int) -> str:
+    return f"{generator.weights_sha256[:12]}-{shard:06d}-{candidate:08d}"
+
+
+def candidate_of(key: str) -> int:
+    return int(key.rsplit("-", 1)[1])
+
+
+def conclude(
+    folder: Path,
+    real: ShardSet,
+    config: SynthConfig,
+    provenance: dict[str, Any],
+    rows: list[tuple[str, int, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Tables and manifest, on rank 0, when all ranks have written their shards."""
+    shards: dict[str, list[dict[str, Any]]] = {}
+    gates: dict[str, dict[str, int]] = {}
+    for name, _, row in sorted(rows, key=lambda r: r[:2]):
+        tried = row.pop("tried")
+        gate = gates.setdefault(name, {"tried": 0, "admitted": 0})
+        gate["tried"] += tried
+        gate["admitted"] += row["samples"]
+        shards.setdefault(name, []).append(row)
+    strata = [
+        write_table(folder, Stratum("train", name, "synthetic"), rows_) for name, rows_ in shards.items()
+    ]
+    manifest = write_manifest(
+        folder,
+        classes=real.classes,
+        image_size=real.image_size,
+        encoding=config.encoding,
+        strata=strata,
+        provenance=provenance | {"gates": gates},
+        lineage={
+            "kind": "synthetic",
+            "real_digest": real.digest,
+            "split": "train",
+            "generators": provenance["generators"],
+        },
+    )
+    settle(folder)
+    return manifest
+
+
+def report(config: SynthConfig, manifest: dict[str, Any], seconds: float, dist: Dist) -> None:
+    for name, gate in manifest["provenance"]["gates"].items():
+        say(f"  {name}: {gate['admitted']:,} images, {gate['admitted'] / gate['tried']:.1%} of those made")
+    summary = {
+        "job": "synth",
+        "status": "finished",
+        "shards": {"real": manifest["lineage"]["real_digest"], "synthetic": manifest["digest"]},
+        "generators": manifest["provenance"]["generators"],
+        "metrics": {"gates": manifest["provenance"]["gates"]},
+        "images_made": sum(s["samples"] for s in manifest["strata"]),
+        "seconds": round(seconds, 1),
+        "world_size": dist.world_size,
+        "device": dist.device_name,
+        **environment(),
+    }
+    tracker = start(config.run_folder, config.tracking, job="synth", settings=to_dict(config), is_main=True)
+    write_summary(config.run_folder, summary)
+    tracker.finish(summary)

@@ -1,0 +1,18 @@
+"""Write synthetic images into shards: `accelerate launch launch/synthesize.py --help`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    from cxrdist.config import parse
+    from cxrdist.synth.config import SynthConfig
+    from cxrdist.synth.synthesize import synthesize
+
+    example = "accelerate launch launch/synthesize.py --gan runs/gan --shards shards/phantom --mix DS3"
+    synthesize(parse(SynthConfig, prog="synthesize.py", example=example))
+
+
+if __name__ == "__main__":
+    from cxrdist import process
+
+    process.main(main)

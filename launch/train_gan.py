@@ -1,0 +1,18 @@
+"""Train a DCGAN per class: `accelerate launch launch/train_gan.py --help`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    from cxrdist.gan.config import GANConfig
+    from cxrdist.gan.train import train
+    from cxrdist.presets import parse_with_preset
+
+    example = "accelerate launch launch/train_gan.py --shards shards/phantom --classes all --run runs/gan"
+    train(parse_with_preset(GANConfig, "gan", prog="train_gan.py", example=example))
+
+
+if __name__ == "__main__":
+    from cxrdist import process
+
+    process.main(main)

@@ -1,0 +1,84 @@
+"""Tiny sets for tests: drawn images, no phantom, nothing shared between tests but read-only sets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cxrdist.data.importers.folder import Folder
+from cxrdist.data.ingest import IngestOptions, ingest
+
+CLONE = Path(__file__).resolve().parents[1]
+CLASSES = {"Normal": 14, "Pneumothorax": 8, "Pleural Effusion": 10}
+
+
+def draw_folder(root: Path, counts: dict[str, int], size: int = 32) -> Path:
+    """``root/<class>/*.png``: bright bars whose side tells the class, with noise."""
+    rng = np.random.default_rng(7)
+    for c, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            image = rng.integers(20, 90, (size, size), np.uint8)
+            image[:, 8 * c : 8 * c + 8] += np.uint8(120)
+            Image.fromarray(image).save(root / name / f"{i:03d}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_salt(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known salt, away from the user's own."""
+    home = tmp_path_factory.getbasetemp() / "config"
+    (home / "cxrdist").mkdir(parents=True, exist_ok=True)
+    (home / "cxrdist" / "salt").write_text("a salt for tests, 16 bytes or more\n")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of drawn images in three classes, 32 px."""
+    return draw_folder(tmp_path_factory.mktemp("images") / "root", CLASSES)
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
+    """A shard set of them; read-only for all tests."""
+    out = tmp_path_factory.mktemp("sets") / "tiny"
+    salt = tmp_path_factory.mktemp("salt") / "salt"
+    salt.write_text("a salt for tests, 16 bytes or more\n")
+    ingest(
+        Folder(root=str(images)),
+        IngestOptions(out=str(out), size=32, val=0.2, test=0.2, salt_file=str(salt), workers=1),
+    )
+    return out
+
+
+def launch(script: str, *words: str, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """``launch/<script>`` on CPU, under ``accelerate launch`` where there are several processes."""
+    return subprocess.run(
+        launch_command(script, *words, processes=processes),
+        cwd=cwd,
+        env=launch_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def launch_command(script: str, *words: str, processes: int = 1) -> list[str]:
+    command = [sys.executable]
+    if processes > 1:
+        config = str(CLONE / "configs/accelerate/cpu2.yaml")
+        command += ["-m", "accelerate.commands.launch", "--config_file", config]
+        command += ["--num_processes", str(processes)]
+    return [*command, str(CLONE / "launch" / script), *words]
+
+
+def launch_environment() -> dict[str, str]:
+    # One thread everywhere: sums are then taken in one order, and runs can be compared bit by bit.
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxrdist.data.images import encode
+from cxrdist.data.manifest import MANIFEST, Stratum, read_manifest, write_manifest, write_table
+from cxrdist.data.shards import Sample, ShardSet, write_shard
+from cxrdist.data.verify import verify
+from cxrdist.errors import UserError
+from cxrdist.files import canonical_json, sha256_bytes
+
+FLIPS = 240
+TAR = "val-normal-real-000000.tar"
+
+
+@pytest.fixture
+def copy(tiny_set: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny set, to be damaged."""
+    return Path(shutil.copytree(tiny_set, tmp_path / "copy"))
+
+
+def sample(key: str, patient: str, value: int = 9, size: int = 16) -> Sample:
+    pixels = np.full((size, size), value, np.uint8)
+    return Sample(key, encode(pixels, "png"), patient, {"patient": patient, "origin": "real"})
+
+
+def forge(folder: Path, shards: dict[tuple[str, int], Sequence[Sample]], **changes: Any) -> dict[str, Any]:
+    """A set whose digests all fit, whatever its samples are; {(split, shard number): samples}, one class."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for (split, number), samples in shards.items():
+        row = write_shard(folder, number, Stratum(split, "Normal", "real"), 0, "png", samples)
+        rows.setdefault(split, []).append(row)
+    return write_manifest(
+        folder,
+        classes=["Normal"],
+        image_size=16,
+        encoding="png",
+        strata=[
+            write_table(folder, Stratum(split, "Normal", "real"), of_split) | changes
+            for split, of_split in rows.items()
+        ],
+        provenance={},
+        lineage={"kind": "real"},
+    )
+
+
+def test_a_whole_set_has_no_problem(tiny_set: Path, tmp_path: Path) -> None:
+    assert verify(tiny_set) == []
+    forge(tmp_path, {("train", 0): [sample("a", "p")], ("val", 0): [sample("b", "q")]})
+    assert verify(tmp_path) == []
+
+
+def where_images_lie(shards: ShardSet) -> dict[str, list[tuple[range, str, str, str, int]]]:
+    """Tar -> bytes of an image, and its key, split, class and number."""
+    places: dict[str, list[tuple[range, str, str, str, int]]] = {}
+    for entry in shards.manifest["strata"]:
+        reader = shards.stratum(entry["split"], entry["class"], "real")
+        for number in range(reader.samples):
+            shard, row = reader.locate(number)
+            index = reader.index(shard)[row]
+            start = int(index["offset_bytes"])
+            span = range(start, start + int(index["length_bytes"]))
+            place = (span, index["key"].decode(), entry["split"], entry["class"], number)
+            places.setdefault(reader.shards[shard]["name"], []).append(place)
+    return places
+
+
+def test_any_flipped_bit_is_found(tiny_set: Path, copy: Path) -> None:
+    """Every file gets its share of flips; those in images the reader finds, too."""
+    rng = random.Random(5)
+    files = sorted(p.name for p in tiny_set.iterdir())
+    images = where_images_lie(ShardSet(tiny_set))
+    found_by_reader = 0
+    for flip in range(FLIPS):
+        name = files[flip % len(files)]
+        whole = (tiny_set / name).read_bytes()
+        at, bit = rng.randrange(len(whole)), rng.randrange(8)
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << bit
+        (copy / name).write_bytes(damaged)
+        where = f"{name}: byte {at}, bit {bit}"
+        found = verify(copy)
+        assert found and all(name.partition(".")[0] in line for line in found), where
+        for span, key, split, class_name, number in images.get(name, []):
+            if at in span:
+                found_by_reader += 1
+                with pytest.raises(UserError) as caught:
+                    ShardSet(copy).stratum(split, class_name, "real").pixels(number)
+                assert f"{copy / name}: sample {key} at byte {span.start}: " in str(caught.value), where
+        (copy / name).write_bytes(whole)
+    assert found_by_reader > 10
+    assert verify(copy) == []
+
+
+def test_strangers_are_listed(copy: Path) -> None:
+    (copy / "notes.txt").write_text("mine")
+    (copy / "folder").mkdir()
+    (copy / ".lock").touch()
+    (copy / TAR.replace("000000", "000001")).write_bytes((copy / TAR).read_bytes())
+    assert verify(copy) == [
+        ".lock: a file that no table names",
+        "folder: a file that no table names",
+        "notes.txt: a file that no table names",
+        "val-normal-real-000001.tar: a file that no table names",
+    ]
+
+
+def test_missing_files_are_listed(copy: Path) -> None:
+    (copy / TAR).unlink()
+    assert verify(copy) == [f"{TAR}: missing"]
+    (copy / "test-normal-real-000000.index.npy").unlink()
+    table = next(copy.glob("train-normal-real.*.json"))
+    table.unlink()
+    found = verify(copy)
+    assert found[0] == f"{TAR}: missing" or f"{TAR}: missing" in found
+    assert "test-normal-real-000000.index.npy: missing" in found
+    assert any(line.startswith(f"{table}: missing, though manifest.json names it") for line in found)
+    # Nothing names the shards of a missing table any more.
+    assert "train-normal-real-000000.tar: a file that no table names" in found
+    (copy / MANIFEST).unlink()
+    with pytest.raises(UserError, match="not a shard set, or an unfinished one"):
+        verify(copy)
+    with pytest.raises(UserError, match="no such shard set"):
+        verify(copy / "nowhere")
+
+
+def test_a_truncated_tar_is_listed(copy: Path) -> None:
+    data = (copy / TAR).read_bytes()
+    (copy / TAR).write_bytes(data[: len(data) // 2])
+    assert f"{TAR}: changed since it was written" in verify(copy)
+    (copy / TAR).write_bytes(b"")
+    found = verify(copy)
+    assert found[0] == f"{TAR}: changed since it was written" and len(found) == 2
+
+
+def test_a_swapped_index_is_listed(copy: Path) -> None:
+    index = copy / "val-normal-real-000000.index.npy"
+    index.write_bytes((copy / "test-normal-real-000000.index.npy").read_bytes())
+    assert verify(copy) == [f"{index.name}: changed since it was written"]
+
+
+def test_a_patient_in_two_splits_is_listed(tmp_path: Path) -> None:
+    forge(
+        tmp_path,
+        {
+            ("train", 0): [sample("a", "p"), sample("b", "q"), sample("c", "")],
+            ("val", 0): [sample("d", "p"), sample("e", "r"), sample("f", "")],
+            ("test", 0): [sample("g", "p"), sample("h", "s"), sample("i", "s")],
+        },
+    )
+    assert verify(tmp_path) == ["patient p is in test and train and val"]
+
+
+def test_a_key_that_stands_twice_is_listed(tmp_path: Path) -> None:
+    forge(
+        tmp_path,
+        {
+            ("train", 0): [sample("a", "p"), sample("b", "p")],
+            ("train", 1): [sample("b", "p")],
+            ("val", 0): [sample("a", "q")],
+        },
+    )
+    assert verify(tmp_path) == ["key a stands 2 times", "key b stands 2 times"]
+
+
+def test_a_tar_cannot_be_written_with_a_key_twice(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"000000\.tar: a\.cls stands in it twice"):
+        forge(tmp_path, {("train", 0): [sample("a", "p"), sample("a", "p")]})
+
+
+def test_what_does_not_decode_is_listed_with_key_and_offset(tmp_path: Path) -> None:
+    small, junk = sample("b", "p", size=8), Sample("c", b"junk", "p", {"patient": "p"})
+    forge(tmp_path, {("train", 0): [sample("a", "p"), small, junk]})
+    index = ShardSet(tmp_path).stratum("train", "Normal", "real").index(0)
+    tar = "train-normal-real-000000.tar"
+    assert verify(tmp_path) == [
+        f"{tar}: sample b at byte {index[1]['offset_bytes']}: 8x8 L, not 16x16 8-bit grey",
+        f"{tar}: sample c at byte {index[2]['offset_bytes']}: not an image of a known format",
+    ]
+
+
+def test_numbers_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    manifest = forge(tmp_path, {("train", 0): [sample("a", "p")]}, samples=2)
+    (problem,) = verify(tmp_path)
+    assert problem == f"{manifest['strata'][0]['table']}: its samples do not add up to the manifest's 2"
+
+
+def test_counts_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    manifest = forge(tmp_path, {("train", 0): [sample("a", "p")]})
+    manifest["counts"]["train"]["Normal"]["real"] = 7
+    del manifest["digest"]
+    manifest["digest"] = sha256_bytes(canonical_json(manifest))
+    (tmp_path / MANIFEST).write_bytes(canonical_json(manifest))
+    assert read_manifest(tmp_path)["counts"]["train"]["Normal"]["real"] == 7
+    assert verify(tmp_path) == ["manifest.json: its counts are not those of its strata"]
+
+
+def test_a_class_that_is_not_that_of_the_tar_is_listed(tmp_path: Path) -> None:
+    row = write_shard(tmp_path, 0, Stratum("train", "Normal", "real"), 1, "png", [sample("a", "p")])
+    write_manifest(
+        tmp_path,
+        classes=["Normal", "Pneumothorax"],
+        image_size=16,
+        encoding="png",
+        strata=[write_table(tmp_path, Stratum("train", "Normal", "real"), [row])],
+        provenance={},
+        lineage={"kind": "real"},
+    )
+    (problem,) = verify(tmp_path)
+    assert problem.endswith("train-normal-real-000000.tar: sample a has class 1, not 0")
