@@ -104,12 +104,12 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--val", "0"],
-            "val=0 is neither a share of the images (0 < x < 1) nor a whole number of images per class",
+            "--val 0 is neither a share of the images (0 < x < 1) nor a whole number of images per class",
         ),
         (["import", "folder", "--root", "root", "--out", "new", "--val", "ten"], "--val: expected"),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--val", "5", "--test", "5"],
-            "Pleural Effusion has 10 images: val=5 and test=5 leave none of them for train",
+            "Pleural Effusion has 10 images: --val 5 and --test 5 leave none of them for train",
         ),
         (
             ["import", "folder", "--root", "few", "--out", "new"],

@@ -46,7 +46,6 @@ def samples(count: int, encoding: str = "png") -> list[Sample]:
         Sample(
             f"key{i:02d}",
             encode(rng.integers(0, 256, (16, 16), np.uint8), encoding),
-            f"patient{i}",
             {"patient": f"patient{i}", "origin": "real"},
         )
         for i in range(count)
@@ -353,7 +352,7 @@ def test_changed_files_are_named_by_the_reader(tmp_path: Path, suffix: str) -> N
 
 
 def test_an_image_of_another_size_is_an_error_of_its_sample(tmp_path: Path) -> None:
-    wrong = [Sample("key", encode(np.zeros((8, 8), np.uint8), "png"), "", {})]
+    wrong = [Sample("key", encode(np.zeros((8, 8), np.uint8), "png"), {})]
     row = write_shard(tmp_path, 0, STRATUM, 1, "png", wrong)
     entry = write_table(tmp_path, STRATUM, [row])
     common = {"classes": ["Normal", STRATUM.class_name], "image_size": 16, "encoding": "png"}

@@ -148,7 +148,7 @@ def test_too_few_patients_are_named() -> None:
 def test_a_count_that_leaves_train_nothing_is_refused() -> None:
     patients, labels = single_image_patients({"Normal": 50, "Edema": 20})
     with pytest.raises(
-        UserError, match="Edema has 20 images: val=10 and test=10 leave none of them for train"
+        UserError, match="Edema has 20 images: --val 10 and --test 10 leave none of them for train"
     ):
         split_patients(patients, labels, val=10, test=10, seed=0)
     counts = Counter(zip(split_patients(patients, labels, val=10, test=9, seed=0), labels))
@@ -158,9 +158,9 @@ def test_a_count_that_leaves_train_nothing_is_refused() -> None:
 @pytest.mark.parametrize("wrong", [0, 0.0, -0.1, -3, 2.5, float("nan"), float("inf"), True])
 def test_val_and_test_are_checked(wrong: float) -> None:
     patients, labels = single_image_patients({"A": 30})
-    with pytest.raises(UserError, match=r"val=.* is neither a share"):
+    with pytest.raises(UserError, match=r"--val .* is neither a share"):
         split_patients(patients, labels, val=wrong, test=0.1, seed=0)
-    with pytest.raises(UserError, match=r"test=.* is neither a share"):
+    with pytest.raises(UserError, match=r"--test .* is neither a share"):
         split_patients(patients, labels, val=0.1, test=wrong, seed=0)
 
 

@@ -28,7 +28,7 @@ def copy(tiny_set: Path, tmp_path: Path) -> Path:
 
 def sample(key: str, patient: str, value: int = 9, size: int = 16) -> Sample:
     pixels = np.full((size, size), value, np.uint8)
-    return Sample(key, encode(pixels, "png"), patient, {"patient": patient, "origin": "real"})
+    return Sample(key, encode(pixels, "png"), {"patient": patient, "origin": "real"})
 
 
 def forge(folder: Path, shards: dict[tuple[str, int], Sequence[Sample]], **changes: Any) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def test_a_tar_cannot_be_written_with_a_key_twice(tmp_path: Path) -> None:
 
 
 def test_what_does_not_decode_is_listed_with_key_and_offset(tmp_path: Path) -> None:
-    small, junk = sample("b", "p", size=8), Sample("c", b"junk", "p", {"patient": "p"})
+    small, junk = sample("b", "p", size=8), Sample("c", b"junk", {"patient": "p"})
     forge(tmp_path, {("train", 0): [sample("a", "p"), small, junk]})
     index = ShardSet(tmp_path).stratum("train", "Normal", "real").index(0)
     tar = "train-normal-real-000000.tar"

@@ -195,7 +195,7 @@ def encoded_samples(task: ShardTask, undecodable: list[str]) -> Iterator[Sample]
             continue
         meta = sample_meta(record, task.importer, task.salt)
         image = encode(pixels, task.encoding)
-        yield Sample(task.salt.key(record.source_id), image, meta["patient"], meta)
+        yield Sample(task.salt.key(record.source_id), image, meta)
 
 
 def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any]:

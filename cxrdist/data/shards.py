@@ -37,7 +37,6 @@ class Sample:
 
     key: str
     image: bytes
-    patient: str
     meta: dict[str, Any]
 
 

@@ -51,11 +51,11 @@ def _targets(
         is_number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
         if not is_number or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
             raise UserError(
-                f"{name}={wanted} is neither a share of the images (0 < x < 1) nor a whole number of images "
+                f"--{name} {wanted} is neither a share of the images (0 < x < 1) nor a whole number of images "
                 "per class"
             )
     if val < 1 and test < 1 and val + test >= 1:
-        raise UserError(f"val={val} and test={test} leave no share for train: their sum must be below 1")
+        raise UserError(f"--val {val} and --test {test} leave no share for train: their sum must be below 1")
 
     targets: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
     for label in sorted(patients_of):
@@ -67,7 +67,7 @@ def _targets(
         rest = have - targets["val"][label] - targets["test"][label]
         if rest < 1 and (val >= 1 or test >= 1):
             raise UserError(
-                f"{label} has {have} images: val={val} and test={test} leave none of them for train; "
+                f"{label} has {have} images: --val {val} and --test {test} leave none of them for train; "
                 "ask for fewer, or leave the class out with --classes"
             )
         # Shares of a tiny class, both rounded up, may leave nothing; they give way, a count does not.

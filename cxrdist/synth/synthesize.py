@@ -224,7 +224,7 @@ def admitted(
                     "scores": {"brightness": brightness, "contrast": contrast},
                 }
                 key = key_of(generator, task.number, number)
-                yield Sample(key, encode(image, config.encoding), "", meta)
+                yield Sample(key, encode(image, config.encoding), meta)
                 made += 1
                 progress.advance()
                 if made == task.samples:
