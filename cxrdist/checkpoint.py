@@ -16,6 +16,7 @@ from torch import nn
 
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, fsync_folder, read_json, sha256_file, write_atomic
+from cxrdist.progress import say
 
 STATE = "state.json"
 OPTIMIZERS = "optimizers.pt"
@@ -91,11 +92,18 @@ def save_checkpoint(
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files are all as they were written; None where there is none."""
     for path in sorted(folder.glob("images-*"), reverse=True):
-        if (path / STATE).exists():
-            files = read_json(path / STATE)["files"]
-            if all((path / n).exists() and sha256_file(path / n) == digest for n, digest in files.items()):
-                return path
+        if is_whole(path):
+            return path
+        say(f"{path}: not whole, left aside")
     return None
+
+
+def is_whole(path: Path) -> bool:
+    try:
+        files = read_json(path / STATE)["files"]
+        return all(sha256_file(path / name) == digest for name, digest in files.items())
+    except (UserError, OSError, KeyError, TypeError):
+        return False
 
 
 def load_checkpoint(

@@ -37,6 +37,7 @@ from cxrdist.config_words import (
     read_yaml,
 )
 from cxrdist.errors import UserError, nearest
+from cxrdist.process import is_main_rank
 
 __all__ = ["find", "find_named", "load_yaml", "parse", "to_dict", "to_yaml"]
 
@@ -61,7 +62,8 @@ def parse(
     argv = list(sys.argv[1:] if argv is None else argv)
     options = _options(cls)
     if "-h" in argv or "--help" in argv:
-        _print_help(cls, options, prog, example, positional)
+        if is_main_rank():
+            _print_help(cls, options, prog, example, positional)
         raise SystemExit(0)
     line = read_argv(argv, options, positional, prog)
     given: dict[str, Given] = {}

@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    DistributedType,
     InitProcessGroupKwargs,
     broadcast_object_list,
     gather_object,
@@ -25,12 +26,12 @@ from accelerate.utils import (
 from torch import nn
 
 from cxrdist.errors import UserError, from_os
-from cxrdist.process import die_with_parent, was_launched
 from cxrdist.progress import say
 
 T = TypeVar("T")
 Precision = Literal["auto", "fp32", "bf16"]
 
+SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
@@ -38,10 +39,8 @@ class Dist:
     """The processes of one job. ``rank``, ``world_size``, ``device``; everything collective goes through it."""
 
     def __init__(self, precision: Precision = "auto") -> None:
-        if was_launched():
-            die_with_parent()
         launched_world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        on_cpu = not torch.cuda.is_available()
+        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"
         self.threads = set_threads(on_cpu)
         self.precision = resolve_precision(precision, on_cpu)
         # Without cpu=True two processes started by a CPU launch never find each other.
@@ -62,6 +61,11 @@ class Dist:
                 f"the launcher started {launched_world_size} processes, but they do not know each other, and each "
                 "would do all the work: on CPU launch with --config_file configs/accelerate/cpu2.yaml, on GPUs "
                 "with --multi_gpu"
+            )
+        if self.accelerator.distributed_type not in SUPPORTED:
+            raise UserError(
+                f"launched as {self.accelerator.distributed_type.value}, which these jobs do not train right yet: "
+                "launch with --config_file configs/accelerate/gpu.yaml (DDP)"
             )
         warn_if_crowded(on_cpu)
 
@@ -95,9 +99,6 @@ class Dist:
     def unwrap(self, model: nn.Module) -> Any:
         """The model inside its DDP wrapper: same parameters, no sync."""
         return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-    def backward(self, loss: torch.Tensor) -> None:
-        self.accelerator.backward(loss)
 
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -136,6 +137,10 @@ class Dist:
         if box[1] is not None:
             raise UserError(box[1])
         return box[0]
+
+    def forget_models(self) -> None:
+        """Let go of what was wrapped so far: the Accelerator would hold every model of a job until its end."""
+        self.accelerator.free_memory()
 
     def close(self) -> None:
         """Leave the process group in order, so that no rank reports the others as lost."""

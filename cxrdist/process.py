@@ -6,16 +6,24 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from cxrdist.errors import UserError, from_os
 
 PR_SET_PDEATHSIG = 1
+SILENT_RANK_WAITS_S = 3.0
 
 
 def main(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit: 0 or its own code; 2 and one line for a user's mistake; 130 for ctrl-C."""
+    """Run a command and exit: 0 or its own code; 2 and one line for a user's mistake; 130 for ctrl-C.
+
+    Call this before the heavy imports: from here on, a launched process ends with its launcher.
+    """
+    if was_launched():
+        die_with_parent()
     try:
         code = command() or 0
     except UserError as error:
@@ -25,9 +33,10 @@ def main(command: Callable[[], int | None]) -> NoReturn:
             print("stopped; the same command resumes", file=sys.stderr)
         code = 130
     except BrokenPipeError:
-        # The reader of our output went away (`| head`): not an error of the command.
+        # The reader of our output went away (`| head`). What was to be done may not be done: say so, as a
+        # shell's own commands do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 128 + signal.SIGPIPE
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -52,12 +61,15 @@ def _is_lost_peer(error: RuntimeError) -> bool:
         "Socket Timeout",
         "remote process exited",
     )
-    return not is_main_rank() and any(word in str(error) for word in words)
+    return any(word in str(error) for word in words)
 
 
 def _report(error: UserError) -> int:
     if is_main_rank() or error.every_rank:
         print(f"error: {error}", file=sys.stderr, flush=True)
+    else:
+        # Rank 0 has the same error to tell, and the launcher ends all ranks as soon as one has ended.
+        time.sleep(SILENT_RANK_WAITS_S)
     return 2
 
 
@@ -80,5 +92,14 @@ def die_with_parent(parent: int | None = None) -> None:
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if parent is not None and os.getppid() != parent:
+    if (parent is not None and os.getppid() != parent) or _is_orphan():
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_orphan() -> bool:
+    """The launcher died before it was asked to take this process along, and init has adopted it."""
+    if os.getppid() != 1:
+        return False
+    # In a container the launcher may itself be process 1.
+    init = Path("/proc/1/cmdline").read_bytes()
+    return not any(word in init for word in (b"accelerate", b"torchrun", b"torch.distributed"))

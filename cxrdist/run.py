@@ -15,7 +15,7 @@ import yaml
 from cxrdist import __version__
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.files import FolderLock, canonical_json, read_json, remove_temporaries, write_atomic
+from cxrdist.files import LOCK_NAME, FolderLock, canonical_json, read_json, remove_temporaries, write_atomic
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -36,17 +36,30 @@ class RunFolder:
         self.lock = FolderLock(folder, f"a {job} job")
         try:
             remove_temporaries(folder)
-            self._check_config(config)
-            write_atomic(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+            self._refuse_strangers()
+            if self._has_begun():
+                self._check_config(config)
+            else:
+                write_atomic(
+                    folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+                )
         except BaseException:
             self.lock.release()
             raise
 
+    def _refuse_strangers(self) -> None:
+        found = [p.name for p in self.folder.iterdir() if p.name != LOCK_NAME]
+        if found and not (self.folder / CONFIG).exists():
+            raise UserError(
+                f"{self.folder} is not empty and holds no run (it holds {found[0]}): name another --run"
+            )
+
+    def _has_begun(self) -> bool:
+        """Something was trained under the config that stands here; before that it may still be put right."""
+        return (self.folder / SUMMARY).exists() or any(self.folder.glob("**/checkpoints/images-*"))
+
     def _check_config(self, config: Mapping[str, Any]) -> None:
-        path = self.folder / CONFIG
-        if not path.exists():
-            return
-        before = yaml.safe_load(path.read_text())
+        before = yaml.safe_load((self.folder / CONFIG).read_text())
         differing = [
             f"{key} {before.get(key)!r}, now {value!r}"
             for key, value in yaml.safe_load(yaml.safe_dump(dict(config))).items()

@@ -6,11 +6,13 @@ import json
 import logging
 import netrc
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cxrdist.errors import UserError
+from cxrdist.files import write_atomic
 from cxrdist.progress import say
 
 METRICS = "metrics.jsonl"
@@ -43,7 +45,7 @@ class MetricsFile:
                     continue  # the last line of a killed run may be cut short
                 if values["images"] <= resumed_images:
                     kept.append(line)
-        self.path.write_text("".join(line + "\n" for line in kept))
+        write_atomic(self.path, "".join(line + "\n" for line in kept))
 
     def log(self, images: int, values: Mapping[str, Any]) -> None:
         with self.path.open("a") as file:
@@ -70,7 +72,7 @@ class WandbTracker(NoTracker):
         logging.getLogger("wandb").setLevel(logging.ERROR)
         import wandb
 
-        self.wandb = wandb
+        self.wandb, self.lost = wandb, False
         self.run = wandb.init(
             project=config.project,
             group=config.group,
@@ -99,14 +101,24 @@ class WandbTracker(NoTracker):
             say(f"W&B offline: `wandb sync {folder}/wandb/offline-run-*` sends this run later")
 
     def log(self, images: int, values: Mapping[str, Any]) -> None:
-        self.run.log({"images": images, **values})
+        self._attempt(lambda: self.run.log({"images": images, **values}))
 
     def picture(self, images: int, name: str, path: Path) -> None:
-        self.run.log({"images": images, name: self.wandb.Image(str(path))})
+        self._attempt(lambda: self.run.log({"images": images, name: self.wandb.Image(str(path))}))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        self.run.summary.update(dict(summary))
-        self.run.finish()
+        self._attempt(lambda: self.run.summary.update(dict(summary)))
+        self._attempt(self.run.finish)
+
+    def _attempt(self, send: Callable[[], object]) -> None:
+        """Training outlives its tracker: whatever W&B raises is told once, and nothing is sent any more."""
+        if self.lost:
+            return
+        try:
+            send()
+        except Exception as error:
+            self.lost = True
+            say(f"warning: W&B is lost ({type(error).__name__}: {error}); metrics go on to {METRICS} alone")
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +140,17 @@ def start(
     mode = resolve_mode(config.mode)
     if not is_main or mode == "disabled":
         return NoTracker()
-    return WandbTracker(folder, config, job, settings, mode)
+    try:
+        return WandbTracker(folder, config, job, settings, mode)
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        if config.mode == "online":
+            raise UserError(
+                f"W&B does not start ({why}): set WANDB_API_KEY and check the network, or take "
+                "--tracking.mode offline"
+            ) from None
+        say(f"warning: W&B does not start ({why}); going on offline")
+        return WandbTracker(folder, config, job, settings, "offline")
 
 
 def resolve_mode(mode: str) -> str:

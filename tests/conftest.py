@@ -80,5 +80,4 @@ def launch_command(script: str, *words: str, processes: int = 1) -> list[str]:
 
 
 def launch_environment() -> dict[str, str]:
-    # One thread everywhere: sums are then taken in one order, and runs can be compared bit by bit.
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}

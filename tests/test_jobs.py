@@ -22,8 +22,9 @@ GAN += ["--looks", "2", "--learning-rate", "0.002", "--images-per-class", "7"]
 CLS = ["--config", "configs/cls/px32.yaml", "--batch", "16", "--budget", "960 images", "--evaluations", "3"]
 CLS += ["--widths", "4,8", "--hidden", "16"]
 
-# Two processes sum in another order than one: float32 rounding, grown over the steps of these tests.
-TOLERANCE = 2e-4
+# Two processes sum in another order than one: float32 rounding, grown over the steps of these tests
+# (1.3e-4 measured). A gradient that is not synced, or z that is the same on both, differs by 2.5e-3 or more.
+TOLERANCE = 6e-4
 
 
 def run(script: str, *words: str, cwd: Path, processes: int = 1) -> str:
@@ -282,6 +283,32 @@ def test_two_ranks_refuse_a_batch_that_does_not_divide_once(tmp_path: Path, tiny
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1
     assert "does not divide among 2 processes: take --batch 14 or 16" in done.stderr
+
+
+def test_a_missing_tar_is_named_by_whichever_rank_wants_it(tmp_path: Path, tiny_set: Path) -> None:
+    copy = tmp_path / "set"
+    subprocess.run(["cp", "-r", str(tiny_set), str(copy)], check=True)
+    (copy / "train-pneumothorax-real-000000.tar").unlink()
+    words = [*CLS, "--batch", "2", "--shards", str(copy), "--run", "r"]
+    done = launch("train_cls.py", *words, cwd=tmp_path, processes=2)
+    assert done.returncode != 0
+    assert "error: " in done.stderr and "train-pneumothorax-real-000000.tar: missing" in done.stderr
+
+
+def test_the_kept_weights_are_the_ones_in_the_checkpoint(work: Path, tiny_set: Path) -> None:
+    """The best weights travel in the checkpoint, so that a run finished from it reports what it says."""
+    words = [*CLS, "--mix", "DS1", "--shards", str(tiny_set), "--run", "kept"]
+    run("train_cls.py", *words, cwd=work)
+    before = summary(work / "kept")
+    last = max((work / "kept/checkpoints").iterdir())
+    best, model = load_file(last / "best.safetensors"), load_file(work / "kept/model.safetensors")
+    assert all(np.array_equal(best[k], model[k]) for k in model)
+    for name in ("summary.json", "model.safetensors"):
+        (work / "kept" / name).unlink()
+    run("train_cls.py", *words, cwd=work)
+    after = summary(work / "kept")
+    for key in ("weights_sha256", "metrics", "best_images", "order_sha256"):
+        assert after[key] == before[key], key
 
 
 def test_a_corrupt_sample_on_one_rank_stops_all(tmp_path: Path, tiny_set: Path) -> None:

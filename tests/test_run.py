@@ -22,7 +22,7 @@ from cxrdist.checkpoint import (
 )
 from cxrdist.dist import Dist, resolve_precision
 from cxrdist.errors import UserError
-from cxrdist.run import RunFolder, evenly
+from cxrdist.run import RunFolder, evenly, finished_summary, write_summary
 from cxrdist.tracking import MetricsFile, TrackingConfig, resolve_mode
 
 
@@ -100,10 +100,41 @@ def test_a_run_folder_is_held_once_and_keeps_its_config(tmp_path: Path) -> None:
         RunFolder(folder, "cls", {"seed": 1, "run": "a"})
     first.release()
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"seed": 1, "run": "a"}
+    RunFolder(
+        folder, "cls", {"seed": 3, "run": "a"}
+    ).release()  # nothing is trained yet: a mistake is put right
+    RunFolder(folder, "cls", {"seed": 1, "run": "a"}).release()
+    (folder / "checkpoints/images-000000000064").mkdir(parents=True)
     RunFolder(folder, "cls", {"seed": 1, "run": "moved"}).release()
     with pytest.raises(UserError, match=r"another config \(seed 1, now 2\)"):
         RunFolder(folder, "cls", {"seed": 2, "run": "a"})
-    RunFolder(folder, "cls", {"seed": 1, "run": "a"}).release()
+    assert yaml.safe_load((folder / "config.yaml").read_text()) == {"seed": 1, "run": "a"}
+
+
+def test_a_folder_that_holds_something_else_is_no_run(tiny_set: Path, tmp_path: Path) -> None:
+    before = sorted(p.name for p in tiny_set.iterdir())
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        RunFolder(tiny_set, "cls", {})
+    assert sorted(p.name for p in tiny_set.iterdir()) == before
+
+
+def test_a_finished_run_on_another_set_is_refused(tmp_path: Path) -> None:
+    write_summary(tmp_path, {"status": "finished", "shards": {"real": "abc"}})
+    assert finished_summary(tmp_path, {"real": "abc"}) is not None
+    with pytest.raises(UserError, match="finished run on another shard set"):
+        finished_summary(tmp_path, {"real": "def"})
+
+
+def test_training_outlives_wandb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken:
+        def log(self, *_: object) -> None:
+            raise ConnectionResetError("gone")
+
+    tracker = tracking.WandbTracker.__new__(tracking.WandbTracker)
+    tracker.run, tracker.lost = Broken(), False
+    tracker.log(1, {})
+    tracker.log(2, {})
+    assert capsys.readouterr().out.count("W&B is lost (ConnectionResetError: gone)") == 1
 
 
 def test_looks_are_spread_evenly_and_include_the_last_step() -> None:

@@ -1,10 +1,11 @@
 """Training the classifier (paper 2.2) on a mix, data-parallel over all processes.
 
-<run>/config.yaml, metrics.jsonl, checkpoints/, best.safetensors, model.safetensors, summary.json
+<run>/config.yaml, metrics.jsonl, checkpoints/, model.safetensors, summary.json
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,6 @@ from torch.nn.functional import cross_entropy
 from cxrdist.budget import budget_steps
 from cxrdist.checkpoint import (
     load_checkpoint,
-    load_weights,
     newest_checkpoint,
     save_checkpoint,
     save_weights,
@@ -40,7 +40,6 @@ from cxrdist.run import environment, evenly, finished_summary, holding, write_su
 from cxrdist.seeds import derive
 from cxrdist.tracking import MetricsFile, start
 
-BEST_FILE = "best.safetensors"
 MODEL_FILE = "model.safetensors"
 
 
@@ -129,6 +128,7 @@ class Trainer:
     def build(self) -> None:
         self.model = DCNN(self.config.network(self.real.image_size, len(self.real.classes)))
         init_weights(self.model, derive(self.config.seed, "classifier"))
+        self.best_model = copy.deepcopy(self.model).to(self.dist.device)
         self.ddp_model = self.dist.wrap(self.model)
         self.model = self.dist.unwrap(self.ddp_model)
         self.optimizer = torch.optim.Adam(
@@ -139,12 +139,16 @@ class Trainer:
         self.order = OrderDigest()
         self.best: dict[str, Any] = {"score": -1.0, "step": 0, "evaluations_since": 0}
 
+    @property
+    def models(self) -> dict[str, torch.nn.Module]:
+        return {"model": self.model, "best": self.best_model}
+
     def resume(self) -> tuple[int, float]:
         """The step to go on at and the seconds spent before; (0, 0) for a new run."""
         path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
         if path is None:
             return 0, 0.0
-        loaded = load_checkpoint(path, {"model": self.model}, {"model": self.optimizer})
+        loaded = load_checkpoint(path, self.models, {"model": self.optimizer})
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
         self.best = loaded.state["best"]
@@ -167,7 +171,7 @@ class Trainer:
         logits = self.ddp_model(to_float(batch.pixels.to(self.dist.device)))
         loss = cross_entropy(logits, batch.labels.to(self.dist.device))
         self.optimizer.zero_grad()
-        self.dist.backward(loss)
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 
@@ -181,8 +185,7 @@ class Trainer:
         found = self.validation.evaluate(self.model)
         if found["balanced_accuracy"] > self.best["score"]:
             self.best = {"score": found["balanced_accuracy"], "step": step, "evaluations_since": 0}
-            if self.dist.is_main:
-                save_weights(self.folder / BEST_FILE, self.model)
+            self.best_model.load_state_dict(self.model.state_dict())
         else:
             self.best = {**self.best, "evaluations_since": self.best["evaluations_since"] + 1}
         return {
@@ -209,17 +212,16 @@ class Trainer:
             }
             images = step * self.config.batch
             save_checkpoint(
-                self.folder / "checkpoints", images, {"model": self.model}, {"model": self.optimizer}, state
+                self.folder / "checkpoints", images, self.models, {"model": self.optimizer}, state
             )
         self.dist.barrier()
 
     def finish(self, step: int, seconds: float) -> Mapping[str, Any]:
         """Test the best weights, and write the summary, which makes the run finished."""
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
-        load_weights(self.folder / BEST_FILE, self.model)
         metrics = {
-            "val": self.validation.evaluate(self.model),
-            "test": SplitEvaluator(self.real, "test", self.dist).evaluate(self.model),
+            "val": self.validation.evaluate(self.best_model),
+            "test": SplitEvaluator(self.real, "test", self.dist).evaluate(self.best_model),
         }
         summary = {
             "job": "cls",
@@ -238,15 +240,16 @@ class Trainer:
             "steps": step,
             "world_size": self.dist.world_size,
             "device": self.dist.device_name,
-            "weights_sha256": weights_sha256(self.model),
+            "precision": self.dist.precision,
+            "threads": self.dist.threads,
+            "weights_sha256": weights_sha256(self.best_model),
             "order_sha256": order,
             "seconds": round(seconds, 1),
             **environment(),
         }
         if self.dist.is_main:
-            save_weights(self.folder / MODEL_FILE, self.model)
+            save_weights(self.folder / MODEL_FILE, self.best_model)
             write_summary(self.folder, summary)
-            (self.folder / BEST_FILE).unlink(missing_ok=True)
         self.dist.barrier()
         test = metrics["test"]
         say(

@@ -161,7 +161,7 @@ def interleave(quota: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     return which[order], turn[order]
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def shuffled(seed: int, name: str, cycle: int, samples: int) -> np.ndarray:
     """The order [samples] int64 in which a stratum's cycle goes through its samples."""
     return np.random.Generator(philox(seed, "cycle", name, cycle)).permutation(samples)

@@ -189,9 +189,9 @@ class StratumReader:
             try:
                 data = path.read_bytes()
             except FileNotFoundError:
-                raise UserError(f"{path}: missing; {REMEDY}") from None
+                raise UserError(f"{path}: missing; {REMEDY}", every_rank=True) from None
             if sha256_bytes(data) != row["index_sha256"]:
-                raise UserError(f"{path}: changed since it was written; {REMEDY}")
+                raise UserError(f"{path}: changed since it was written; {REMEDY}", every_rank=True)
             self._indexes[shard] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         return self._indexes[shard]
 
@@ -224,7 +224,7 @@ class StratumReader:
             try:
                 self._descriptors[shard] = os.open(path, os.O_RDONLY)
             except FileNotFoundError:
-                raise UserError(f"{path}: missing; {REMEDY}") from None
+                raise UserError(f"{path}: missing; {REMEDY}", every_rank=True) from None
         return self._descriptors[shard]
 
     def _corrupt(self, shard: int, entry: np.void, why: str) -> UserError:

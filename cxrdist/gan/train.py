@@ -35,7 +35,7 @@ from cxrdist.gan.losses import d_loss, g_loss
 from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
 from cxrdist.nets.dcgan import Discriminator, Generator, init_weights
 from cxrdist.progress import Progress, duration, say
-from cxrdist.run import environment, evenly, finished_summary, holding, write_summary
+from cxrdist.run import SUMMARY, environment, evenly, finished_summary, holding, write_summary
 from cxrdist.seeds import derive, uniform
 from cxrdist.tracking import MetricsFile, NoTracker, start
 
@@ -54,11 +54,18 @@ def train(config: GANConfig) -> None:
     config.network(shards.image_size)
     check_divides(config.batch, dist.world_size)
     with holding(folder, "gan", to_dict(config), dist):
+        done = dist.on_main(lambda: finished_classes(folder, shards))
+        classes = [name for name in classes if name not in done]
+        if not classes and (folder / SUMMARY).exists():
+            say(f"{folder}: finished before; nothing to do (another --run starts a new one)")
+            dist.close()
+            return
         say(f"GAN: {', '.join(classes)} of {shards.folder}, {shards.image_size} px; {dist.describe()}")
         tracker = start(folder, config.tracking, job="gan", settings=to_dict(config), is_main=dist.is_main)
         for number, class_name in enumerate(classes, 1):
             title = f"GAN {number}/{len(classes)} {class_name}"
             ClassTrainer(config, class_name, shards, dist, tracker, title).train()
+            dist.forget_models()
         summary = dist.on_main(lambda: summarise(folder, shards, dist))
         tracker.finish(summary)
     say(f"{folder}: {len(classes)} generators in {duration(time.monotonic() - began_s)}")
@@ -77,14 +84,20 @@ def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
     return [name for name in shards.classes if name in asked]
 
 
+def finished_classes(folder: Path, shards: ShardSet) -> dict[str, dict[str, Any]]:
+    """Summaries of the classes that are finished in this run, also by earlier commands. Raises UserError where
+    one of them has learnt from another set."""
+    found = {name: finished_summary(folder / slug(name), {"real": shards.digest}) for name in shards.classes}
+    return {name: summary for name, summary in found.items() if summary is not None}
+
+
 def summarise(folder: Path, shards: ShardSet, dist: Dist) -> dict[str, Any]:
     """The run's summary, over all classes that are finished in it, also by earlier commands."""
-    per_class = {}
-    for name in shards.classes:
-        if of_class := finished_summary(folder / slug(name), {"real": shards.digest}):
-            per_class[name] = {
-                k: v for k, v in of_class.items() if k not in ("job", "status", "class", "shards")
-            }
+    dropped = ("job", "status", "class", "shards")
+    per_class = {
+        name: {k: v for k, v in of_class.items() if k not in dropped}
+        for name, of_class in finished_classes(folder, shards).items()
+    }
     together = "".join(c["weights_sha256"] for c in per_class.values())
     orders = "".join(c["order_sha256"] for c in per_class.values())
     summary = {
@@ -138,10 +151,6 @@ class ClassTrainer:
         self.values: dict[str, float] = {}
 
     def train(self) -> None:
-        digests = {"real": self.shards.digest}
-        if self.dist.on_main(lambda: finished_summary(self.folder, digests)) is not None:
-            say(f"{self.title}  finished before")
-            return
         self.build()
         step, seconds_before = self.resume()
         metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
@@ -210,14 +219,14 @@ class ClassTrainer:
         fake_logits = self.ddp_discriminator(fake.detach())
         loss_d = d_loss(real_logits, fake_logits)
         self.optimizer_d.zero_grad()
-        self.dist.backward(loss_d)
+        loss_d.backward()
         self.optimizer_d.step()
 
         # Around D's DDP wrapper: frozen, it has no gradient to sync, and the wrapper would wait for one.
         self.discriminator.requires_grad_(False)
         loss_g = g_loss(self.discriminator(fake), self.config.g_loss)
         self.optimizer_g.zero_grad()
-        self.dist.backward(loss_g)
+        loss_g.backward()
         self.optimizer_g.step()
         self.discriminator.requires_grad_(True)
         with torch.no_grad():
@@ -286,6 +295,9 @@ class ClassTrainer:
                     "weights_sha256": digest,
                     "order_sha256": order,
                     "world_size": self.dist.world_size,
+                    "device": self.dist.device_name,
+                    "precision": self.dist.precision,
+                    "threads": self.dist.threads,
                 },
             )
         self.dist.barrier()

@@ -13,8 +13,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cxrdist.config import find
+from cxrdist.config import find, find_named, load_yaml
 from cxrdist.data.manifest import MANIFEST
+from cxrdist.data.mix import rule_from
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent
 from cxrdist.progress import duration, say
@@ -100,12 +101,9 @@ def steps_of(config: StudyConfig) -> list[Step]:
         raise UserError(f"{config.shards}: no such shard set; import it first, or give the study a source")
     launch = launcher(config.processes)
     common = ["--shards", config.shards, *tracking_words(config)]
-    gan = str(config.folder / "gan")
-    words = ["--config", config.gan_config, "--run", gan, *common, *config.gan_options]
-    steps.append(Step("one GAN per class", [*launch, script("train_gan.py"), *words]))
-    run = str(config.folder / "synth")
-    words = ["--gan", gan, "--mix", config.mixes[-1], "--out", config.synthetic, "--run", run, *common]
-    steps.append(Step(f"synthetic images for {config.mixes[-1]}", [*launch, script("synthesize.py"), *words]))
+    synthetic_mix = last_synthetic_mix(config.mixes)
+    if synthetic_mix is not None:
+        steps += synthetic_steps(config, synthetic_mix, launch, common)
     preset = ["--config", config.cls_config] if config.cls_config else []
     for seed in config.seeds:
         for mix in config.mixes:
@@ -124,6 +122,22 @@ def steps_of(config: StudyConfig) -> list[Step]:
             command = [*launch, script("train_cls.py"), *preset, *words, *config.cls_options]
             steps.append(Step(f"classifier on {mix}, seed {seed}", command))
     return steps
+
+
+def last_synthetic_mix(mixes: tuple[str, ...]) -> str | None:
+    rules = {mix: rule_from(load_yaml(find_named("mix", mix))) for mix in mixes}
+    return next((mix for mix in reversed(mixes) if rules[mix].needs_synthetic), None)
+
+
+def synthetic_steps(config: StudyConfig, mix: str, launch: list[str], common: list[str]) -> list[Step]:
+    gan = str(config.folder / "gan")
+    train = ["--config", config.gan_config, "--run", gan, *common, *config.gan_options]
+    run = str(config.folder / "synth")
+    make = ["--gan", gan, "--mix", mix, "--out", config.synthetic, "--run", run, *common]
+    return [
+        Step("one GAN per class", [*launch, script("train_gan.py"), *train]),
+        Step(f"synthetic images for {mix}", [*launch, script("synthesize.py"), *make]),
+    ]
 
 
 def tracking_words(config: StudyConfig) -> list[str]:

@@ -31,8 +31,6 @@ class SynthConfig:
     """How images are stored."""
     seed: int = 0
     """Seed of z."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """fp32: the same images whatever the processes; bf16 may differ in single grey values."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

@@ -22,7 +22,7 @@ import torch
 from cxrdist.config import find_named, load_yaml, to_dict
 from cxrdist.data.claim import claim, finished_set, settle
 from cxrdist.data.images import encode
-from cxrdist.data.manifest import MANIFEST, Stratum, write_manifest, write_table
+from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.mix import quotas, rule_from
 from cxrdist.data.open import open_real
 from cxrdist.data.shards import Sample, ShardSet, finished_shard, samples_per_shard, write_shard
@@ -31,7 +31,7 @@ from cxrdist.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock
 from cxrdist.progress import Progress, duration, say
-from cxrdist.run import environment, holding, write_summary
+from cxrdist.run import SUMMARY, environment, holding, write_summary
 from cxrdist.seeds import uniform
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
@@ -56,7 +56,7 @@ class SynthTask:
 def synthesize(config: SynthConfig) -> None:
     """Make the synthetic set of a mix, over all processes."""
     began_s = time.monotonic()
-    dist = Dist(config.precision)
+    dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
     real = dist.on_main(lambda: open_real(config.shards) and None) or ShardSet(config.shards)
     wanted = images_to_make(config, real)
     generators = {name: load_generator(Path(config.gan), name, real) for name in wanted}
@@ -64,8 +64,9 @@ def synthesize(config: SynthConfig) -> None:
     provenance = provenance_of(config, generators, gates, wanted)
     folder = config.out_folder
     with holding(config.run_folder, "synth", to_dict(config), dist):
-        if (folder / MANIFEST).exists():
-            dist.on_main(lambda: finished_set(folder, provenance) and None)
+        if manifest := dist.on_main(lambda: finished_before(folder, provenance)):
+            if dist.is_main and not (config.run_folder / SUMMARY).exists():
+                report(config, manifest, time.monotonic() - began_s, dist)
             dist.close()
             return
         for name in wanted:
@@ -85,6 +86,10 @@ def synthesize(config: SynthConfig) -> None:
             report(config, manifest, seconds, dist)
     say(f"{folder}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
     dist.close()
+
+
+def finished_before(folder: Path, provenance: dict[str, Any]) -> Manifest | None:
+    return finished_set(folder, provenance) if (folder / MANIFEST).exists() else None
 
 
 def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
