@@ -74,7 +74,8 @@ def parse(
     missing = [name for name, value in values.items() if value is MISSING]
     if line.print_config:
         shown = {name: None if value is MISSING else _plain(value) for name, value in values.items()}
-        print(dump_yaml(nest(shown)), end="")
+        if is_main_rank():
+            print(dump_yaml(nest(shown)), end="")
         raise SystemExit(0)
     if missing:
         names = ", ".join(name.upper() if name in positional else dashed(name) for name in missing)

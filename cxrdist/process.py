@@ -92,12 +92,14 @@ def die_with_parent(parent: int | None = None) -> None:
     if not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if (parent is not None and os.getppid() != parent) or _is_orphan():
-        os.kill(os.getpid(), signal.SIGKILL)
+    # It may have ended before it was asked to take this process along.
+    if os.getppid() != parent if parent is not None else _is_orphan():
+        os.write(2, b"stopped: the process that started this one has ended\n")
+        os._exit(1)
 
 
 def _is_orphan() -> bool:
-    """The launcher died before it was asked to take this process along, and init has adopted it."""
+    """Init has adopted this process: the launcher, whose number nobody told us, is gone."""
     if os.getppid() != 1:
         return False
     # In a container the launcher may itself be process 1.

@@ -5,6 +5,7 @@ Every step resumes or finds itself finished, so the same command goes on after a
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import subprocess
@@ -169,7 +170,11 @@ def launcher(processes: int) -> list[str]:
 def run_step(step: Step) -> None:
     """Run a step, its output shown as it comes. Raises UserError where it fails."""
     process = subprocess.Popen(
-        step.command, stderr=subprocess.PIPE, text=True, preexec_fn=die_with_parent, env=quiet_environment()
+        step.command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=functools.partial(die_with_parent, os.getpid()),
+        env=quiet_environment(),
     )
     assert process.stderr is not None
     told = False

@@ -57,7 +57,8 @@ def synthesize(config: SynthConfig) -> None:
     """Make the synthetic set of a mix, over all processes."""
     began_s = time.monotonic()
     dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
-    real = dist.on_main(lambda: open_real(config.shards) and None) or ShardSet(config.shards)
+    dist.on_main(lambda: open_real(config.shards).close())
+    real = ShardSet(config.shards)
     wanted = images_to_make(config, real)
     generators = {name: load_generator(Path(config.gan), name, real) for name in wanted}
     gates = {name: GreyGate.from_real(real, name) for name in wanted}
