@@ -547,7 +547,7 @@ def test_patients_do_not_cross_splits_and_nothing_names_them(
     assert {len(s) for s in splits.values()} == {1}
     assert sum(len(c) > 1 for c in classes_of.values()) > 10
 
-    records = importer.records()
+    records = list(importer.records())
     salt = load_salt(None)
     used = list(metas(out))
     left_out = manifest["provenance"]["left_out"]
@@ -605,8 +605,9 @@ AGES = (89, 90, 91, 120, None)
 class Aged(Folder):
     """A source that tells ages as they are."""
 
-    def records(self) -> list[Record]:
-        return [replace(record, age=AGES[i % 5]) for i, record in enumerate(super().records())]
+    def records(self) -> Iterator[Record]:
+        for i, record in enumerate(super().records()):
+            yield replace(record, age=AGES[i % 5])
 
 
 @pytest.mark.usefixtures("inline")

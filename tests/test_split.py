@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cxrdist.data.split import split_patients
+from cxrdist.data.split import official_split, split_patients
 from cxrdist.errors import UserError
 
 PAPER = {
@@ -168,3 +168,30 @@ def test_shares_that_sum_to_one_are_refused() -> None:
     patients, labels = single_image_patients({"A": 30})
     with pytest.raises(UserError, match="their sum must be below 1"):
         split_patients(patients, labels, val=0.5, test=0.5, seed=0)
+
+
+# ---- the source's own split
+
+
+def test_an_official_split_is_taken_as_it_is() -> None:
+    said = ["train", "val", "test", "train"]
+    assert official_split(list("abcd"), ["x"] * 4, said, val=0.5, seed=0) == said
+
+
+def test_train_val_is_drawn_apart_by_patient_and_test_stays() -> None:
+    patients = [f"p{i // 2}" for i in range(20)] + ["t0", "t1"]
+    said = ["train-val"] * 20 + ["test"] * 2
+    splits = official_split(patients, ["x"] * 22, said, val=4, seed=0)
+    assert Counter(splits) == {"train": 16, "val": 4, "test": 2}
+    assert all(splits[i] == splits[i + 1] for i in range(0, 20, 2))
+    assert splits[20:] == ["test", "test"]
+
+
+def test_an_official_split_that_divides_a_patient_is_refused() -> None:
+    with pytest.raises(UserError, match="divides 1 patients .* take --split drawn"):
+        official_split(list("aab"), ["x"] * 3, ["train", "val", "test"], val=0.5, seed=0)
+
+
+def test_an_official_split_that_lacks_a_class_is_refused() -> None:
+    with pytest.raises(UserError, match="no val image of x"):
+        official_split(list("ab"), ["x"] * 2, ["train", "test"], val=0.5, seed=0)

@@ -16,12 +16,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, settle
-from cxrdist.data.images import ENCODINGS
+from cxrdist.data.images import ENCODINGS, FITS
 from cxrdist.data.importers.base import Importer, Record
 from cxrdist.data.labels import Labelling, assign
 from cxrdist.data.manifest import (
@@ -33,12 +33,15 @@ from cxrdist.data.manifest import (
     write_table,
 )
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
-from cxrdist.data.shard_tasks import ShardTask, UndecodableSource, run, sample_meta
+from cxrdist.data.shard_tasks import ShardTask, UndecodableSource, patient_of, run, sample_meta
 from cxrdist.data.shards import samples_per_shard
-from cxrdist.data.split import split_patients
+from cxrdist.data.split import official_split, split_patients
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import slug
 from cxrdist.progress import say
+
+SPLIT_WAYS = ("drawn", "official")
+NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +51,17 @@ class IngestOptions:
     out: str
     """Folder of the new set."""
     size: int = 64
-    """Side of the square images, in pixels; the aspect is kept by black bars."""
+    """Side of the square images, in pixels; resized with anti-aliasing, and the aspect is kept."""
+    fit: str = "pad"
+    """What becomes of an image that is not square: pad (black bars around all of it) or crop (its centre)."""
     encoding: str = "png"
     """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest)."""
     label_rule: str = "one-target"
     """strict: exactly this one finding; one-target: exactly one of the targets, other findings allowed; rarest:
     the rarest of several targets. Unused where the source itself names the class."""
+    split: str | None = None
+    """drawn (by patient, from --val, --test and --seed) or official (as the source's own lists or column say; where
+    they only tell test apart, val is drawn from the rest). By default official where you wrote it yourself."""
     val: float | int = 0.15
     """Validation images of each class: a fraction, or a number such as the paper's 1000."""
     test: float | int = 0.15
@@ -62,6 +70,9 @@ class IngestOptions:
     """Seed of the split by patient."""
     classes: tuple[str, ...] = ()
     """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
+    min_shards: int = 1
+    """Shards of every class in every split, where it has so many images: ranks times loader workers, so that each
+    has something to read. Shards are about 64 MiB otherwise."""
     salt_file: str | None = None
     """File with the secret that patients and images are hashed with; by default your own, made once."""
     workers: int = 0
@@ -70,6 +81,12 @@ class IngestOptions:
     def __post_init__(self) -> None:
         if self.encoding not in ENCODINGS:
             raise UserError(f"--encoding {self.encoding}: unknown{nearest(self.encoding, ENCODINGS)}")
+        if self.fit not in FITS:
+            raise UserError(f"--fit {self.fit}: unknown{nearest(self.fit, FITS)}")
+        if self.split not in (None, *SPLIT_WAYS):
+            raise UserError(f"--split {self.split}: unknown{nearest(self.split, SPLIT_WAYS)}")
+        if self.min_shards < 1:
+            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
         if not 16 <= self.size <= 2048:
             raise UserError(f"--size {self.size}: from 16 to 2048 pixels")
         if self.workers < 0:
@@ -85,23 +102,21 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     folder = Path(options.out)
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     say(f"reading {importer.release}")
-    records = importer.records()
+    records = list(importer.records())
+    way = split_way(importer, records, options)
+    if way == "official":
+        records = [r if r.split or r.left_out else replace(r, left_out=NO_OFFICIAL_SPLIT) for r in records]
     labelling = assign(
         records, options.label_rule, importer.targets, importer.normal, options.classes or None
     )
     check_slugs(labelling.classes)
     used = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
-    splits = split_patients(
-        [record.patient_id for record, _ in used],
-        [label for _, label in used],
-        val=options.val,
-        test=options.test,
-        seed=options.seed,
-    )
-    provenance = provenance_of(importer, options, salt, labelling, used, splits)
+    splits = splits_of(used, way, options)
+    provenance = provenance_of(importer, options, way, salt, labelling, used, splits)
     if (folder / MANIFEST).exists():
         return finished_set(folder, provenance)
     print_table(len(records), labelling, [label for _, label in used], splits)
+    print_rules(provenance, unknown=sum(not record.patient_id for record, _ in used))
     is_ours = not folder.exists() or (folder / JOB_FILE).exists()
     try:
         lock = claim(folder, provenance)
@@ -118,6 +133,25 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     return manifest
 
 
+def split_way(importer: Importer, records: list[Record], options: IngestOptions) -> str:
+    """ "drawn" or "official". Raises UserError where an official split is asked for and the source has none."""
+    is_said = any(record.split for record in records)
+    if options.split == "official" and not is_said:
+        raise UserError(
+            f"--split official: {importer.release} comes without a split of its own: leave it out"
+        )
+    return options.split or (importer.default_split if is_said else "drawn")
+
+
+def splits_of(used: list[tuple[Record, str]], way: str, options: IngestOptions) -> list[str]:
+    patients = [patient_of(record) for record, _ in used]
+    labels = [label for _, label in used]
+    if way == "official":
+        said = [record.split or "" for record, _ in used]
+        return official_split(patients, labels, said, val=options.val, seed=options.seed)
+    return split_patients(patients, labels, val=options.val, test=options.test, seed=options.seed)
+
+
 def check_slugs(classes: tuple[str, ...]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
@@ -129,6 +163,7 @@ def check_slugs(classes: tuple[str, ...]) -> None:
 def provenance_of(
     importer: Importer,
     options: IngestOptions,
+    way: str,
     salt: Salt,
     labelling: Labelling,
     used: list[tuple[Record, str]],
@@ -148,16 +183,25 @@ def provenance_of(
         "options": {
             "size": options.size,
             "encoding": options.encoding,
+            "fit": options.fit,
             "label_rule": options.label_rule if importer.targets else None,
+            "split": way,
             # 20.0 asks for the set that 20 asks for.
             "val": options.val if options.val < 1 else int(options.val),
             "test": options.test if options.test < 1 else int(options.test),
             "seed": options.seed,
             "classes": list(labelling.classes),
+            "min_shards": options.min_shards,
+        },
+        "source_options": {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in importer.judgements().items()
+            if not hasattr(options, name)
         },
         "salt_fingerprint": salt.fingerprint,
         "records_sha256": content.hexdigest(),
         "left_out": labelling.left_out,
+        "notes": dict(sorted(Counter(note for record, _ in used for note in record.notes).items())),
     }
 
 
@@ -173,6 +217,22 @@ def print_table(read: int, labelling: Labelling, labels: list[str], splits: list
     say(f"{'left out':<{width}}  {sum(labelling.left_out.values()):>8,}")
     for reason, count in labelling.left_out.items():
         say(f"  {reason:<{width - 2}}  {count:>8,}")
+
+
+def print_rules(provenance: dict[str, Any], unknown: int) -> None:
+    """What was a judgement, and what is to be known of the images that are used."""
+    rules = {k: provenance["options"][k] for k in ("label_rule", "split", "fit")} | provenance[
+        "source_options"
+    ]
+    told = (f"{name.replace('_', ' ')} {value}" for name, value in rules.items() if value is not None)
+    say(f"rules: {', '.join(told)}")
+    if unknown:
+        say(
+            f"warning: {unknown:,} images name no patient, so each counts as one: two images of one patient may "
+            "land in two splits"
+        )
+    for note, count in provenance["notes"].items():
+        say(f"warning: {count:,} images: {note}")
 
 
 def plan(
@@ -192,7 +252,9 @@ def plan(
     tasks = []
     for stratum in sorted(by_stratum):
         records = sorted(by_stratum[stratum], key=lambda r: salt.key(r.source_id))
-        for number, start in enumerate(range(0, len(records), length)):
+        shards = max(-(-len(records) // length), min(options.min_shards, len(records)))
+        for number in range(shards):
+            start, stop = (len(records) * n // shards for n in (number, number + 1))
             tasks.append(
                 ShardTask(
                     folder,
@@ -201,9 +263,10 @@ def plan(
                     classes.index(stratum.class_name),
                     options.encoding,
                     options.size,
+                    options.fit,
                     importer,
                     salt,
-                    records[start : start + length],
+                    records[start:stop],
                 )
             )
     return tasks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,11 +84,12 @@ def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
 def assign(
     records: Sequence[Record],
     rule: str,
-    targets: dict[str, str],
+    targets: Mapping[str, str],
     normal: str | None,
     classes: Sequence[str] | None,
 ) -> Labelling:
-    """The class of every record under a rule of ``RULES``; ``Record.label``, where set, wins over the rule.
+    """The class of every record under a rule of ``RULES``; ``Record.label``, where set, wins over the rule, and
+    ``Record.left_out`` over both.
 
     ``targets`` and ``normal`` are the importer's. ``classes`` picks some classes (None: all that occur); the
     rule still sees all targets, so an image with two of them is not turned into a clean one by asking for
@@ -134,18 +135,22 @@ def _rank(name: str) -> tuple[int, str]:
     return (CLASSES.index(name) if name in CLASSES else len(CLASSES), name)
 
 
-def _rarest_first(records: Sequence[Record], targets: dict[str, str]) -> list[str]:
-    images = Counter(name for record in records for name in _positive(record, targets))
+def _rarest_first(records: Sequence[Record], targets: Mapping[str, str]) -> list[str]:
+    images = Counter(
+        name for record in records if record.left_out is None for name in _positive(record, targets)
+    )
     return sorted(set(targets.values()), key=lambda name: (images[name], _rank(name)))
 
 
-def _positive(record: Record, targets: dict[str, str]) -> set[str]:
+def _positive(record: Record, targets: Mapping[str, str]) -> set[str]:
     return {targets[finding] for finding in record.findings if finding in targets}
 
 
 def _judge(
-    record: Record, rule: Rule, targets: dict[str, str], normal: str | None, rarest_first: Sequence[str]
+    record: Record, rule: Rule, targets: Mapping[str, str], normal: str | None, rarest_first: Sequence[str]
 ) -> Verdict:
+    if record.left_out is not None:
+        return None, record.left_out
     if record.label is not None:
         return record.label, ""
     findings = set(record.findings)

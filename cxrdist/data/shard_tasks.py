@@ -15,6 +15,7 @@ from typing import Any
 
 from cxrdist.data.images import UndecodableImage, encode
 from cxrdist.data.importers.base import Importer, Record
+from cxrdist.data.importers.tables import OLDEST_TOLD_YEARS
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.privacy import Salt
 from cxrdist.data.shards import Sample, finished_shard, write_shard
@@ -24,7 +25,6 @@ from cxrdist.progress import Progress, say
 
 MAX_UNDECODABLE_SHARE = 0.01
 LISTED_UNDECODABLE = 10
-OLDEST_TOLD_YEARS = 90
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class ShardTask:
     class_index: int
     encoding: str
     image_size: int
+    fit: str
     importer: Importer
     salt: Salt
     records: list[Record]
@@ -166,7 +167,7 @@ def do_task(task: ShardTask) -> ShardResult:
 
 def why_undecodable(task: ShardTask, record: Record) -> str | None:
     try:
-        task.importer.pixels(record, task.image_size)
+        task.importer.pixels(record, task.image_size, task.fit)
     except UndecodableImage as error:
         return str(error)
     return None
@@ -189,7 +190,7 @@ def encoded_samples(task: ShardTask, undecodable: list[str]) -> Iterator[Sample]
     for record in task.records:
         count_image()
         try:
-            pixels = task.importer.pixels(record, task.image_size)
+            pixels = task.importer.pixels(record, task.image_size, task.fit)
         except UndecodableImage as error:
             undecodable.append(str(error))
             continue
@@ -198,10 +199,15 @@ def encoded_samples(task: ShardTask, undecodable: list[str]) -> Iterator[Sample]
         yield Sample(task.salt.key(record.source_id), image, meta)
 
 
+def patient_of(record: Record) -> str:
+    """The source's name of the patient; an image of nobody known is its own patient."""
+    return record.patient_id or record.source_id
+
+
 def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any]:
     """What a sample's ``.json`` says of it."""
     return {
-        "patient": salt.patient(record.patient_id),
+        "patient": salt.patient(patient_of(record)),
         "origin": "real",
         "source": importer.name,
         "phantom": importer.is_phantom,

@@ -18,7 +18,7 @@ _COVER_ATTEMPTS = 64
 
 
 def split_patients(
-    patients: Sequence[str], labels: Sequence[str], *, val: float | int, test: float | int, seed: int
+    patients: Sequence[str], labels: Sequence[str], *, val: float | int, test: float | int | None, seed: int
 ) -> list[str]:
     """The split ("train", "val" or "test") of each image, given its patient and its class.
 
@@ -26,7 +26,7 @@ def split_patients(
     of images per class (>= 1). All images of a patient share one split, and every class has a patient in each
     split. Where every patient has one image the targets are met exactly, otherwise as nearly as whole
     patients allow. A pure function of the seed and of the set of images: neither their order nor the process
-    matters. Raises UserError, naming the class, where this cannot be done.
+    matters. ``test=None`` draws no test split. Raises UserError, naming the class, where this cannot be done.
     """
     assert len(patients) == len(labels)
     images: dict[str, Counter[str]] = defaultdict(Counter)
@@ -37,52 +37,93 @@ def split_patients(
         for label in counts:
             patients_of[label].append(patient)
 
-    targets = _targets(images, patients_of, val, test)
-    home = _cover(images, patients_of, seed)
+    targets = _targets(images, patients_of, {"val": val} if test is None else {"val": val, "test": test})
+    home = _cover(images, patients_of, [*targets], seed)
     _fill(images, home, targets, seed)
     return [home[patient] for patient in patients]
 
 
+TRAIN_VAL = "train-val"
+"""What a source says that keeps only its test images apart."""
+
+
+def official_split(
+    patients: Sequence[str], labels: Sequence[str], said: Sequence[str], *, val: float | int, seed: int
+) -> list[str]:
+    """The split of each image as its source says it: train, val or test; what it calls train-val is drawn apart
+    by patient, as ``split_patients`` does. Raises UserError where the source divides a patient, or where a
+    class lacks images in a split."""
+    home: dict[str, str] = {}
+    divided = {patient for patient, split in zip(patients, said) if home.setdefault(patient, split) != split}
+    if divided:
+        raise UserError(
+            f"the source's own split divides {len(divided)} patients among train, val and test: take "
+            "--split drawn, which never does"
+        )
+    undivided = [i for i, split in enumerate(said) if split == TRAIN_VAL]
+    drawn = split_patients(
+        [patients[i] for i in undivided], [labels[i] for i in undivided], val=val, test=None, seed=seed
+    )
+    splits = list(said)
+    for i, split in zip(undivided, drawn):
+        splits[i] = split
+    has = set(zip(labels, splits))
+    for label in sorted(set(labels)):
+        for split in SPLITS:
+            if (label, split) not in has:
+                raise UserError(
+                    f"the source's own split has no {split} image of {label}: take --split drawn, or leave the "
+                    "class out with --classes"
+                )
+    return splits
+
+
 def _targets(
-    images: Images, patients_of: Mapping[str, Sequence[str]], val: float, test: float
+    images: Images, patients_of: Mapping[str, Sequence[str]], asked: Mapping[str, float]
 ) -> dict[str, dict[str, int]]:
     """Split -> class -> images wanted, each >= 1."""
-    for name, wanted in (("val", val), ("test", test)):
+    for name, wanted in asked.items():
         is_number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
         if not is_number or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
             raise UserError(
                 f"--{name} {wanted} is neither a share of the images (0 < x < 1) nor a whole number of images "
                 "per class"
             )
-    if val < 1 and test < 1 and val + test >= 1:
-        raise UserError(f"--val {val} and --test {test} leave no share for train: their sum must be below 1")
+    options = " and ".join(f"--{name} {wanted}" for name, wanted in asked.items())
+    if sum(wanted for wanted in asked.values() if wanted < 1) >= 1:
+        raise UserError(f"{options} leave no share for train: their sum must be below 1")
 
-    targets: dict[str, dict[str, int]] = {name: {} for name in SPLITS}
+    # In the order in which a class that has few patients gives them away.
+    targets: dict[str, dict[str, int]] = {name: {} for name in (*asked, "train")}
     for label in sorted(patients_of):
         have = sum(images[patient][label] for patient in patients_of[label])
-        if len(patients_of[label]) < len(SPLITS):
-            raise _too_few_patients(label, len(patients_of[label]))
-        for name, wanted in (("val", val), ("test", test)):
+        if len(patients_of[label]) < len(targets):
+            raise _too_few_patients(label, len(patients_of[label]), [*targets])
+        for name, wanted in asked.items():
             targets[name][label] = max(1, round(wanted * have)) if wanted < 1 else int(wanted)
-        rest = have - targets["val"][label] - targets["test"][label]
-        if rest < 1 and (val >= 1 or test >= 1):
+        rest = have - sum(targets[name][label] for name in asked)
+        if rest < 1 and any(wanted >= 1 for wanted in asked.values()):
             raise UserError(
-                f"{label} has {have} images: --val {val} and --test {test} leave none of them for train; "
-                "ask for fewer, or leave the class out with --classes"
+                f"{label} has {have} images: {options} leave none of them for train; ask for fewer, or leave the "
+                "class out with --classes"
             )
         # Shares of a tiny class, both rounded up, may leave nothing; they give way, a count does not.
         targets["train"][label] = max(1, rest)
     return targets
 
 
-def _too_few_patients(label: str, count: int) -> UserError:
+def _too_few_patients(label: str, count: int, splits: Sequence[str]) -> UserError:
+    names = [name for name in SPLITS if name in splits]
     return UserError(
-        f"{label} has {count} patient{'' if count == 1 else 's'}, too few to give each of train, val and "
-        "test one of its own: leave the class out with --classes, or merge sources"
+        f"{label} has {count} patient{'' if count == 1 else 's'}, too few to give each of "
+        f"{', '.join(names[:-1])} and {names[-1]} one of its own: leave the class out with --classes, or merge "
+        "sources"
     )
 
 
-def _cover(images: Images, patients_of: Mapping[str, Sequence[str]], seed: int) -> dict[str, str]:
+def _cover(
+    images: Images, patients_of: Mapping[str, Sequence[str]], splits: Sequence[str], seed: int
+) -> dict[str, str]:
     """Patient -> split for a few patients, so that every class has one in each split.
 
     Classes with few patients choose first. Where one is stuck, because others took its patients, all choose
@@ -100,7 +141,7 @@ def _cover(images: Images, patients_of: Mapping[str, Sequence[str]], seed: int) 
 
         for label in labels:
             covered = {home[patient] for patient in patients_of[label] if patient in home}
-            lacking = [name for name in ("val", "test", "train") if name not in covered]
+            lacking = [name for name in splits if name not in covered]
             free = [patient for patient in patients_of[label] if patient not in home]
             if len(free) < len(lacking):
                 stuck.append(label)
@@ -108,12 +149,12 @@ def _cover(images: Images, patients_of: Mapping[str, Sequence[str]], seed: int) 
             home.update(zip(sorted(free, key=choice), lacking))
         else:
             return home
-    raise _too_few_patients(stuck[0], len(patients_of[stuck[0]]))
+    raise _too_few_patients(stuck[0], len(patients_of[stuck[0]]), splits)
 
 
 def _fill(images: Images, home: dict[str, str], targets: Mapping[str, Mapping[str, int]], seed: int) -> None:
     """Give every other patient a split: the one that lacks most of what the patient has."""
-    left = {name: dict(targets[name]) for name in SPLITS}
+    left = {name: dict(targets[name]) for name in SPLITS if name in targets}
     for patient, name in home.items():
         for label, count in images[patient].items():
             left[name][label] -= count
@@ -128,7 +169,7 @@ def _fill(images: Images, home: dict[str, str], targets: Mapping[str, Mapping[st
         scores = {
             # fsum: the sum must not depend on the order in which the patient's images came.
             name: math.fsum(count * left[name][label] / targets[name][label] for label, count in counts)
-            for name in SPLITS
+            for name in left
             if name == "train" or all(count <= left[name][label] for label, count in counts)
         }
         best = max(scores.values())

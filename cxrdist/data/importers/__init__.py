@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from cxrdist.data.importers.base import Importer
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.importers.phantom import Phantom
 
-IMPORTERS: dict[str, Callable[..., Importer]] = {"phantom": Phantom, "nih14": NIH14, "folder": Folder}
+IMPORTERS: dict[str, type[Importer]] = {"phantom": Phantom, "nih14": NIH14, "folder": Folder}

@@ -9,32 +9,27 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdist.data.images import UndecodableImage, load_grey
-from cxrdist.data.importers.base import Importer, Record
+from cxrdist.data.images import UndecodableImage
+from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-NO_TARGETS: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Importer):
-    """``root`` holds one folder per class, named as the class; images lie in it at any depth.
+class Folder(FileImporter):
+    """Import DIR/<class>/*.png|jpg|jpeg at any depth. Each image counts as a patient of its own.
 
-    Files that are hidden or no PNG or JPEG by name are ignored. Every image counts as a patient of its own,
-    and all names of one file (symbolic links) as one patient. Nothing is read through a link that leads out
-    of the root: such an image stays a record, and counts as undecodable later.
+    Files that are hidden or no PNG or JPEG by name are ignored. All names of one file (symbolic links) are one
+    patient. Nothing is read through a link that leads out of the root: such an image stays a record, and
+    counts as undecodable later.
     """
-
-    root: str
 
     name = "folder"
     release = "folder of images"
-    targets = NO_TARGETS
-    normal = None
-    is_phantom = False
+    example = "cxrdist import folder --root my_images --out shards/mine --size 64"
 
-    def records(self) -> list[Record]:
+    def records(self) -> Iterator[Record]:
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; name a folder that holds one folder per class")
@@ -42,7 +37,6 @@ class Folder(Importer):
         if not classes:
             raise UserError(f"{root}: holds no class folders; put the images of each class into one folder")
         real_root = root.resolve()
-        records = []
         for folder in classes:
             if not folder.resolve().is_relative_to(real_root):
                 raise UserError(f"{folder}: a link that leads out of {root}; move the folder itself there")
@@ -51,14 +45,13 @@ class Folder(Importer):
                 raise UserError(
                     f"{folder}: no PNG or JPEG image in this class; add some or remove the folder"
                 )
-            records += [_record(file, folder.name, root, real_root) for file in files]
-        return records
+            yield from (_record(file, folder.name, root, real_root) for file in files)
 
-    def pixels(self, record: Record, size: int) -> np.ndarray:
+    def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         file = Path(self.root) / record.file
         if not file.resolve().is_relative_to(Path(self.root).resolve()):
             raise UndecodableImage("a link that leads out of the folder", str(file))
-        return load_grey(file, size)
+        return super().pixels(record, size, fit)
 
 
 def _images(folder: Path) -> Iterator[Path]:
@@ -81,7 +74,7 @@ def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:
     return Record(
         source_id=source_id,
         # Two names of one file must not land in two splits.
-        patient_id=target.relative_to(real_root).as_posix() if is_link_within else source_id,
+        patient_id=target.relative_to(real_root).as_posix() if is_link_within else "",
         label=label,
         file=source_id,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,6 @@ _PAPER = {
     "Pulmonary Edema": 5_018,
     "Pneumothorax": 4_013,
 }
-# Records carry their class: no finding needs a rule.
-TARGETS: dict[str, str] = {}
 # Share of patients with 1, 2, 3 and 4 studies, and of later studies that show what the first one showed.
 _STUDIES = np.cumsum([0.74, 0.15, 0.07, 0.04])
 _SAME_CLASS = 0.6
@@ -39,17 +38,19 @@ def class_counts(images: int) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom(Importer):
-    """A source whose pixels are computed from its ids. Raises UserError for an unknown class or no images."""
+    """Compute phantom radiographs of five classes into a shard set. They are no patients."""
 
     seed: int = 0
+    """Seed of the patients, and of the split by patient."""
     images: int = 1128
-    """Of all five classes together; fewer ``classes`` leave the others' images out and change none."""
+    """Images of all five classes together, in the paper's proportions; fewer ``classes`` leave the others'
+    images out and change none."""
     classes: tuple[str, ...] = CLASSES
+    """Classes to keep, such as 'Normal,Pneumothorax'."""
 
     name = "phantom"
     release = "cxrdist phantom 1"
-    targets = TARGETS
-    normal = None
+    example = "cxrdist import phantom --out shards/phantom --size 64 --seed 0"
     is_phantom = True
 
     def __post_init__(self) -> None:
@@ -63,28 +64,24 @@ class Phantom(Importer):
             if wanted not in CLASSES:
                 raise UserError(f"phantom: unknown class {wanted!r}{nearest(wanted, CLASSES)}")
 
-    def records(self) -> list[Record]:
+    def records(self) -> Iterator[Record]:
         """All records by patient, then study; patients of several studies may change class between them."""
-        records = []
         for patient, labels in enumerate(_patients(self.seed, self.images)):
             for study, label in enumerate(labels):
                 if label not in self.classes:
                     continue
                 view, sex, age = describe(self.seed, patient, study, label)
                 patient_id = f"phantom-{patient:06d}"
-                records.append(
-                    Record(
-                        source_id=f"{patient_id}-{study:03d}",
-                        patient_id=patient_id,
-                        label=label,
-                        view=view,
-                        sex=sex,
-                        age=age,
-                    )
+                yield Record(
+                    source_id=f"{patient_id}-{study:03d}",
+                    patient_id=patient_id,
+                    label=label,
+                    view=view,
+                    sex=sex,
+                    age=age,
                 )
-        return records
 
-    def pixels(self, record: Record, size: int) -> np.ndarray:
+    def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         """[size, size] uint8, from the record's ids and class alone."""
         assert record.label is not None, record.source_id
         _, patient, study = record.source_id.split("-")

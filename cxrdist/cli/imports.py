@@ -1,0 +1,46 @@
+"""``cxrdist import NAME``: one command per importer, its options the importer's own and every import's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, make_dataclass
+from typing import Any
+
+from cxrdist.config import parse
+from cxrdist.data.importers import IMPORTERS, Importer
+from cxrdist.data.ingest import IngestOptions, ingest
+from cxrdist.data.open import DEFAULT_SET
+
+
+def command_of(source: type[Importer]) -> Callable[[Sequence[str]], None]:
+    """The command that imports from a source."""
+
+    def command(argv: Sequence[str]) -> None:
+        cls: Any = options_of(source)
+        options = parse(cls, argv, prog=f"cxrdist import {source.name}", example=source.example)
+        given = {f.name: getattr(options, f.name) for f in fields(source)}
+        if not given.get("classes", True):
+            del given["classes"]  # none named: all that the source knows
+        importer = source(**given)
+        ingest(importer, IngestOptions(**{f.name: getattr(options, f.name) for f in fields(IngestOptions)}))
+
+    return command
+
+
+def options_of(source: type[Importer]) -> type:
+    """A dataclass with the source's fields, then those of every import."""
+    out: list[tuple[str, type, str]] = [("out", str, DEFAULT_SET)] if source.is_phantom else []
+    options = make_dataclass(
+        source.__name__,
+        out,
+        bases=(IngestOptions, source),
+        frozen=True,
+        kw_only=True,
+        # The source checks its own fields when it is made of them.
+        namespace={"__post_init__": IngestOptions.__post_init__},
+    )
+    options.__doc__ = source.__doc__
+    return options
+
+
+COMMANDS = {name: command_of(source) for name, source in IMPORTERS.items()}

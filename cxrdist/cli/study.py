@@ -1,0 +1,76 @@
+"""``cxrdist mix``, ``cxrdist study`` and ``cxrdist report``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrdist.config import find_named, load_yaml, parse
+from cxrdist.data.open import DEFAULT_SET
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixShow:
+    """What one epoch of a mix takes of each class."""
+
+    mix: str = "DS3"
+    """DS1, DS2, DS3 or the path of a YAML rule."""
+    shards: str = DEFAULT_SET
+    """Set of real images."""
+    synthetic: str | None = None
+    """Set of synthetic images."""
+
+
+def mix_show(argv: Sequence[str]) -> None:
+    example = "cxrdist mix show DS3 --shards shards/phantom"
+    options = parse(MixShow, argv, prog="cxrdist mix show", example=example, positional=("mix",))
+    from cxrdist.data.info import print_mix
+    from cxrdist.data.mix import rule_from
+
+    rule = rule_from(load_yaml(find_named("mix", options.mix)))
+    print_mix(rule, Path(options.shards), Path(options.synthetic) if options.synthetic else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One HTML page and one Markdown file about finished runs."""
+
+    runs: tuple[str, ...] = ("runs",)
+    """Run folders, or folders that hold some."""
+    out: str = "report"
+    """Folder of the report."""
+
+
+def report(argv: Sequence[str]) -> None:
+    options = parse(
+        Report,
+        argv,
+        prog="cxrdist report",
+        example="cxrdist report runs/cls-* --out report",
+        positional=("runs",),
+    )
+    from cxrdist.study.report import write_report
+
+    page = write_report([Path(run) for run in options.runs], Path(options.out))
+    print(f"report: {page}")
+
+
+def study(argv: Sequence[str]) -> int:
+    from cxrdist.study.runner import StudyConfig, run_study
+
+    # `cxrdist study FILE` is `cxrdist study --config FILE`: a study is its YAML.
+    words = [*(("--config",) if argv and not argv[0].startswith("-") else ()), *argv]
+    default = None if "--config" in words or any(w.startswith("--config=") for w in words) else find_study()
+    config = parse(
+        StudyConfig,
+        words,
+        prog="cxrdist study",
+        example="cxrdist study configs/study/demo.yaml",
+        default_config=default,
+    )
+    return run_study(config)
+
+
+def find_study() -> Path:
+    return find_named("study", "demo")

@@ -1,0 +1,106 @@
+"""The CSV tables of the sources: rows with their line, and the words for what is wrong with one."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from cxrdist.errors import UserError
+
+OLDEST_TOLD_YEARS = 90
+_IMPOSSIBLE_YEARS = 120
+
+Row = dict[str, str]
+"""Column -> the cell's text, stripped; "" where the cell is empty or the row too short."""
+
+
+def find_table(root: Path, *names: str) -> Path:
+    """The first of ``names`` (each also with ``.gz``) in ``root``. Raises UserError where there is none."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; name the folder that holds {names[0]}")
+    for name in names:
+        for path in (root / name, root / f"{name}.gz"):
+            if path.is_file():
+                return path
+    wanted = names[0] if len(names) == 1 else f"neither {' nor '.join(names)}"
+    verb = "holds no" if len(names) == 1 else "holds"
+    raise UserError(f"{root}: {verb} {wanted}; name the folder that does")
+
+
+def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    """("<table>, line <n>", row) of a CSV in UTF-8, plain or gzipped.
+
+    Raises UserError where it lacks one of the ``needed`` columns, is no such CSV, or has no rows.
+    """
+    is_empty = True
+    try:
+        with _open(table) as file:
+            reader = csv.DictReader(file)
+            names = [(name or "").strip() for name in reader.fieldnames or ()]
+            if missing := [name for name in needed if name not in names]:
+                raise UserError(
+                    f"{table}: lacks the columns {', '.join(missing)}; its columns are: {', '.join(names)}"
+                )
+            reader.fieldnames = names
+            for row in reader:
+                is_empty = False
+                if any(row.pop(None, ())):
+                    raise UserError(
+                        f"{table}, line {reader.line_num}: more cells than the {len(names)} columns; quote "
+                        "those that hold a comma"
+                    )
+                yield f"{table}, line {reader.line_num}", {k: (v or "").strip() for k, v in row.items()}
+    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{table}: is not a CSV table in UTF-8 ({error}); download it again") from error
+    if is_empty:
+        raise UserError(f"{table}: has no rows; download it again")
+
+
+def _open(table: Path) -> IO[str]:
+    if table.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(table), encoding="utf-8-sig", newline="")
+    return table.open(newline="", encoding="utf-8-sig")
+
+
+def cell(row: Row, column: str, where: str) -> str:
+    """A cell that must hold something. Raises UserError where it does not."""
+    if not row[column]:
+        raise UserError(f"{where}: no {column}; put it in, or remove the line")
+    return row[column]
+
+
+def plain_name(text: str, column: str, where: str) -> str:
+    """A file's name without a folder. Raises UserError for one that could lead elsewhere."""
+    if Path(text).name != text or text in ("", ".", "..") or "\\" in text or "\0" in text:
+        raise UserError(f"{where}: the {column} {text!r} is not a plain file name; remove the line")
+    return text
+
+
+def inner_path(text: str, column: str, where: str) -> str:
+    """A path below a folder. Raises UserError for one that is absolute or could lead out of it."""
+    path = Path(text)
+    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+        raise UserError(f"{where}: the {column} {text!r} leads out of the folder; remove the line")
+    return path.as_posix()
+
+
+def sex_of(text: str) -> str | None:
+    """M or F, from "M", "male", "Female" ...; None for anything else."""
+    first = text[:1].upper()
+    return first if text.upper() in ("M", "F", "MALE", "FEMALE") else None
+
+
+def age_years(text: str) -> int | None:
+    """Whole years from "58", "58.0", "058Y", "013M", "009D"; None where it cannot be one."""
+    match = re.fullmatch(r"([0-9]{1,4})(?:\.[0-9]*)?([YMWD]?)", text.strip())
+    if match is None:
+        return None
+    years = int(match[1]) // {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
+    # Tables hold typing errors such as 414; from 90 up an age alone may tell who a person is.
+    return min(years, OLDEST_TOLD_YEARS) if years <= _IMPOSSIBLE_YEARS else None
