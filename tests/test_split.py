@@ -188,7 +188,7 @@ def test_train_val_is_drawn_apart_by_patient_and_test_stays() -> None:
 
 
 def test_an_official_split_that_divides_a_patient_is_refused() -> None:
-    with pytest.raises(UserError, match="divides 1 patients .* take --split drawn"):
+    with pytest.raises(UserError, match=r"divides 1 patients .* take --split drawn"):
         official_split(list("aab"), ["x"] * 3, ["train", "val", "test"], val=0.5, seed=0)
 
 
