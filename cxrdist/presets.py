@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from cxrdist.config import find, parse
 from cxrdist.data.manifest import MANIFEST, read_manifest
+from cxrdist.data.store import store_of
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def parse_with_preset(
     config = parse(cls, argv, prog=prog, example=example)
     if any(word == "--config" or word.startswith("--config=") for word in argv):
         return config
-    folder = Path(str(getattr(config, "shards")))  # noqa: B009
-    size = read_manifest(folder)["image_size"] if (folder / MANIFEST).exists() else PHANTOM_SIZE
+    shards = store_of(str(getattr(config, "shards")))  # noqa: B009
+    size = read_manifest(shards)["image_size"] if shards.exists(MANIFEST) else PHANTOM_SIZE
     preset = next(name for most, name in PRESETS[kind].items() if size <= most)
     return parse(cls, argv, prog=prog, example=example, default_config=find(preset))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig

@@ -27,10 +27,11 @@ from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.privacy import Salt, load_salt
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.store import Store
 from cxrdist.data.verify import verify
 from cxrdist.errors import UserError
-from cxrdist.files import FolderLock, canonical_json
+from cxrdist.files import canonical_json
 
 SAMPLES_PER_SHARD = 3
 
@@ -392,9 +393,9 @@ def test_a_set_that_another_import_finishes_in_between_is_left_alone(
 ) -> None:
     out, claim = tmp_path / "set", ingest_module.claim
 
-    def claim_late(folder: Path, provenance: dict[str, Any]) -> FolderLock:
+    def claim_late(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
         copy_of(tiny_set, out)
-        return claim(folder, provenance)
+        return claim(store, provenance)
 
     monkeypatch.setattr(ingest_module, "claim", claim_late)
     with pytest.raises(UserError, match="was finished by another process just now: run the same command"):
@@ -430,7 +431,7 @@ def test_up_to_one_percent_of_undecodable_images_are_left_out_and_listed(
     assert [line for line in capsys.readouterr().out.splitlines() if "decode" in line] == listed
     assert manifest["provenance"]["undecodable"] == 2
     assert sum(entry["samples"] for entry in manifest["strata"]) == 198
-    assert verify(out) == []
+    assert verify(str(out)) == []
     whole = contents(out)
 
     make_unfinished(out)

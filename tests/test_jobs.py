@@ -15,7 +15,7 @@ import pytest
 from conftest import launch, launch_command, launch_environment
 from safetensors.numpy import load_file
 
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 
 GAN = ["--config", "configs/gan/demo.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
 GAN += ["--looks", "2", "--learning-rate", "0.002", "--images-per-class", "7"]

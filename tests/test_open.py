@@ -8,7 +8,7 @@ import pytest
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.open import check_same_kind, open_real, open_synthetic
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 
 

@@ -24,20 +24,36 @@ from cxrdist.data.manifest import (
     write_table,
 )
 from cxrdist.data.privacy import load_salt
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import (
+    IndexRow,
     Sample,
-    ShardSet,
     finished_shard,
-    index_path,
-    index_rows,
+    index_name,
+    index_row,
+    read_tar,
     samples_per_shard,
     write_shard,
 )
+from cxrdist.data.store import LocalStore
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, sha256_file
 
 STRATUM = Stratum("train", "Pleural Effusion", "real")
 TAR = "train-pleural-effusion-real-000000.tar"
+
+
+def index_path(tar: Path) -> Path:
+    return tar.with_name(index_name(tar.name))
+
+
+def index_rows(tar: Path, stratum: Stratum, class_index: int, encoding: str) -> list[IndexRow]:
+    """The index of a tar, read from the tar itself."""
+    with tar.open("rb") as file:
+        return [
+            index_row(sample, stratum, class_index, offset)
+            for offset, sample in read_tar(file, str(tar), class_index, encoding)
+        ]
 
 
 def samples(count: int, encoding: str = "png") -> list[Sample]:
@@ -54,13 +70,13 @@ def samples(count: int, encoding: str = "png") -> list[Sample]:
 
 def one_shard_set(folder: Path, encoding: str = "png", count: int = 5) -> ShardSet:
     """A set of one stratum, class 1 of 2."""
-    row = write_shard(folder, 0, STRATUM, 1, encoding, samples(count, encoding))
+    row = write_shard(LocalStore(folder), 0, STRATUM, 1, encoding, samples(count, encoding))
     write_manifest(
-        folder,
+        LocalStore(folder),
         classes=["Normal", STRATUM.class_name],
         image_size=16,
         encoding=encoding,
-        strata=[write_table(folder, STRATUM, [row])],
+        strata=[write_table(LocalStore(folder), STRATUM, [row])],
         provenance={"importer": "test"},
         lineage={"kind": "real"},
     )
@@ -218,17 +234,17 @@ def test_no_set_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
 
 
 def test_a_shard_is_a_function_of_its_samples(tmp_path: Path) -> None:
-    rows = [write_shard(tmp_path / d, 3, STRATUM, 1, "png", samples(4)) for d in "ab"]
+    rows = [write_shard(LocalStore(tmp_path / d), 3, STRATUM, 1, "png", samples(4)) for d in "ab"]
     assert rows[0] == rows[1] and rows[0]["name"] == "train-pleural-effusion-real-000003.tar"
-    assert finished_shard(tmp_path / "a", 3, STRATUM, 1, "png") == (
+    assert finished_shard(LocalStore(tmp_path / "a"), 3, STRATUM, 1, "png") == (
         rows[0],
-        [f"key{i:02d}" for i in range(4)],
+        {s.key: s.meta for s in samples(4)},
     )
 
 
 def test_a_sample_costs_three_headers_and_no_more(tmp_path: Path) -> None:
     """Blocks of 512 bytes: a header, .cls; a header, .json; a header, the image."""
-    write_shard(tmp_path, 0, STRATUM, 1, "png", samples(4))
+    write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", samples(4))
     with tarfile.open(tmp_path / TAR) as tar:
         assert [m.offset for m in tar] == [512 * n for i in range(4) for n in (6 * i, 6 * i + 2, 6 * i + 4)]
         assert {(m.mtime, m.mode, m.uname, m.gname, m.uid, m.gid) for m in tar} == {
@@ -242,18 +258,18 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError) as caught:
-        write_shard(tmp_path, 0, STRATUM, 1, "png", failing())
+        write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", failing())
     assert caught.value.filename == str(tmp_path / TAR)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_without_samples_is_not_written(tmp_path: Path) -> None:
-    assert write_shard(tmp_path, 0, STRATUM, 1, "png", []) == {"samples": 0}
+    assert write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", []) == {"samples": 0}
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_shard_that_is_not_whole_is_not_taken_over(tmp_path: Path) -> None:
-    write_shard(tmp_path, 0, STRATUM, 1, "png", samples(4))
+    write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", samples(4))
     tar, index = tmp_path / TAR, index_path(tmp_path / TAR)
     whole, whole_index = tar.read_bytes(), index.read_bytes()
     row = index_rows(tar, STRATUM, 1, "png")[2]
@@ -270,14 +286,14 @@ def test_a_shard_that_is_not_whole_is_not_taken_over(tmp_path: Path) -> None:
     ):
         tar.write_bytes(tar_data)
         index.write_bytes(index_data)
-        assert finished_shard(tmp_path, 0, STRATUM, 1, "png") is None
+        assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png") is None
     tar.write_bytes(whole)
     index.write_bytes(whole_index)
-    assert finished_shard(tmp_path, 0, STRATUM, 1, "png") is not None
-    assert finished_shard(tmp_path, 1, STRATUM, 1, "png") is None
-    assert finished_shard(tmp_path, 0, STRATUM, 0, "png") is None
+    assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png") is not None
+    assert finished_shard(LocalStore(tmp_path), 1, STRATUM, 1, "png") is None
+    assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 0, "png") is None
     index.unlink()
-    assert finished_shard(tmp_path, 0, STRATUM, 1, "png") is None
+    assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png") is None
 
 
 def tar_of(path: Path, *members: tuple[str, bytes], link: str | None = None) -> Path:
@@ -299,12 +315,13 @@ A = (("a.cls", b"1"), ("a.json", b"{}"), ("a.png", b"x"))
 @pytest.mark.parametrize(
     ("members", "link", "message"),
     [
-        ((*A, ("a.png", b"y")), None, r"a\.png stands in it twice"),
-        ((*A, ("b.pyd", b"x")), None, r"unexpected member b\.pyd"),
-        ((*A, ("readme", b"x")), None, "unexpected member readme"),
-        (A[:2], None, "samples lack their image"),
-        (A[1:], None, "samples lack their image"),
-        (A[:2], "/etc/passwd", r"unexpected member a\.png"),
+        ((*A, *A), None, r"a\.cls stands in it twice"),
+        ((*A, ("b.pyd", b"x")), None, r"unexpected member 'b\.pyd'"),
+        ((*A, ("readme", b"x")), None, "unexpected member 'readme'"),
+        (A[:2], None, r"a lacks its \.png member"),
+        (A[1:], None, r"unexpected member 'a\.json'"),
+        (A[:2], "/etc/passwd", r"unexpected member 'a\.png'"),
+        ((*A[:2], ("b.png", b"x")), None, r"unexpected member 'b\.png'"),
         ((("a.cls", b"2"), *A[1:]), None, "sample a has class 2, not 1"),
         ((A[0], ("a.json", b"[]"), A[2]), None, r"a\.json is not a mapping"),
     ],
@@ -353,21 +370,23 @@ def test_changed_files_are_named_by_the_reader(tmp_path: Path, suffix: str) -> N
 
 def test_an_image_of_another_size_is_an_error_of_its_sample(tmp_path: Path) -> None:
     wrong = [Sample("key", encode(np.zeros((8, 8), np.uint8), "png"), {})]
-    row = write_shard(tmp_path, 0, STRATUM, 1, "png", wrong)
-    entry = write_table(tmp_path, STRATUM, [row])
+    row = write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", wrong)
+    entry = write_table(LocalStore(tmp_path), STRATUM, [row])
     common = {"classes": ["Normal", STRATUM.class_name], "image_size": 16, "encoding": "png"}
-    write_manifest(tmp_path, **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
+    write_manifest(LocalStore(tmp_path), **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"000000\.tar: sample key at byte \d+: 8x8 L, not 16x16 8-bit grey"):
         ShardSet(tmp_path).stratum(*vars(STRATUM).values()).pixels(0)
 
 
 def test_samples_run_on_over_shards(tmp_path: Path) -> None:
     written = samples(7)
-    rows = [write_shard(tmp_path, n, STRATUM, 1, "png", written[3 * n : 3 * n + 3]) for n in range(3)]
-    entry = write_table(tmp_path, STRATUM, rows)
+    rows = [
+        write_shard(LocalStore(tmp_path), n, STRATUM, 1, "png", written[3 * n : 3 * n + 3]) for n in range(3)
+    ]
+    entry = write_table(LocalStore(tmp_path), STRATUM, rows)
     assert (entry["samples"], entry["shards"]) == (7, 3)
     common = {"classes": ["Normal", STRATUM.class_name], "image_size": 16, "encoding": "png"}
-    write_manifest(tmp_path, **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
+    write_manifest(LocalStore(tmp_path), **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
     reader = ShardSet(tmp_path).stratum(*vars(STRATUM).values())
     assert [reader.locate(i) for i in (0, 2, 3, 5, 6)] == [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0)]
     assert [reader.image_bytes(i) for i in range(7)] == [s.image for s in written]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import OrderDigest, Stream
 from cxrdist.errors import UserError
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cxrdist.config import parse
 from cxrdist.data.open import DEFAULT_SET
@@ -32,9 +31,9 @@ def info(argv: Sequence[str]) -> None:
     from cxrdist.data.info import as_json, print_info
 
     if options.json:
-        print(json.dumps(as_json(Path(options.set)), indent=1))
+        print(json.dumps(as_json(options.set), indent=1))
     else:
-        print_info(Path(options.set))
+        print_info(options.set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,7 @@ def verify(argv: Sequence[str]) -> int:
     )
     from cxrdist.data.verify import verify
 
-    found = verify(Path(options.set))
+    found = verify(options.set)
     for line in found:
         print(line)
     count = f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else "all is as it was written"

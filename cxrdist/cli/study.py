@@ -29,7 +29,7 @@ def mix_show(argv: Sequence[str]) -> None:
     from cxrdist.data.mix import rule_from
 
     rule = rule_from(load_yaml(find_named("mix", options.mix)))
-    print_mix(rule, Path(options.shards), Path(options.synthetic) if options.synthetic else None)
+    print_mix(rule, options.shards, options.synthetic)
 
 
 @dataclass(frozen=True, kw_only=True)

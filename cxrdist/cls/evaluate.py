@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from cxrdist.cls.metrics import metrics_of
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.transforms import to_float
 from cxrdist.dist import Dist
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.data.mix import MixRule
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.progress import say
 

@@ -29,7 +29,7 @@ from cxrdist.cls.sources import describe_data, digests_of, synthetic_path, train
 from cxrdist.config import find_named, load_yaml, to_dict
 from cxrdist.data.mix import MixRule, check_divides, quotas, rule_from
 from cxrdist.data.open import open_real, open_synthetic
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import OrderDigest, Stream
 from cxrdist.data.transforms import to_float
 from cxrdist.dist import Dist
@@ -60,7 +60,7 @@ def train(config: ClsConfig) -> None:
         if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
             say(f"{folder}: finished before; nothing to do (another --run starts a new one)")
         else:
-            say(f"classifier on {rule.name} of {real.folder}, {real.image_size} px; {dist.describe()}")
+            say(f"classifier on {rule.name} of {real}, {real.image_size} px; {dist.describe()}")
             Trainer(config, rule, real, synthetic, dist).train()
     dist.close()
 

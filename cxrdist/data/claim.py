@@ -1,22 +1,16 @@
-"""A folder that a shard set is being written into: whose job it is, finished, unfinished or somebody else's."""
+"""A place that a shard set is being written into: whose job it is, finished, unfinished or somebody else's."""
 
 from __future__ import annotations
 
+import json
 import re
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from cxrdist.data.manifest import MANIFEST, ORIGINS, SPLITS, Manifest, read_manifest
+from cxrdist.data.store import Store, locked, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import (
-    LOCK_NAME,
-    FolderLock,
-    canonical_json,
-    is_temporary,
-    read_json,
-    remove_temporaries,
-    write_atomic,
-)
+from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
 from cxrdist.progress import say
 
 JOB_FILE = ".job.json"
@@ -35,21 +29,20 @@ SHARD_FILE = re.compile(STEM + r"-[0-9]+\.(tar|index\.npy)")
 TABLE_FILE = re.compile(STEM + r"\.[0-9a-f]{12}\.json")
 
 
-def finished_set(folder: Path, provenance: dict[str, Any]) -> Manifest:
+def finished_set(store: Store, provenance: dict[str, Any]) -> Manifest:
     """The set that is already there, if it is the one asked for. Raises UserError if it is another."""
-    manifest = read_manifest(folder)
+    manifest = read_manifest(store)
     there = {k: v for k, v in manifest["provenance"].items() if k not in FOUND_LATER}
-    check_same_job(folder, there, provenance)
-    if (folder / JOB_FILE).exists() or (folder / LOCK_NAME).exists():
+    check_same_job(store, there, provenance)
+    if store.exists(JOB_FILE) or store.exists(LOCK_NAME):
         # Killed after its last file was written, or about to end; in the second case it holds the lock.
-        lock = FolderLock(folder, WRITES)
-        settle(folder)
-        lock.release()
-    say(f"{folder}: finished before, digest {manifest['digest'][:12]}; nothing to do")
+        with locked(store, WRITES):
+            settle(store)
+    say(f"{store}: finished before, digest {manifest['digest'][:12]}; nothing to do")
     return manifest
 
 
-def check_same_job(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -> None:
+def check_same_job(store: Store, there: dict[str, Any], asked: dict[str, Any]) -> None:
     """Raises UserError, naming what differs, where the set that is there is not the one asked for."""
     if there == asked:
         return
@@ -57,7 +50,7 @@ def check_same_job(folder: Path, there: dict[str, Any], asked: dict[str, Any]) -
     differing = sorted(k for k in (before | now) if k != "options" and before.get(k) != now.get(k))
     told = [k for k in differing if k not in DERIVED] or differing
     raise UserError(
-        f"{folder} already holds another set ({'; '.join(difference(k, before, now) for k in told)}): "
+        f"{store} already holds another set ({'; '.join(difference(k, before, now) for k in told)}): "
         "name another --out, or remove the folder first"
     )
 
@@ -71,56 +64,63 @@ def difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     return "{} {}, now {}".format(name, *words)
 
 
-def claim(folder: Path, provenance: dict[str, Any]) -> FolderLock:
-    """Lock the folder for this job, or go on with the same unfinished one. Raises UserError for a folder
-    that holds anything else, with nothing in it touched."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; name a folder with --out")
-    if folder.is_dir():
-        refuse_strangers(folder)
-    lock = FolderLock(folder, WRITES)
+def claim(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
+    """Lock the place for this job, or go on with the same unfinished one; returns what unlocks it. Raises
+    UserError for a place that holds anything else, with nothing in it touched."""
+    refuse_strangers(store)
+    release = store.lock(WRITES)
     try:
-        if (folder / MANIFEST).exists():
-            raise UserError(f"{folder} was finished by another process just now: run the same command again")
-        if (folder / JOB_FILE).exists():
-            check_same_job(folder, read_json(folder / JOB_FILE), provenance)
-            remove_temporaries(folder)
+        if store.exists(MANIFEST):
+            raise UserError(f"{store} was finished by another process just now: run the same command again")
+        store.tidy()
+        if store.exists(JOB_FILE):
+            check_same_job(store, job_of(store), provenance)
             # Written again in a moment, and under other names where an image was repaired meanwhile.
-            remove(folder, TABLE_FILE)
-            say(f"{folder}: going on with an unfinished set")
+            remove(store, TABLE_FILE)
+            say(f"{store}: going on with an unfinished set")
         else:
-            remove_temporaries(folder)
-            write_atomic(folder / JOB_FILE, canonical_json(provenance))
+            write_to(store, JOB_FILE, canonical_json(provenance))
     except BaseException:
-        lock.release()
+        release()
         raise
-    return lock
+    return release
 
 
-def refuse_strangers(folder: Path) -> None:
-    """Raises UserError for a folder that is neither empty nor one that a job writes a shard set into."""
-    if (folder / JOB_FILE).exists() or (folder / MANIFEST).exists():
+def job_of(store: Store) -> dict[str, Any]:
+    """What an unfinished job was asked for."""
+    try:
+        return json.loads(store.read(JOB_FILE))
+    except ValueError as error:
+        raise UserError(
+            f"{store}/{JOB_FILE}: not JSON ({error}): remove {store}, which holds an unfinished set, and run the "
+            "same command again"
+        ) from None
+
+
+def refuse_strangers(store: Store) -> None:
+    """Raises UserError for a place that is neither empty nor one that a job writes a shard set into."""
+    if store.exists(JOB_FILE) or store.exists(MANIFEST):
         return
-    for name in sorted(path.name for path in folder.iterdir()):
+    for name in store.names():
         is_first_step = name == LOCK_NAME or (name.startswith(JOB_FILE, 1) and is_temporary(name))
         if not is_first_step:
-            raise UserError(f"{folder} is not empty (it holds {name}): name another --out")
+            raise UserError(f"{store} is not empty (it holds {name}): name another --out")
 
 
-def settle(folder: Path) -> None:
-    """The manifest is written: what marked the folder as unfinished goes."""
-    (folder / JOB_FILE).unlink(missing_ok=True)
+def settle(store: Store) -> None:
+    """The manifest is written: what marked the place as unfinished goes."""
+    store.remove(JOB_FILE)
 
 
-def clear(folder: Path) -> None:
+def clear(store: Store) -> None:
     """Remove all that a job which can't go on has written, and nothing else."""
-    remove_temporaries(folder)
-    remove(folder, SHARD_FILE)
-    remove(folder, TABLE_FILE)
-    settle(folder)
+    store.tidy()
+    remove(store, SHARD_FILE)
+    remove(store, TABLE_FILE)
+    settle(store)
 
 
-def remove(folder: Path, names: re.Pattern[str]) -> None:
-    for path in folder.iterdir():
-        if names.fullmatch(path.name):
-            path.unlink()
+def remove(store: Store, names: re.Pattern[str]) -> None:
+    for name in store.names():
+        if names.fullmatch(name):
+            store.remove(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,25 +10,24 @@ from rich.table import Table
 from cxrdist.data.manifest import ORIGINS, SPLITS
 from cxrdist.data.mix import MixRule, quotas
 from cxrdist.data.open import open_synthetic
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 
 REPEATS_WORTH_A_WARNING = 3
 
 
-def as_json(folder: Path) -> dict[str, Any]:
-    manifest = ShardSet(folder).manifest
+def as_json(place: str) -> dict[str, Any]:
+    manifest = ShardSet(place).manifest
     return {key: manifest[key] for key in ("digest", "image_size", "encoding", "classes", "counts")}
 
 
-def print_info(folder: Path) -> None:
-    manifest = ShardSet(folder).manifest
+def print_info(place: str) -> None:
+    shards = ShardSet(place)
+    manifest = shards.manifest
     provenance, lineage = manifest["provenance"], manifest["lineage"]
     size = manifest["image_size"]
     total_bytes = sum(entry["bytes"] for entry in manifest["strata"])
     tars = sum(entry["shards"] for entry in manifest["strata"])
-    print(
-        f"{folder}  {provenance['release']}{' (computed, no patients)' if provenance['is_phantom'] else ''}"
-    )
+    print(f"{shards}  {provenance['release']}{' (computed, no patients)' if provenance['is_phantom'] else ''}")
     print(f"digest    {manifest['digest']}")
     print(
         f"images    {size} x {size} grey, {manifest['encoding']}, {tars} tars, {total_bytes / 2**20:,.1f} MiB"
@@ -57,10 +55,10 @@ def print_info(folder: Path) -> None:
     Console().print(table)
 
 
-def print_mix(rule: MixRule, shards: Path, synthetic: Path | None) -> None:
+def print_mix(rule: MixRule, shards: str, synthetic: str | None) -> None:
     """Per class: real and synthetic images an epoch, share, and how often an image comes."""
     real = ShardSet(shards)
-    other = open_synthetic(str(synthetic), real) if synthetic else None
+    other = open_synthetic(synthetic, real) if synthetic else None
     counts = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
     if other:
         for name in real.classes:
@@ -93,7 +91,7 @@ def print_mix(rule: MixRule, shards: Path, synthetic: Path | None) -> None:
             ", ".join(f"{origin} {times:.2f}" for origin, times in repeats.items()) or "-",
         )
     console = Console()
-    console.print(f"{rule.name} of {shards}: {epoch:,} images an epoch", highlight=False)
+    console.print(f"{rule.name} of {real}: {epoch:,} images an epoch", highlight=False)
     console.print(table)
     for line in warnings:
         console.print(line, highlight=False)

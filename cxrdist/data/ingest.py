@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, settle
@@ -36,6 +35,7 @@ from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.shard_tasks import ShardTask, UndecodableSource, patient_of, run, sample_meta
 from cxrdist.data.shards import samples_per_shard
 from cxrdist.data.split import official_split, split_patients
+from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import slug
 from cxrdist.progress import say
@@ -49,7 +49,7 @@ class IngestOptions:
     """What an import needs to know beside its source; see the options of ``cxrdist import``."""
 
     out: str
-    """Folder of the new set."""
+    """Folder of the new set, or its URL (s3://bucket/set, gs://...)."""
     size: int = 64
     """Side of the square images, in pixels; resized with anti-aliasing, and the aspect is kept."""
     fit: str = "pad"
@@ -99,7 +99,7 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     A finished set of the same source and options is left as it is. Raises UserError for input that is not
     right, before anything is written or with everything that was written removed.
     """
-    folder = Path(options.out)
+    store = store_of(options.out)
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     say(f"reading {importer.release}")
     records = list(importer.records())
@@ -113,23 +113,23 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     used = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     splits = splits_of(used, way, options)
     provenance = provenance_of(importer, options, way, salt, labelling, used, splits)
-    if (folder / MANIFEST).exists():
-        return finished_set(folder, provenance)
+    if store.exists(MANIFEST):
+        return finished_set(store, provenance)
     print_table(len(records), labelling, [label for _, label in used], splits)
     print_rules(provenance, unknown=sum(not record.patient_id for record, _ in used))
-    is_ours = not folder.exists() or (folder / JOB_FILE).exists()
+    is_ours = not store.is_there() or store.exists(JOB_FILE)
     try:
-        lock = claim(folder, provenance)
+        release = claim(store, provenance)
         try:
-            tasks = plan(folder, options, importer, salt, labelling.classes, used, splits)
-            manifest = fill(folder, tasks, options, labelling.classes, provenance)
+            tasks = plan(store, options, importer, salt, labelling.classes, used, splits)
+            manifest = fill(store, tasks, options, labelling.classes, provenance)
         finally:
-            lock.release()
+            release()
     finally:
-        if is_ours and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+        if is_ours:
+            store.remove_if_empty()
     images = sum(entry["samples"] for entry in manifest["strata"])
-    say(f"{folder}: {images:,} images, digest {manifest['digest'][:12]}")
+    say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
     return manifest
 
 
@@ -236,7 +236,7 @@ def print_rules(provenance: dict[str, Any], unknown: int) -> None:
 
 
 def plan(
-    folder: Path,
+    store: Store,
     options: IngestOptions,
     importer: Importer,
     salt: Salt,
@@ -257,7 +257,7 @@ def plan(
             start, stop = (len(records) * n // shards for n in (number, number + 1))
             tasks.append(
                 ShardTask(
-                    folder,
+                    store,
                     number,
                     stratum,
                     classes.index(stratum.class_name),
@@ -273,7 +273,7 @@ def plan(
 
 
 def fill(
-    folder: Path,
+    store: Store,
     tasks: list[ShardTask],
     options: IngestOptions,
     classes: tuple[str, ...],
@@ -282,14 +282,14 @@ def fill(
     """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
     where too many images do not decode."""
     try:
-        rows, undecodable = run(tasks, f"import {folder}", options.workers)
+        rows, undecodable = run(tasks, f"import {store}", options.workers)
         check_still_covered(rows, classes)
     except UndecodableSource as error:
-        clear(folder)
+        clear(store)
         raise UserError(f"{error}; nothing was written") from None
-    strata = [write_table(folder, stratum, shards) for stratum, shards in rows.items()]
+    strata = [write_table(store, stratum, shards) for stratum, shards in rows.items()]
     manifest = write_manifest(
-        folder,
+        store,
         classes=list(classes),
         image_size=options.size,
         encoding=options.encoding,
@@ -297,7 +297,7 @@ def fill(
         provenance=provenance | {"undecodable": undecodable},
         lineage={"kind": "real"},
     )
-    settle(folder)
+    settle(store)
     return manifest
 
 

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cxrdist.data.store import Store, store_of, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, sha256_bytes, slug, write_atomic
+from cxrdist.files import canonical_json, sha256_bytes, slug
 
 FORMAT = "cxrdist-shards/1"
 MANIFEST = "manifest.json"
@@ -66,12 +68,12 @@ def digest_of(manifest: Manifest) -> str:
     return sha256_bytes(canonical_json({k: v for k, v in manifest.items() if k != "digest"}))
 
 
-def write_table(folder: Path, stratum: Stratum, shards: list[dict[str, Any]]) -> dict[str, Any]:
+def write_table(store: Store, stratum: Stratum, shards: list[dict[str, Any]]) -> dict[str, Any]:
     """Write a stratum's shard table; returns the stratum's entry in the manifest."""
     data = canonical_json({"stratum": stratum.stem, "shards": shards})
     digest = sha256_bytes(data)
     name = f"{stratum.stem}.{digest[:12]}.json"
-    write_atomic(folder / name, data)
+    write_to(store, name, data)
     return {
         "split": stratum.split,
         "class": stratum.class_name,
@@ -84,16 +86,23 @@ def write_table(folder: Path, stratum: Stratum, shards: list[dict[str, Any]]) ->
     }
 
 
-def read_table(folder: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+def read_table(store: Store, entry: dict[str, Any]) -> list[dict[str, Any]]:
     """A stratum's shard table. Raises UserError where it is missing or not the one that the manifest names."""
-    path = folder / entry["table"]
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing, though {MANIFEST} names it; {REMEDY}") from None
+    data = read_whole(store, entry["table"])
     if sha256_bytes(data) != entry["table_sha256"]:
-        raise UserError(f"{path}: changed since {MANIFEST} was written; {REMEDY}")
-    return json.loads(data)["shards"]
+        raise UserError(f"{store}/{entry['table']}: changed since {MANIFEST} was written; {REMEDY}")
+    shards: list[dict[str, Any]] = json.loads(data)["shards"]
+    for shard in shards:
+        check_name(store, shard["name"])
+    return shards
+
+
+def read_whole(store: Store, name: str) -> bytes:
+    """A file of a set. Raises UserError where it is missing."""
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        raise UserError(f"{store}/{name}: missing; {REMEDY}", every_rank=True) from None
 
 
 def counts_of(strata: list[dict[str, Any]], classes: list[str]) -> dict[str, dict[str, dict[str, int]]]:
@@ -109,7 +118,7 @@ def counts_of(strata: list[dict[str, Any]], classes: list[str]) -> dict[str, dic
 
 
 def write_manifest(
-    folder: Path,
+    store: Store,
     *,
     classes: list[str],
     image_size: int,
@@ -131,21 +140,25 @@ def write_manifest(
         "lineage": lineage,
     }
     manifest["digest"] = digest_of(manifest)
-    write_atomic(folder / MANIFEST, canonical_json(manifest))
+    write_to(store, MANIFEST, canonical_json(manifest))
     return manifest
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(place: str | Path | Store) -> Manifest:
     """The manifest of a set. Raises UserError where there is none, or where a byte of it was changed."""
-    path = folder / MANIFEST
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such shard set; make one with `cxrdist import ... --out {folder}`")
-    if not path.exists():
+    store = store_of(place)
+    path = f"{store}/{MANIFEST}"
+    try:
+        data = store.read(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError):
+        if not store.is_there():
+            raise UserError(
+                f"{store}: no such shard set; make one with `cxrdist import ... --out {store}`"
+            ) from None
         raise UserError(
-            f"{folder}: not a shard set, or an unfinished one (no {MANIFEST}); "
+            f"{store}: not a shard set, or an unfinished one (no {MANIFEST}); "
             "run the command that makes it again, and it goes on where it stopped"
-        )
-    data = path.read_bytes()
+        ) from None
     try:
         manifest = json.loads(data)
         is_canonical = data == canonical_json(manifest)
@@ -156,11 +169,38 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"{path}: format {found!r}, but this version reads {FORMAT!r}; {REMEDY}")
     if not is_canonical or digest_of(manifest) != manifest.get("digest"):
         raise UserError(f"{path}: changed since it was written (its digest does not fit); {REMEDY}")
+    for entry in manifest["strata"]:
+        check_name(store, entry["table"])
     return manifest
 
 
-def index_bytes(rows: list[tuple[Any, ...]]) -> bytes:
+def check_name(store: Store, name: str) -> None:
+    """Raises UserError for a name that leads out of the set: no set that we wrote has one."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
+        raise UserError(
+            f"{store}: names a file {name!r}, which is not a plain name in it; do not use this set"
+        )
+
+
+def index_array(rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
+    """[samples] of ``INDEX_DTYPE``."""
+    return np.array([*rows], INDEX_DTYPE)
+
+
+def index_bytes(rows: Sequence[tuple[Any, ...]]) -> bytes:
     """An index as an ``.npy`` file without pickle; the rows follow ``INDEX_DTYPE``."""
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.array(rows, INDEX_DTYPE), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(buffer, index_array(rows), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
+
+
+def read_index(store: Store, name: str, sha256: str) -> np.ndarray:
+    """An index, [samples] of ``INDEX_DTYPE``. Raises UserError where it is missing or was changed."""
+    data = read_whole(store, name)
+    if sha256_bytes(data) != sha256:
+        raise UserError(f"{store}/{name}: changed since it was written; {REMEDY}", every_rank=True)
+    return index_of(data)
+
+
+def index_of(data: bytes) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cxrdist.data.manifest import MANIFEST
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.progress import say
 
@@ -14,7 +13,7 @@ DEFAULT_SET = "shards/phantom"
 
 def open_real(path: str) -> ShardSet:
     """A set of real images (or the phantom). Raises UserError where there is none, or a synthetic one."""
-    if Path(path) == Path(DEFAULT_SET) and not (Path(path) / MANIFEST).exists():
+    if path.rstrip("/") == DEFAULT_SET and not store_of(path).exists(MANIFEST):
         from cxrdist.data.importers.phantom import Phantom
         from cxrdist.data.ingest import IngestOptions, ingest
 
@@ -41,7 +40,7 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
     descends = lineage["real_digest"] == real.digest and lineage["split"] == "train"
     if not descends and not allow_other_lineage:
         raise UserError(
-            f"{path} descends from another real set ({lineage['real_digest'][:12]}) than {real.folder} "
+            f"{path} descends from another real set ({lineage['real_digest'][:12]}) than {real} "
             f"({real.digest[:12]}), so its generator may have seen validation or test patients: synthesise from "
             "this set, or say --allow-other-lineage"
         )
@@ -53,11 +52,11 @@ def check_same_kind(real: ShardSet, synthetic: ShardSet) -> None:
     if real.classes != synthetic.classes:
         only = sorted(set(real.classes) ^ set(synthetic.classes)) or ["their order"]
         raise UserError(
-            f"{real.folder} and {synthetic.folder} have different class names ({', '.join(only)}): "
+            f"{real} and {synthetic} have different class names ({', '.join(only)}): "
             "mix sets of the same classes only"
         )
     if real.image_size != synthetic.image_size:
         raise UserError(
-            f"{real.folder} has images of {real.image_size} px and {synthetic.folder} of "
+            f"{real} has images of {real.image_size} px and {synthetic} of "
             f"{synthetic.image_size} px: make the second one again at --size {real.image_size}"
         )

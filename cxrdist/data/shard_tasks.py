@@ -7,10 +7,9 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cxrdist.data.images import UndecodableImage, encode
@@ -19,6 +18,7 @@ from cxrdist.data.importers.tables import OLDEST_TOLD_YEARS
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.privacy import Salt
 from cxrdist.data.shards import Sample, finished_shard, write_shard
+from cxrdist.data.store import Store
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent
 from cxrdist.progress import Progress, say
@@ -53,7 +53,7 @@ class UndecodableSource(Exception):
 class ShardTask:
     """One shard to write; travels to a worker process."""
 
-    folder: Path
+    store: Store
     number: int
     stratum: Stratum
     class_index: int
@@ -80,12 +80,16 @@ def run(tasks: list[ShardTask], title: str, workers: int) -> tuple[dict[Stratum,
     # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
     context = multiprocessing.get_context("spawn")
     shared = Shared(context.Value("Q", 0), context.RawValue("b", False))
-    pool = ProcessPoolExecutor(
-        min(workers or available_cores(), len(tasks)),
-        mp_context=context,
-        initializer=start_worker,
-        initargs=(os.getpid(), shared),
-    )
+    pool: Executor
+    if tasks[0].store.is_shared:
+        pool = ProcessPoolExecutor(
+            min(workers or available_cores(), len(tasks)),
+            mp_context=context,
+            initializer=start_worker,
+            initargs=(os.getpid(), shared),
+        )
+    else:
+        pool = ThreadPoolExecutor(1, initializer=share, initargs=(shared,))
     try:
         with Progress(title, images) as progress:
             # Large shards first: the last ones to end are small, and all workers stay busy.
@@ -143,6 +147,10 @@ def without_interrupts() -> Iterator[None]:
 
 def start_worker(parent: int, shared: Shared) -> None:
     die_with_parent(parent)
+    share(shared)
+
+
+def share(shared: Shared) -> None:
     global _shared
     _shared = shared
 
@@ -150,9 +158,8 @@ def start_worker(parent: int, shared: Shared) -> None:
 def do_task(task: ShardTask) -> ShardResult:
     """Write one shard, or take over the one that an earlier, killed import finished."""
     check_going_on()
-    if done := finished_shard(task.folder, task.number, task.stratum, task.class_index, task.encoding):
-        row, keys = done
-        kept = set(keys)
+    if done := finished_shard(task.store, task.number, task.stratum, task.class_index, task.encoding):
+        row, kept = done
         left_out = [record for record in task.records if task.salt.key(record.source_id) not in kept]
         reasons = [why_undecodable(task, record) for record in left_out]
         # Where one has been repaired since, the shard is written again, with it.
@@ -161,7 +168,7 @@ def do_task(task: ShardTask) -> ShardResult:
             return ShardResult(row, [reason for reason in reasons if reason])
     result = ShardResult()
     samples = encoded_samples(task, result.undecodable)
-    result.row = write_shard(task.folder, task.number, task.stratum, task.class_index, task.encoding, samples)
+    result.row = write_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, samples)
     return result
 
 

@@ -1,39 +1,40 @@
-"""A sample, and the tars that hold samples: written whole or not at all, read back by offset.
+"""A sample, and the tars that hold samples: written whole or not at all, and indexed on the way.
 
 A sample is three tar members, ``<key>.png|jpg|npy``, ``<key>.cls`` (class index as text) and ``<key>.json``;
 any WebDataset reader understands them. The index beside the tar says where each image lies, so that reading
-sample i costs one ``pread``, wherever i stands.
+sample i costs one read at a known offset, wherever i stands.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
-import os
 import tarfile
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any, cast
 
-import numpy as np
 import xxhash
 
-from cxrdist.data.images import UndecodableImage, decode
-from cxrdist.data.manifest import REMEDY, Manifest, Stratum, index_bytes, read_manifest, read_table
+from cxrdist.data.manifest import REMEDY, Stratum, index_bytes
+from cxrdist.data.store import Store, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import atomic_writer, sha256_bytes, sha256_file, write_atomic
+from cxrdist.files import sha256_bytes
 
 SHARD_BYTES = 64 * 2**20
 TYPICAL_BYTES_PER_PIXEL = {"npy": 1.0, "png": 0.55, "jpg": 0.3}
 TAR_BYTES_PER_SAMPLE = 3072
+OWNER = "cxrdist"
+
+IndexRow = tuple[Any, ...]
+"""As ``manifest.INDEX_DTYPE``: key, split, class, origin, offset, length, hash, patient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image to write: the encoded image and what is known of it."""
+    """One image of a shard: the encoded image and what is known of it."""
 
     key: str
     image: bytes
@@ -47,8 +48,17 @@ def samples_per_shard(image_size: int, encoding: str, shard_bytes: int = SHARD_B
     return max(1, int(shard_bytes / sample_bytes))
 
 
+def tar_name(stratum: Stratum, number: int) -> str:
+    return f"{stratum.stem}-{number:06d}.tar"
+
+
+def index_name(tar: str) -> str:
+    """The index beside a tar."""
+    return tar.removesuffix(".tar") + ".index.npy"
+
+
 def write_shard(
-    folder: Path,
+    store: Store,
     number: int,
     stratum: Stratum,
     class_index: int,
@@ -57,239 +67,170 @@ def write_shard(
 ) -> dict[str, Any]:
     """Write one tar and its index under their final names; returns the shard's row of the table.
 
-    Raises OSError (a full disk) with nothing left behind; a tar without samples is not written and has
-    ``samples`` 0.
+    The bytes are those of webdataset's TarWriter for the same samples. Raises OSError (a full disk) with nothing
+    left behind; a tar without samples is not written and has ``samples`` 0.
     """
-    from webdataset import TarWriter
-
-    path = folder / f"{stratum.stem}-{number:06d}.tar"
-    with atomic_writer(path) as file:
-        # Fixed owner, mode and time: the bytes of a tar are a function of its samples alone. The time is an
-        # int, since tarfile gives every member of a float time an extended header of 1,024 bytes.
-        tar = TarWriter(file, encoder=False, user="cxrdist", group="cxrdist", mode=0o444, mtime=0)
-        try:
-            for sample in samples:
-                tar.write(
-                    {
-                        "__key__": sample.key,
-                        encoding: sample.image,
-                        "cls": str(class_index).encode(),
-                        "json": json.dumps(sample.meta, sort_keys=True).encode(),
-                    }
-                )
-        finally:
-            # Also after an error: its finaliser would write to the closed file, and complain on stderr.
-            tar.close()
-    rows = index_rows(path, stratum, class_index, encoding)
-    if not rows:
-        path.unlink()
+    name = tar_name(stratum, number)
+    rows: list[IndexRow] = []
+    written: set[str] = set()
+    iterator = iter(samples)
+    first = next(iterator, None)
+    if first is None:
         return {"samples": 0}
+    with store.writer(name) as file:
+        hashing = _Hashing(file)
+        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in itertools.chain((first,), iterator):
+                if sample.key in written:
+                    raise UserError(f"{store}/{name}: {sample.key} would stand in it twice")
+                written.add(sample.key)
+                members = {
+                    encoding: sample.image,
+                    "cls": str(class_index).encode(),
+                    "json": json.dumps(sample.meta, sort_keys=True).encode(),
+                }
+                offsets = {
+                    suffix: _add(tar, f"{sample.key}.{suffix}", members[suffix]) for suffix in sorted(members)
+                }
+                rows.append(index_row(sample, stratum, class_index, offsets[encoding]))
     index = index_bytes(rows)
-    write_atomic(index_path(path), index)
-    return shard_row(path, index, len(rows))
+    write_to(store, index_name(name), index)
+    return _table_row(name, (hashing.bytes, hashing.sha256), index, len(rows))
 
 
-def finished_shard(
-    folder: Path, number: int, stratum: Stratum, class_index: int, encoding: str
-) -> tuple[dict[str, Any], list[str]] | None:
-    """The row and the keys of a shard that an earlier, killed job finished; None where there is no such shard,
-    or where it is not what its index says."""
-    path = folder / f"{stratum.stem}-{number:06d}.tar"
-    if not (path.exists() and index_path(path).exists()):
-        return None
-    try:
-        rows = index_rows(path, stratum, class_index, encoding)
-    except (UserError, tarfile.TarError, ValueError):
-        return None
-    index = index_bytes(rows)
-    if index != index_path(path).read_bytes():
-        return None
-    return shard_row(path, index, len(rows)), [row[0] for row in rows]
+class _Hashing(io.RawIOBase):
+    """Passes on what is written, and knows its length and SHA-256."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._sha256 = hashlib.sha256()
+        self.bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._file.write(data)
+        self._sha256.update(data)
+        self.bytes += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    @property
+    def sha256(self) -> str:
+        return self._sha256.hexdigest()
 
 
-def shard_row(path: Path, index: bytes, samples: int) -> dict[str, Any]:
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Add a member; returns the offset of its bytes."""
+    member = tarfile.TarInfo(name)
+    # Fixed owner, mode and time: the bytes of a tar are a function of its samples alone.
+    member.size, member.mode, member.mtime = len(data), 0o444, 0
+    member.uname = member.gname = OWNER
+    tar.addfile(member, io.BytesIO(data))
+    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    return tar.offset - padded
+
+
+def index_row(sample: Sample, stratum: Stratum, class_index: int, offset: int) -> IndexRow:
+    return (
+        sample.key,
+        stratum.split,
+        class_index,
+        stratum.origin,
+        offset,
+        len(sample.image),
+        xxhash.xxh3_64_intdigest(sample.image),
+        sample.meta.get("patient") or "",
+    )
+
+
+def _table_row(name: str, tar: tuple[int, str], index: bytes, samples: int) -> dict[str, Any]:
+    size, sha256 = tar
     return {
-        "name": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": sha256_file(path),
+        "name": name,
+        "bytes": size,
+        "sha256": sha256,
         "index_sha256": sha256_bytes(index),
         "samples": samples,
     }
 
 
-def index_path(tar_path: Path) -> Path:
-    return tar_path.with_name(tar_path.stem + ".index.npy")
+def finished_shard(
+    store: Store, number: int, stratum: Stratum, class_index: int, encoding: str
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
+    """The row of a shard that an earlier, killed job finished, and its samples' metadata by key; None where there
+    is no such shard, or where it is not what its index says."""
+    name = tar_name(stratum, number)
+    metas: dict[str, dict[str, Any]] = {}
+    rows: list[IndexRow] = []
+    try:
+        index = store.read(index_name(name))
+        with store.open(name) as file:
+            tar = hashed(file)
+            for offset, sample in read_tar(file, f"{store}/{name}", class_index, encoding):
+                rows.append(index_row(sample, stratum, class_index, offset))
+                metas[sample.key] = sample.meta
+    except (FileNotFoundError, UserError):
+        return None
+    if index != index_bytes(rows):
+        return None
+    return _table_row(name, tar, index, len(rows)), metas
 
 
-def index_rows(path: Path, stratum: Stratum, class_index: int, encoding: str) -> list[tuple[Any, ...]]:
-    """The index of a tar, read from the tar itself. Raises UserError where the tar is not whole."""
-    members: dict[str, dict[str, Any]] = {encoding: {}, "cls": {}, "json": {}}
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            stream = tar.extractfile(member) if member.isreg() else None
-            if stream is None or suffix not in members:
-                raise UserError(f"{path}: unexpected member {member.name}; {REMEDY}")
-            if key in members[suffix]:
-                raise UserError(f"{path}: {member.name} stands in it twice; {REMEDY}")
-            data = stream.read()
-            if suffix == encoding:
-                members[suffix][key] = (member.offset_data, member.size, xxhash.xxh3_64_intdigest(data))
-            else:
-                members[suffix][key] = json.loads(data)
-    images, classes, metas = members.values()
-    if not images.keys() == classes.keys() == metas.keys():
-        raise UserError(f"{path}: samples lack their image, .cls or .json member; {REMEDY}")
-    if wrong := [k for k, c in classes.items() if c != class_index]:
-        raise UserError(f"{path}: sample {wrong[0]} has class {classes[wrong[0]]}, not {class_index}")
-    if wrong := [k for k, meta in metas.items() if not isinstance(meta, dict)]:
-        raise UserError(f"{path}: {wrong[0]}.json is not a mapping; {REMEDY}")
-    return [
-        (key, stratum.split, class_index, stratum.origin, *images[key], metas[key].get("patient") or "")
-        for key in images
-    ]
+def hashed(file: IO[bytes]) -> tuple[int, str]:
+    """Bytes and SHA-256 of a file that is then at its beginning again."""
+    digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    size = file.tell()
+    file.seek(0)
+    return size, digest
 
 
-@dataclass
-class StratumReader:
-    """Samples of one stratum by number, through the indexes; opens a tar when a sample of it is read."""
+def read_tar(file: IO[bytes], name: str, class_index: int, encoding: str) -> Iterator[tuple[int, Sample]]:
+    """Offset of the image, and sample, for all samples of one of our tars, in order.
 
-    folder: Path
-    entry: dict[str, Any]
-    encoding: str
-    image_size: int
-    _indexes: dict[int, np.ndarray] = field(default_factory=dict)
-    _descriptors: dict[int, int] = field(default_factory=dict)
+    Raises UserError, naming the member, where it is not whole, or holds anything that our writer never writes:
+    nothing else is opened.
+    """
+    suffixes = sorted((encoding, "cls", "json"))
+    seen: set[str] = set()
+    parts: dict[str, bytes] = {}
+    offset, key = 0, ""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            for member in tar:
+                # A tar of many samples would otherwise keep a record of each member.
+                tar.members = []  # type: ignore[attr-defined]
+                before = key if parts else None
+                key, _, suffix = member.name.partition(".")
+                stream = tar.extractfile(member) if member.isreg() else None
+                if stream is None or suffix != suffixes[len(parts)] or before not in (None, key):
+                    raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
+                if not parts and key in seen:
+                    raise UserError(f"{name}: {member.name} stands in it twice; {REMEDY}")
+                if suffix == encoding:
+                    offset = member.offset_data
+                parts[suffix] = stream.read()
+                if len(parts[suffix]) != member.size:
+                    raise UserError(f"{name}: ends inside {member.name}; {REMEDY}")
+                if len(parts) == len(suffixes):
+                    seen.add(key)
+                    yield offset, _sample(name, key, class_index, parts, encoding)
+                    parts = {}
+    except (tarfile.TarError, ValueError, EOFError, RecursionError, OverflowError) as error:
+        raise UserError(f"{name}: not a tar as it was written ({error}); {REMEDY}") from None
+    if parts:
+        raise UserError(f"{name}: {key} lacks its .{suffixes[len(parts)]} member; {REMEDY}")
 
-    @property
-    def samples(self) -> int:
-        return self.entry["samples"]
 
-    @cached_property
-    def shards(self) -> list[dict[str, Any]]:
-        return read_table(self.folder, self.entry)
-
-    @cached_property
-    def ends(self) -> np.ndarray:
-        """[shards] int64: how many samples the shards up to each one hold together."""
-        return np.cumsum([s["samples"] for s in self.shards])
-
-    def locate(self, number: int) -> tuple[int, int]:
-        """Shard and row of sample ``number``."""
-        if not 0 <= number < self.samples:
-            raise IndexError(f"sample {number} of {self.samples}")
-        shard = int(np.searchsorted(self.ends, number, side="right"))
-        before = int(self.ends[shard - 1]) if shard else 0
-        return shard, number - before
-
-    def index(self, shard: int) -> np.ndarray:
-        if shard not in self._indexes:
-            row = self.shards[shard]
-            path = index_path(self.folder / row["name"])
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:
-                raise UserError(f"{path}: missing; {REMEDY}", every_rank=True) from None
-            if sha256_bytes(data) != row["index_sha256"]:
-                raise UserError(f"{path}: changed since it was written; {REMEDY}", every_rank=True)
-            self._indexes[shard] = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        return self._indexes[shard]
-
-    def key(self, number: int) -> bytes:
-        shard, row = self.locate(number)
-        return bytes(self.index(shard)[row]["key"])
-
-    def image_bytes(self, number: int) -> bytes:
-        """The encoded image. Raises UserError, naming shard, key and offset, where its hash does not fit."""
-        shard, row = self.locate(number)
-        entry = self.index(shard)[row]
-        offset, length = int(entry["offset_bytes"]), int(entry["length_bytes"])
-        data = os.pread(self._descriptor(shard), length, offset)
-        if xxhash.xxh3_64_intdigest(data) != int(entry["xxh3_64"]):
-            raise self._corrupt(shard, entry, "its bytes are not the ones that were written")
-        return data
-
-    def pixels(self, number: int) -> np.ndarray:
-        """One image, [H, W] uint8."""
-        data = self.image_bytes(number)
-        try:
-            return decode(data, self.encoding, self.image_size)
-        except UndecodableImage as error:
-            shard, row = self.locate(number)
-            raise self._corrupt(shard, self.index(shard)[row], str(error)) from None
-
-    def _descriptor(self, shard: int) -> int:
-        if shard not in self._descriptors:
-            path = self.folder / self.shards[shard]["name"]
-            try:
-                self._descriptors[shard] = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                raise UserError(f"{path}: missing; {REMEDY}", every_rank=True) from None
-        return self._descriptors[shard]
-
-    def _corrupt(self, shard: int, entry: np.void, why: str) -> UserError:
-        path = self.folder / self.shards[shard]["name"]
-        return UserError(
-            f"{path}: sample {entry['key'].decode()} at byte {int(entry['offset_bytes'])}: {why}; "
-            f"`cxrdist shards verify {self.folder}` lists all that is wrong",
-            every_rank=True,
+def _sample(name: str, key: str, class_index: int, parts: dict[str, bytes], encoding: str) -> Sample:
+    if parts["cls"] != str(class_index).encode():
+        raise UserError(
+            f"{name}: sample {key} has class {parts['cls'].decode()}, not {class_index}; {REMEDY}"
         )
-
-    def close(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
-
-
-class ShardSet:
-    """A shard set for reading. Raises UserError where the folder holds none, or a changed one."""
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.manifest: Manifest = read_manifest(self.folder)
-        self._readers: dict[Stratum, StratumReader] = {}
-
-    @property
-    def digest(self) -> str:
-        return self.manifest["digest"]
-
-    @property
-    def classes(self) -> list[str]:
-        return self.manifest["classes"]
-
-    @property
-    def image_size(self) -> int:
-        return self.manifest["image_size"]
-
-    def samples(self, split: str, class_name: str, origin: str) -> int:
-        return self.manifest["counts"].get(split, {}).get(class_name, {}).get(origin, 0)
-
-    def stratum(self, split: str, class_name: str, origin: str) -> StratumReader:
-        stratum = Stratum(split, class_name, origin)
-        if stratum not in self._readers:
-            for entry in self.manifest["strata"]:
-                if (entry["split"], entry["class"], entry["origin"]) == (split, class_name, origin):
-                    self._readers[stratum] = StratumReader(
-                        self.folder, entry, self.manifest["encoding"], self.image_size
-                    )
-                    break
-            else:
-                raise UserError(f"{self.folder}: no {origin} images of {class_name} in its {split} split")
-        return self._readers[stratum]
-
-    def images(self, split: str, class_name: str, origin: str, count: int) -> np.ndarray:
-        """The first ``count`` images of a stratum (fewer where it has fewer), [n, H, W] uint8."""
-        reader = self.stratum(split, class_name, origin)
-        return np.stack([reader.pixels(i) for i in range(min(count, reader.samples))])
-
-    def close(self) -> None:
-        for reader in self._readers.values():
-            reader.close()
-
-
-def hash_keys(keys: Iterable[bytes], before: bytes = b"") -> bytes:
-    """SHA-256 over ``before`` and then the keys, each ended by a newline."""
-    digest = hashlib.sha256(before)
-    for key in keys:
-        digest.update(key + b"\n")
-    return digest.digest()
+    meta = json.loads(parts["json"])
+    if not isinstance(meta, dict):
+        raise UserError(f"{name}: {key}.json is not a mapping; {REMEDY}")
+    return Sample(key, parts[encoding], meta)

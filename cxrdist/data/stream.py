@@ -20,7 +20,7 @@ import torch
 
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.mix import Order, StratumQuota, part_of_batch
-from cxrdist.data.shards import ShardSet, StratumReader, hash_keys
+from cxrdist.data.shard_set import ShardSet, StratumReader, hash_keys
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
 

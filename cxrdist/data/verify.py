@@ -1,103 +1,189 @@
-"""Everything that can be wrong with a shard set, found by reading all of it."""
+"""Everything that can be wrong with a shard set, found by reading all of it.
+
+manifest ── its own digest, its sums
+  table ── its SHA-256, its sums
+    tar, index ── size, SHA-256, the index against the tar, every image's hash, every image decoded
+all indexes together ── a key that stands twice, a patient in two splits
+the place ── files that no table names
+"""
 
 from __future__ import annotations
 
-import tarfile
-from collections import Counter
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import xxhash
+
 from cxrdist.data.images import UndecodableImage, decode
-from cxrdist.data.manifest import MANIFEST, Stratum, counts_of, index_bytes, read_table
-from cxrdist.data.shards import ShardSet, index_path, index_rows
+from cxrdist.data.manifest import (
+    INDEX_DTYPE,
+    MANIFEST,
+    REMEDY,
+    SPLITS,
+    Stratum,
+    counts_of,
+    index_array,
+    index_bytes,
+    index_of,
+    read_table,
+)
+from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards import IndexRow, hashed, index_name, index_row, read_tar
+from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError
-from cxrdist.files import sha256_bytes, sha256_file
+from cxrdist.files import sha256_bytes
 from cxrdist.progress import Progress
 
 
-def verify(folder: Path) -> list[str]:
+@dataclass(frozen=True)
+class Checked:
+    """What a shard was found to hold, [samples] of ``INDEX_DTYPE``, and what is wrong with it."""
+
+    index: np.ndarray
+    problems: list[str] = field(default_factory=list)
+
+
+def verify(place: str, *, quick: bool = False) -> list[str]:
     """What is wrong, a line each; empty where the set is as it was written.
 
-    Raises UserError where there is no set at all.
+    ``quick`` reads no tar and no index: it compares sizes, and what the manifest and the tables say. Raises
+    UserError where there is no set at all.
     """
-    if not (folder / MANIFEST).exists():
-        ShardSet(folder)
+    store = store_of(place)
+    if not store.exists(MANIFEST):
+        ShardSet(store)
     try:
-        shards = ShardSet(folder)
+        shards = ShardSet(store)
     except UserError as error:
         return [str(error)]
     found: list[str] = []
+    tasks: list[tuple[dict[str, Any], dict[str, Any]]] = []
     known = {MANIFEST}
-    keys: Counter[str] = Counter()
-    splits_of_patient: dict[str, set[str]] = {}
-    images = sum(entry["samples"] for entry in shards.manifest["strata"])
-    with Progress(f"verify {folder}", images) as progress:
-        for entry in shards.manifest["strata"]:
-            known.add(entry["table"])
-            try:
-                table = read_table(folder, entry)
-            except UserError as error:
-                found.append(str(error))
-                continue
-            for row in table:
-                path = folder / row["name"]
-                known |= {path.name, index_path(path).name}
-                rows, problems = check_shard(path, row, entry, shards)
-                found += problems
-                for key, *_, patient in rows:
-                    keys[key] += 1
-                    if patient:
-                        splits_of_patient.setdefault(patient, set()).add(entry["split"])
-                progress.advance(row["samples"])
-            if sum(row["samples"] for row in table) != entry["samples"]:
-                found.append(
-                    f"{entry['table']}: its samples do not add up to the manifest's {entry['samples']}"
-                )
-    found += [f"key {key} stands {n} times" for key, n in keys.items() if n > 1]
-    found += [
-        f"patient {patient} is in {' and '.join(sorted(splits))}"
-        for patient, splits in sorted(splits_of_patient.items())
-        if len(splits) > 1
-    ]
-    found += [
-        f"{name}: a file that no table names"
-        for name in sorted(p.name for p in folder.iterdir())
-        if name not in known
-    ]
+    for entry in shards.manifest["strata"]:
+        known.add(entry["table"])
+        try:
+            table = read_table(store, entry)
+        except UserError as error:
+            found.append(str(error))
+            continue
+        for name, there in (("samples", sum(s["samples"] for s in table)), ("bytes", sum(s["bytes"] for s in table)),
+                            ("shards", len(table))):  # fmt: skip
+            if there != entry[name]:
+                found.append(f"{entry['table']}: {there} {name}, but {MANIFEST} says {entry[name]}")
+        tasks += [(entry, row) for row in table]
+        known |= {name for row in table for name in (row["name"], index_name(row["name"]))}
     if counts_of(shards.manifest["strata"], shards.classes) != shards.manifest["counts"]:
         found.append(f"{MANIFEST}: its counts are not those of its strata")
+    indexes: list[np.ndarray] = []
+    with Progress(f"verify {store}", sum(row["samples"] for _, row in tasks)) as progress:
+        for row, checked in check_all(shards, tasks, quick):
+            found += checked.problems
+            indexes.append(checked.index)
+            progress.advance(row["samples"])
+    if not quick:
+        found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
+    found += [f"{name}: a file that no table names" for name in store.names() if name not in known]
     return found
 
 
-def check_shard(
-    path: Path, row: dict[str, Any], entry: dict[str, Any], shards: ShardSet
-) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """The index rows of a tar, as far as it can be read, and what is wrong: tar and index against the table,
-    the index against the tar, each image against the set."""
-    found = []
-    index = index_path(path)
-    for file, digest in ((path, row["sha256"]), (index, row["index_sha256"])):
-        if not file.exists():
-            found.append(f"{file.name}: missing")
-        elif sha256_file(file) != digest:
-            found.append(f"{file.name}: changed since it was written")
-    if not path.exists():
-        return [], found
-    stratum = Stratum(entry["split"], entry["class"], entry["origin"])
-    encoding = shards.manifest["encoding"]
+def check_all(
+    shards: ShardSet, tasks: list[tuple[dict[str, Any], dict[str, Any]]], quick: bool
+) -> Iterator[tuple[dict[str, Any], Checked]]:
+    """Hashing and decoding leave Python's lock to others: a thread per core keeps all cores busy."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        check = check_sizes if quick else check_shard
+        results = pool.map(lambda task: check(shards, *task), tasks)
+        for (_, row), checked in zip(tasks, results):
+            yield row, checked
+
+
+def check_sizes(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
+    problems = []
+    index_bytes_ = len(index_bytes([])) + row["samples"] * INDEX_DTYPE.itemsize
+    for name, expected in ((row["name"], row["bytes"]), (index_name(row["name"]), index_bytes_)):
+        try:
+            size = shards.store.size(name)
+        except FileNotFoundError:
+            problems.append(f"{name}: missing")
+            continue
+        if size != expected:
+            problems.append(f"{name}: {size:,} bytes, not {expected:,}")
+    return Checked(np.empty(0, INDEX_DTYPE), problems)
+
+
+def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
+    """Tar and index against the table, the index against the tar, each image against the index and the set."""
+    store, name = shards.store, row["name"]
+    index, problems = check_index(store, index_name(name), row["index_sha256"])
     try:
-        rows = index_rows(path, stratum, shards.classes.index(entry["class"]), encoding)
-    except (UserError, tarfile.TarError, ValueError) as error:
-        return [], [*found, f"{path.name}: {error}"]
-    if sha256_bytes(index_bytes(rows)) != row["index_sha256"]:
-        found.append(f"{index.name}: not the index of {path.name}")
-    if len(rows) != row["samples"]:
-        found.append(f"{path.name}: {len(rows)} samples, not {row['samples']}")
-    with path.open("rb") as tar:
-        for key, _, _, _, offset, length, _, _ in rows:
-            tar.seek(offset)
-            try:
-                decode(tar.read(length), encoding, shards.image_size)
-            except UndecodableImage as error:
-                found.append(f"{path.name}: sample {key} at byte {offset}: {error}")
-    return rows, found
+        rows, of_tar = check_tar(shards, entry, row)
+    except FileNotFoundError:
+        return Checked(np.empty(0, INDEX_DTYPE), [*problems, f"{name}: missing"])
+    problems += of_tar
+    if rows is not None and sha256_bytes(index_bytes(rows)) != row["index_sha256"]:
+        problems.append(f"{index_name(name)}: not the index of {name}")
+    if of_tar and index is not None:
+        problems += [f"{name}: {line}" for line in damaged(store, name, index)]
+    return Checked(index_array(rows or []) if index is None else index, problems)
+
+
+def check_index(store: Store, name: str, sha256: str) -> tuple[np.ndarray | None, list[str]]:
+    try:
+        data = store.read(name)
+    except FileNotFoundError:
+        return None, [f"{name}: missing"]
+    if sha256_bytes(data) != sha256:
+        return None, [f"{name}: changed since it was written"]
+    return index_of(data), []
+
+
+def check_tar(
+    shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]
+) -> tuple[list[IndexRow] | None, list[str]]:
+    """The index of a tar, read from the tar, None where it can't be read to its end; and what is wrong."""
+    name, encoding = row["name"], shards.manifest["encoding"]
+    stratum = Stratum(entry["split"], entry["class"], entry["origin"])
+    class_index = shards.classes.index(entry["class"])
+    rows: list[IndexRow] = []
+    problems: list[str] = []
+    with shards.store.open(name) as file:
+        size, digest = hashed(file)
+        if size != row["bytes"]:
+            problems.append(f"{name}: {size:,} bytes, not {row['bytes']:,}")
+        elif digest != row["sha256"]:
+            problems.append(f"{name}: changed since it was written")
+        try:
+            for offset, sample in read_tar(file, name, class_index, encoding):
+                rows.append(index_row(sample, stratum, class_index, offset))
+                try:
+                    decode(sample.image, encoding, shards.image_size)
+                except UndecodableImage as error:
+                    problems.append(f"{name}: sample {sample.key} at byte {offset}: {error}")
+        except UserError as error:
+            return None, [*problems, str(error).removesuffix(f"; {REMEDY}")]
+    return rows, problems
+
+
+def damaged(store: Store, tar: str, index: np.ndarray) -> Iterator[str]:
+    """The samples of a tar whose image is not the one that its index tells of."""
+    for row in index:
+        offset = int(row["offset_bytes"])
+        data = store.read_range(tar, offset, int(row["length_bytes"]))
+        if xxhash.xxh3_64_intdigest(data) != int(row["xxh3_64"]):
+            yield f"sample {row['key'].decode()} at byte {offset}: its image is not the one that was written"
+
+
+def check_together(index: np.ndarray) -> Iterator[str]:
+    """Keys that stand more than once, and patients in more than one split."""
+    keys, counts = np.unique(index["key"], return_counts=True)
+    yield from (f"key {key.decode()} stands {n} times" for key, n in zip(keys, counts) if n > 1)
+    known = index[index["patient"] != b""]
+    pairs = np.unique(known[["patient", "split"]])
+    patients, counts = np.unique(pairs["patient"], return_counts=True)
+    for patient in patients[counts > 1]:
+        there = {split.decode() for split in pairs["split"][pairs["patient"] == patient]}
+        yield f"patient {patient.decode()} is in {' and '.join(s for s in SPLITS if s in there)}"

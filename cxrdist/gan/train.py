@@ -24,7 +24,7 @@ from cxrdist.checkpoint import (
 from cxrdist.config import to_dict
 from cxrdist.data.mix import check_divides
 from cxrdist.data.open import open_real
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import OrderDigest, Stream
 from cxrdist.data.transforms import to_float
 from cxrdist.dist import Dist
@@ -60,7 +60,7 @@ def train(config: GANConfig) -> None:
             say(f"{folder}: finished before; nothing to do (another --run starts a new one)")
             dist.close()
             return
-        say(f"GAN: {', '.join(classes)} of {shards.folder}, {shards.image_size} px; {dist.describe()}")
+        say(f"GAN: {', '.join(classes)} of {shards}, {shards.image_size} px; {dist.describe()}")
         tracker = start(folder, config.tracking, job="gan", settings=to_dict(config), is_main=dist.is_main)
         for number, class_name in enumerate(classes, 1):
             title = f"GAN {number}/{len(classes)} {class_name}"
@@ -78,9 +78,7 @@ def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
         return shards.classes
     for name in asked:
         if name not in shards.classes:
-            raise UserError(
-                f"--classes {name}: not a class of {shards.folder}{nearest(name, shards.classes)}"
-            )
+            raise UserError(f"--classes {name}: not a class of {shards}{nearest(name, shards.classes)}")
     return [name for name in shards.classes if name in asked]
 
 

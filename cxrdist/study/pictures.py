@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.study.collect import ClsRun, Study
 

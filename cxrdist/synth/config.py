@@ -35,9 +35,9 @@ class SynthConfig:
     """Weights & Biases."""
 
     @property
-    def out_folder(self) -> Path:
-        return Path(self.out or f"{self.shards}-synthetic")
+    def out_place(self) -> str:
+        return self.out or f"{self.shards.rstrip('/')}-synthetic"
 
     @property
     def run_folder(self) -> Path:
-        return Path(self.run or f"runs/synth-{self.out_folder.name}")
+        return Path(self.run or f"runs/synth-{Path(self.out_place).name}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrdist.checkpoint import load_weights, weights_sha256
-from cxrdist.data.shards import ShardSet
+from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import read_json, slug
 from cxrdist.nets.dcgan import DCGANConfig, Generator
@@ -26,14 +26,14 @@ def load_generator(gan_run: Path, class_name: str, shards: ShardSet) -> TrainedG
     """The generator of a class. Raises UserError where it is missing, changed, of another image size, or has
     learnt from anything but the train split of ``shards``."""
     folder = gan_run / slug(class_name)
-    again = f"accelerate launch launch/train_gan.py --shards {shards.folder} --run {gan_run}"
+    again = f"accelerate launch launch/train_gan.py --shards {shards} --run {gan_run}"
     if not (folder / "model.json").exists():
         raise UserError(f"{gan_run} has no finished generator of {class_name}; train it with `{again}`")
     model: dict[str, Any] = read_json(folder / "model.json")
     if model["lineage"] != {"real_digest": shards.digest, "split": "train"}:
         raise UserError(
             f"{folder}: this generator has learnt from another set ({model['lineage']['real_digest'][:12]}) than "
-            f"{shards.folder} ({shards.digest[:12]}); train one on it with `{again}-other`"
+            f"{shards} ({shards.digest[:12]}); train one on it with `{again}-other`"
         )
     network = Generator(DCGANConfig(**model["network"]))
     load_weights(folder / "generator.safetensors", network)

@@ -11,7 +11,7 @@ A shard's bytes are a function of generator, seed and shard number: not of the r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from cxrdist.data.images import encode
 from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.mix import quotas, rule_from
 from cxrdist.data.open import open_real
-from cxrdist.data.shards import Sample, ShardSet, finished_shard, samples_per_shard, write_shard
+from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards import Sample, finished_shard, samples_per_shard, write_shard
+from cxrdist.data.store import Store, store_of
 from cxrdist.data.transforms import to_uint8
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.files import FolderLock
 from cxrdist.progress import Progress, duration, say
 from cxrdist.run import SUMMARY, environment, holding, write_summary
 from cxrdist.seeds import uniform
@@ -63,9 +64,9 @@ def synthesize(config: SynthConfig) -> None:
     generators = {name: load_generator(Path(config.gan), name, real) for name in wanted}
     gates = {name: GreyGate.from_real(real, name) for name in wanted}
     provenance = provenance_of(config, generators, gates, wanted)
-    folder = config.out_folder
+    store = store_of(config.out_place)
     with holding(config.run_folder, "synth", to_dict(config), dist):
-        if manifest := dist.on_main(lambda: finished_before(folder, provenance)):
+        if manifest := dist.on_main(lambda: finished_before(store, provenance)):
             if dist.is_main and not (config.run_folder / SUMMARY).exists():
                 report(config, manifest, time.monotonic() - began_s, dist)
             dist.close()
@@ -74,23 +75,23 @@ def synthesize(config: SynthConfig) -> None:
             generators[name].network.to(dist.device).eval()
             probe(generators[name], gates[name], config, dist.device)
         say(f"synthesis of {sum(wanted.values()):,} images for {config.mix}; {dist.describe()}")
-        locks: list[FolderLock] = []
-        dist.on_main(lambda: locks.append(claim(folder, provenance)))
+        releases: list[Callable[[], None]] = []
+        dist.on_main(lambda: releases.append(claim(store, provenance)))
         try:
-            rows = write_my_shards(config, real, wanted, generators, gates, dist)
-            manifest = dist.on_main(lambda: conclude(folder, real, config, provenance, rows))
+            rows = write_my_shards(store, config, real, wanted, generators, gates, dist)
+            manifest = dist.on_main(lambda: conclude(store, real, config, provenance, rows))
         finally:
-            for lock in locks:
-                lock.release()
+            for release in releases:
+                release()
         seconds = time.monotonic() - began_s
         if dist.is_main:
             report(config, manifest, seconds, dist)
-    say(f"{folder}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
+    say(f"{store}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
     dist.close()
 
 
-def finished_before(folder: Path, provenance: dict[str, Any]) -> Manifest | None:
-    return finished_set(folder, provenance) if (folder / MANIFEST).exists() else None
+def finished_before(store: Store, provenance: dict[str, Any]) -> Manifest | None:
+    return finished_set(store, provenance) if store.exists(MANIFEST) else None
 
 
 def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
@@ -157,6 +158,7 @@ def plan(wanted: dict[str, int], image_size: int, encoding: str) -> list[SynthTa
 
 
 def write_my_shards(
+    store: Store,
     config: SynthConfig,
     real: ShardSet,
     wanted: dict[str, int],
@@ -178,9 +180,9 @@ def write_my_shards(
         for task in mine:
             stratum = Stratum("train", task.class_name, "synthetic")
             label = real.classes.index(task.class_name)
-            done = finished_shard(config.out_folder, task.number, stratum, label, config.encoding)
+            done = finished_shard(store, task.number, stratum, label, config.encoding)
             if done:
-                row = done[0] | {"tried": candidate_of(done[1][-1]) + 1}
+                row = done[0] | {"tried": candidate_of([*done[1]][-1]) + 1}
                 progress.advance(task.samples)
             else:
                 tried: list[int] = []
@@ -193,7 +195,7 @@ def write_my_shards(
                     tried,
                     progress,
                 )
-                row = write_shard(config.out_folder, task.number, stratum, label, config.encoding, samples)
+                row = write_shard(store, task.number, stratum, label, config.encoding, samples)
                 row["tried"] = tried[-1] + 1
             rows.append((task.class_name, task.number, row))
     return dist.gather_objects(rows)
@@ -257,7 +259,7 @@ def candidate_of(key: str) -> int:
 
 
 def conclude(
-    folder: Path,
+    store: Store,
     real: ShardSet,
     config: SynthConfig,
     provenance: dict[str, Any],
@@ -273,10 +275,10 @@ def conclude(
         gate["admitted"] += row["samples"]
         shards.setdefault(name, []).append(row)
     strata = [
-        write_table(folder, Stratum("train", name, "synthetic"), rows_) for name, rows_ in shards.items()
+        write_table(store, Stratum("train", name, "synthetic"), rows_) for name, rows_ in shards.items()
     ]
     manifest = write_manifest(
-        folder,
+        store,
         classes=real.classes,
         image_size=real.image_size,
         encoding=config.encoding,
@@ -289,7 +291,7 @@ def conclude(
             "generators": provenance["generators"],
         },
     )
-    settle(folder)
+    settle(store)
     return manifest
 
 

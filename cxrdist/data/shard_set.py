@@ -1,0 +1,175 @@
+"""A shard set for reading: any sample of a stratum by its number, one read at a known offset, hash checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from cxrdist.data.images import UndecodableImage, decode
+from cxrdist.data.manifest import (
+    REMEDY,
+    Manifest,
+    Stratum,
+    read_index,
+    read_manifest,
+    read_table,
+)
+from cxrdist.data.shards import Sample, hashed, index_name, read_tar
+from cxrdist.data.store import Store, store_of
+from cxrdist.errors import UserError
+
+
+@dataclass
+class StratumReader:
+    """Samples of one stratum by number, through the indexes; opens a tar when a sample of it is read."""
+
+    store: Store
+    entry: dict[str, Any]
+    class_index: int
+    encoding: str
+    image_size: int
+    _indexes: dict[int, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        return self.entry["samples"]
+
+    @cached_property
+    def shards(self) -> list[dict[str, Any]]:
+        return read_table(self.store, self.entry)
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """[shards] int64: how many samples the shards up to each one hold together."""
+        return np.cumsum([s["samples"] for s in self.shards])
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Shard and row of sample ``number``."""
+        if not 0 <= number < self.samples:
+            raise IndexError(f"sample {number} of {self.samples}")
+        shard = int(np.searchsorted(self.ends, number, side="right"))
+        before = int(self.ends[shard - 1]) if shard else 0
+        return shard, number - before
+
+    def index(self, shard: int) -> np.ndarray:
+        if shard not in self._indexes:
+            row = self.shards[shard]
+            self._indexes[shard] = read_index(self.store, index_name(row["name"]), row["index_sha256"])
+        return self._indexes[shard]
+
+    def key(self, number: int) -> bytes:
+        shard, row = self.locate(number)
+        return bytes(self.index(shard)[row]["key"])
+
+    def image_bytes(self, number: int) -> bytes:
+        """The encoded image. Raises UserError, naming shard, key and offset, where its hash does not fit."""
+        shard, row = self.locate(number)
+        entry = self.index(shard)[row]
+        name = self.shards[shard]["name"]
+        try:
+            data = self.store.read_range(name, int(entry["offset_bytes"]), int(entry["length_bytes"]))
+        except FileNotFoundError:
+            raise UserError(f"{self.store}/{name}: missing; {REMEDY}", every_rank=True) from None
+        if xxhash.xxh3_64_intdigest(data) != int(entry["xxh3_64"]):
+            raise self._corrupt(shard, entry, "its bytes are not the ones that were written")
+        return data
+
+    def pixels(self, number: int) -> np.ndarray:
+        """One image, [H, W] uint8."""
+        data = self.image_bytes(number)
+        try:
+            return decode(data, self.encoding, self.image_size)
+        except UndecodableImage as error:
+            shard, row = self.locate(number)
+            raise self._corrupt(shard, self.index(shard)[row], str(error)) from None
+
+    def whole(self, shard: int) -> Iterator[Sample]:
+        """All samples of a shard in order, with their metadata, its SHA-256 checked before the first one."""
+        row = self.shards[shard]
+        where = f"{self.store}/{row['name']}"
+        try:
+            with self.store.open(row["name"]) as file:
+                if hashed(file)[1] != row["sha256"]:
+                    raise UserError(f"{where}: changed since it was written; {REMEDY}")
+                for _, sample in read_tar(file, where, self.class_index, self.encoding):
+                    yield sample
+        except FileNotFoundError:
+            raise UserError(f"{where}: missing; {REMEDY}") from None
+
+    def _corrupt(self, shard: int, entry: np.void, why: str) -> UserError:
+        return UserError(
+            f"{self.store}/{self.shards[shard]['name']}: sample {entry['key'].decode()} at byte "
+            f"{int(entry['offset_bytes'])}: {why}; `cxrdist shards verify {self.store}` lists all that is wrong",
+            every_rank=True,
+        )
+
+
+class ShardSet:
+    """A shard set for reading, in a folder or at a URL. Raises UserError where there is none, or a changed one."""
+
+    def __init__(self, place: str | Path | Store) -> None:
+        self.store = store_of(place)
+        self.manifest: Manifest = read_manifest(self.store)
+        self._readers: dict[Stratum, StratumReader] = {}
+
+    def __str__(self) -> str:
+        return str(self.store)
+
+    @property
+    def digest(self) -> str:
+        return self.manifest["digest"]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.manifest["classes"]
+
+    @property
+    def image_size(self) -> int:
+        return self.manifest["image_size"]
+
+    @property
+    def strata(self) -> list[Stratum]:
+        return [Stratum(e["split"], e["class"], e["origin"]) for e in self.manifest["strata"]]
+
+    def samples(self, split: str, class_name: str, origin: str) -> int:
+        return self.manifest["counts"].get(split, {}).get(class_name, {}).get(origin, 0)
+
+    def stratum(self, split: str, class_name: str, origin: str) -> StratumReader:
+        stratum = Stratum(split, class_name, origin)
+        if stratum not in self._readers:
+            for entry in self.manifest["strata"]:
+                if (entry["split"], entry["class"], entry["origin"]) == (split, class_name, origin):
+                    self._readers[stratum] = StratumReader(
+                        self.store,
+                        entry,
+                        self.classes.index(class_name),
+                        self.manifest["encoding"],
+                        self.image_size,
+                    )
+                    break
+            else:
+                raise UserError(f"{self.store}: no {origin} images of {class_name} in its {split} split")
+        return self._readers[stratum]
+
+    def images(self, split: str, class_name: str, origin: str, count: int) -> np.ndarray:
+        """The first ``count`` images of a stratum (fewer where it has fewer), [n, H, W] uint8."""
+        reader = self.stratum(split, class_name, origin)
+        return np.stack([reader.pixels(i) for i in range(min(count, reader.samples))])
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def hash_keys(keys: Iterable[bytes], before: bytes = b"") -> bytes:
+    """SHA-256 over ``before`` and then the keys, each ended by a newline."""
+    digest = hashlib.sha256(before)
+    for key in keys:
+        digest.update(key + b"\n")
+    return digest.digest()
