@@ -1,0 +1,184 @@
+"""Near-duplicate films: one film saved twice, re-encoded, resized, re-windowed, shifted or slightly cropped.
+
+Frontal radiographs look so alike that a 64-bit average, difference or DCT hash calls strangers the same. Here a
+hash is a thumbnail of the film's middle, and two are compared in two steps: the angle between their low DCT
+coefficients, cheap and exact for all pairs, proposes (cosine of 0.87 or more); the share of one thumbnail that
+remains after the best fit by the other under small shifts, stretches and changes of tone (tangent distance,
+Simard et al., 1998) decides (0.04 or less).
+
+Measured on NIH ChestX-ray14, 1,236 films at 256 px and 1,000 at 64 px: the remaining share is below 0.004 for
+JPEG-75, resizing and noise, below 0.02 for mild changes of tone and for 1 % cropped or padded on each side, below
+0.03 for 2 % (one film: 0.05); 0.067 for the nearest two films of different patients among 2.5 million pairs, the
+next 0.09. Of two films of one patient few are near: 2 of 2,052 pairs at 256 px (0.00, the same film twice, and
+0.029) and 12 of 8,331 at 64 px (0.025 or more).
+Phantoms are more alike than people: of 44,700 pairs of different phantoms 23 are near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import xxhash
+from PIL import Image
+
+_SIDE = 32
+_MARGIN = 0.1  # of each side: where a crop, a bar or a marker would change the picture most
+_MIN_PIXELS = 16
+_DIGEST_BYTES = 8
+HASH_BYTES = _SIDE * _SIDE + _DIGEST_BYTES
+
+_MIN_CONTRAST = 2.0  # grey levels (standard deviation, low frequencies) below which all is rounding and noise
+_MIN_COSINE = 0.87
+_MAX_RESIDUAL = 0.04
+_SCALE = 2048  # all products of two descriptors stay below 2^24: float32 sums of them are exact
+_ROWS, _COLUMNS = 1024, 8192
+_PAIRS_AT_ONCE = 2048
+
+
+def _dct_rows(count: int) -> np.ndarray:
+    """The first rows [count, _SIDE] of the orthonormal DCT-II."""
+    frequency, x = np.arange(count)[:, None], np.arange(_SIDE)[None]
+    rows = np.cos(np.pi * (x + 0.5) * frequency / _SIDE) * np.sqrt(2 / _SIDE)
+    rows[0] /= np.sqrt(2)
+    return rows
+
+
+def _band(highest: int) -> np.ndarray:
+    """Which of [highest + 1, highest + 1] coefficients lie within a radius, the mean apart: [.., ..] bool."""
+    radius = _radius(highest)
+    return (radius > 0) & (radius <= highest)
+
+
+def _radius(highest: int) -> np.ndarray:
+    return np.hypot(*np.indices((highest + 1, highest + 1)))
+
+
+_COARSE, _COARSE_BAND = _dct_rows(11), _band(10)  # float64: rounded to whole numbers, the same everywhere
+_FINE, _FINE_BAND = _dct_rows(13).astype(np.float32), _band(12)
+# Radiographs have far more energy in low frequencies; unweighted, these alone would decide.
+_FINE_WEIGHTS = _radius(12)[_FINE_BAND]
+
+
+def perceptual_hash(pixels: np.ndarray) -> bytes:
+    """The ``HASH_BYTES`` that ``near_pairs`` compares, of a [H, W] uint8 radiograph of 16 pixels a side or more.
+
+    A 32 x 32 thumbnail of the middle 80 % of each side, then the XXH3-64 of the pixels. The thumbnail of a film
+    at 64 px and at 1024 px is the same but for rounding. A pure function of the pixels on every machine.
+    """
+    assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
+    height, width = pixels.shape
+    assert min(height, width) >= _MIN_PIXELS, pixels.shape
+    middle = (_MARGIN * width, _MARGIN * height, (1 - _MARGIN) * width, (1 - _MARGIN) * height)
+    # BILINEAR averages over each output pixel when it shrinks, so every input size gives the same picture.
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    thumbnail = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=middle)
+    return thumbnail.tobytes() + xxhash.xxh3_64_digest(f"{height}x{width}/".encode() + pixels.tobytes())
+
+
+def near_pairs(hashes: Sequence[bytes]) -> list[tuple[int, int]]:
+    """All pairs (i, j), i < j, of hashes whose films are near duplicates, sorted.
+
+    Every pair is compared, and all are listed: k copies of one film are k (k - 1) / 2 pairs. Films with nothing
+    in their middle (blank, or a faint haze of noise) are near only to exact copies of themselves. Whether a pair
+    is near depends on its two hashes alone. Memory grows with the hashes, about 1.4 KB each, and with the pairs
+    found, not with those compared: 100,000 films take one to two minutes on one core, four times as many 16
+    times that.
+    """
+    assert all(len(each) == HASH_BYTES for each in hashes)
+    if not hashes:
+        return []
+    table = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+    thumbnails = table[:, :-_DIGEST_BYTES].reshape(-1, _SIDE, _SIDE)  # [N, 32, 32] uint8
+    descriptors = np.zeros((len(table), int(_COARSE_BAND.sum())), np.float32)
+    blank: dict[bytes, list[int]] = {}
+    for start in range(0, len(table), _COLUMNS):
+        descriptors[start : start + _COLUMNS] = _descriptors(thumbnails[start : start + _COLUMNS])
+    for i in np.flatnonzero(~descriptors.any(1)).tolist():
+        blank.setdefault(hashes[i], []).append(i)
+    pairs = [(i, j) for copies in blank.values() for k, i in enumerate(copies) for j in copies[k + 1 :]]
+    for first, second in _candidates(descriptors):
+        films, place = np.unique(first, return_inverse=True)
+        residuals = _residuals(_parts(thumbnails[films])[place], _parts(thumbnails[second]))
+        is_near = residuals <= _MAX_RESIDUAL
+        pairs += zip(first[is_near].tolist(), second[is_near].tolist())
+    return sorted(pairs)
+
+
+def groups_of(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """For each of ``count`` images the lowest index in its group: all that a chain of pairs connects."""
+    parent = list(range(count))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for i, j in pairs:
+        low, high = sorted((root(i), root(j)))
+        parent[high] = low
+    return [root(i) for i in range(count)]
+
+
+def _descriptors(thumbnails: np.ndarray) -> np.ndarray:
+    """[N, 32, 32] to [N, D] float32 of whole numbers, each row of length ``_SCALE``, about, or 0 where blank.
+
+    Square roots of the coefficients, so that a few strong ones (bars, collimation, the outline of the chest that
+    all films share) do not drown the rest.
+    """
+    coefficients = (_COARSE @ thumbnails.astype(np.float64) @ _COARSE.T)[:, _COARSE_BAND]
+    has_content = np.linalg.norm(coefficients, axis=1) / _SIDE >= _MIN_CONTRAST
+    roots = np.sign(coefficients) * np.sqrt(np.abs(coefficients))
+    lengths = np.linalg.norm(roots, axis=1)
+    scales = np.divide(_SCALE, lengths, out=np.zeros_like(lengths), where=has_content)
+    return np.rint(roots * scales[:, None]).astype(np.float32)
+
+
+def _candidates(descriptors: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Batches of the pairs (i, j), i < j, at an angle with a cosine of ``_MIN_COSINE`` or more."""
+    count, least = len(descriptors), np.float32(_MIN_COSINE * _SCALE**2)
+    for top in range(0, count, _ROWS):
+        rows = descriptors[top : top + _ROWS]
+        blocks = [
+            np.argwhere(rows @ descriptors[left : left + _COLUMNS].T >= least) + np.array([top, left])
+            for left in range(top, count, _COLUMNS)
+        ]
+        found = np.concatenate(blocks)
+        found = found[found[:, 0] < found[:, 1]]
+        # Sorted, a batch has few films for ``first``, and each is prepared once.
+        found = found[np.argsort(found[:, 0], kind="stable")]
+        for start in range(0, len(found), _PAIRS_AT_ONCE):
+            first, second = found[start : start + _PAIRS_AT_ONCE].T
+            yield first, second
+
+
+def _residuals(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """From the parts [N, 6, D] of two: the share of each that the other does not explain, the larger one, [N]."""
+    # The mean of both gradients: right to second order in the shift, where one film's alone is to first.
+    moves = (ours[:, 2:] + theirs[:, 2:]) / 2
+    return np.maximum(_unexplained(ours, moves, theirs[:, 0]), _unexplained(theirs, moves, ours[:, 0]))
+
+
+def _parts(thumbnails: np.ndarray) -> np.ndarray:
+    """Each thumbnail, its square (for changes of tone), its gradients and these times x and y: [N, 6, D]."""
+    films = thumbnails.astype(np.float32)
+    films -= films.mean((1, 2), keepdims=True)
+    films /= films.std((1, 2), keepdims=True)
+    down, across = np.gradient(films, axis=(1, 2))
+    centred = np.linspace(-1, 1, _SIDE, dtype=np.float32)
+    parts = np.stack([films, films**2, across, down, across * centred, down * centred[:, None]], 1)
+    along_rows = np.ascontiguousarray((parts @ _FINE.T).swapaxes(-1, -2))  # [N, 6, 13, 32]
+    coefficients = (along_rows @ _FINE.T).swapaxes(-1, -2)[..., _FINE_BAND]
+    return coefficients * _FINE_WEIGHTS  # float64, for the normal equations
+
+
+def _unexplained(parts: np.ndarray, moves: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Least squares of ``target`` [N, D] by the film, its square and ``moves``: the residual's share, [N]."""
+    basis = np.concatenate([parts[:, :2], moves], 1)
+    gram = basis @ basis.transpose(0, 2, 1)  # [N, 6, 6]
+    # A picture without, say, vertical structure cannot be told from its vertical shift: the ridge lets it.
+    gram += 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(gram.shape[1])
+    projected = basis @ target[..., None]  # [N, 6, 1]
+    explained = (projected * np.linalg.solve(gram, projected)).sum((1, 2))
+    return 1 - explained / (target**2).sum(1)
