@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from cxrdist.data.phantom.project import Array
+from cxrdist.data.phantom.technique import Technique
 
 _COARSE = 32
 
@@ -77,14 +78,12 @@ def expose(soft_cm: Array, bone_cm: Array, scatter: float) -> Array:
     return np.log(primary + np.float32(scatter) * wide_blur(born, 0.09))
 
 
-def develop(
-    log_signal: Array, draw: np.random.Generator, *, noise: float, contrast: float, brightness: float
-) -> Array:
+def develop(log_signal: Array, draw: np.random.Generator, technique: Technique) -> Array:
     """[H, W] float32 in 0..1, bright where little came through, as on a film."""
     size = log_signal.shape[0]
     grain = draw.standard_normal((size, size), dtype=np.float32)
     # Fewer quanta, more noise; smaller pixels catch fewer.
-    strength = np.float32(noise * 0.0022 * (size / 256) ** 0.5)
+    strength = np.float32(technique.noise * 0.0022 * (size / 256) ** 0.5)
     density = -log_signal + grain * np.exp(np.float32(-0.5) * log_signal) * strength
     # Automatic exposure: the window spans the body from its clearest to its densest parts.
     down = _averaging(size)
@@ -93,6 +92,29 @@ def develop(
     dark, light = np.quantile(body, [0.08, 0.96]) if body.size > 32 else (0.0, 3.0)
     span = max(float(light - dark), 0.5)
     tissue = np.maximum(density, np.float32(dark - 0.35 * span))
-    density = density + np.float32(0.35) * (tissue - wide_blur(tissue, 0.055))
+    density -= np.float32(technique.equalise) * (wide_blur(tissue, 0.11) - np.float32(dark + 0.5 * span))
+    across = np.linspace(-1.0, 1.0, size, dtype=np.float32)
+    density += np.float32(technique.heel[0]) * across + (np.float32(technique.heel[1]) * across)[:, None]
     t = (density - np.float32(dark)) / np.float32(span)
-    return 1.0 / (1.0 + np.exp(np.float32(-3.3 * contrast) * (t - np.float32(0.34 - brightness))))
+    steep = np.float32(-3.6 * technique.contrast / (1.0 - 0.4 * technique.equalise))
+    shown = 1.0 / (1.0 + np.exp(steep * (t - np.float32(0.4 - technique.brightness))))
+    return shown * np.float32(technique.white - technique.black) + np.float32(technique.black)
+
+
+def collimate(shown: Array, technique: Technique) -> Array:
+    """The film where the beam reached it; a border elsewhere."""
+    size = shown.shape[0]
+    left, right, top, bottom = technique.collimated
+    if not any(technique.collimated):
+        return shown
+    at = ((np.arange(size) + 0.5) / size).astype(np.float32)
+    turn = np.float32(technique.border_turn)
+    x = at[None, :] + turn * (at[:, None] - np.float32(0.5))
+    z = at[:, None] - turn * (at[None, :] - np.float32(0.5))
+    soft = np.float32(max(0.006, 1.0 / size))  # the penumbra of the collimator's blades
+    lit: Array | float = 1.0
+    for border, inside in ((left, x), (right, 1.0 - x), (top, z), (bottom, 1.0 - z)):
+        if border:
+            lit = lit * np.clip((inside - np.float32(border)) / soft, 0.0, 1.0)
+    edge = np.float32(0.985 if technique.border_white else 0.4 * technique.black)
+    return edge + (shown - edge) * lit

@@ -15,8 +15,10 @@ import numpy as np
 
 from cxrdist.data.phantom import film, marks, skeleton, thorax, vessels
 from cxrdist.data.phantom.anatomy import Anatomy, Pose, Stream, generator
+from cxrdist.data.phantom.lines import Lines
 from cxrdist.data.phantom.project import Array, Grid, Tubes
 from cxrdist.data.phantom.signs import Signs
+from cxrdist.data.phantom.technique import Technique
 from cxrdist.data.phantom.thorax import Lung
 
 
@@ -42,7 +44,9 @@ def render(*, seed: int, patient: int, study: int, label: str, size: int) -> Stu
     """
     anatomy = Anatomy.of(seed, patient)
     pose = Pose.of(seed, patient, study, label)
+    technique = Technique.of(seed, patient, study, pose.view)
     signs = Signs.of(seed, patient, study, label, anatomy, pose)
+    lines = Lines.of(seed, patient, study, anatomy, pose, signs)
     full = thorax.lungs_of(anatomy, pose)
     now = replace(full[0], rim=signs.collapse[0]), replace(full[1], rim=signs.collapse[1])
     heart = thorax.heart_of(anatomy, pose, signs, full[1].dome_z + 1.7)
@@ -57,18 +61,13 @@ def render(*, seed: int, patient: int, study: int, label: str, size: int) -> Stu
     draw = generator(seed, patient, study, Stream.FILM)
     soft = _soft_tissue(grid, anatomy, pose, signs, full, now, heart, draw)
     bone = _bones(grid, anatomy, pose, full)
-    if pose.leads:
-        bone += marks.leads(grid, anatomy, draw)
-    signal = film.expose(soft, bone, scatter=1.1 if pose.view == "AP" else 0.8)
-    lead = film.reduce(marks.marker(grid, pose, draw), factor)
-    shown = film.develop(
-        film.reduce(signal, factor),
-        draw,
-        noise=pose.noise,
-        contrast=pose.contrast,
-        brightness=pose.brightness,
-    )
+    bone += lines.chord(grid, anatomy, pose)
+    signal = film.expose(soft, bone, scatter=technique.scatter)
+    lead = film.reduce(marks.marker(grid, pose, technique, draw), factor)
+    shown = film.develop(film.reduce(signal, factor), draw, technique)
+    shown = film.collimate(shown, technique)
     shown += lead * (0.97 - shown)
+    marks.stamp(shown, technique)
     return Study(
         pixels=np.rint(np.clip(shown, 0.0, 1.0) * 255.0).astype(np.uint8),
         view=pose.view,
@@ -131,7 +130,10 @@ def _soft_tissue(
             # The lung still lies before and behind part of the rim.
             soft += np.float32(0.06) * (chest - lung_cm)
         lungness += np.clip(lung_cm / 5.0, 0.0, 1.0) * (1.0 - density)
-    soft += Tubes.together(blood).chord(grid) * (np.float32(1.5) * lungness)
+    blood_cm = Tubes.together(blood).chord(grid)
+    # Behind one another near the hila, they crowd rather than add up.
+    blood_cm /= 1.0 + blood_cm * np.float32(0.22)
+    soft += blood_cm * (np.float32(2.5) * lungness)
     for lung in now:
         if lung.rim:
             soft += _pleural_line(grid, lung) * np.float32(1.6)
@@ -143,7 +145,7 @@ def _soft_tissue(
 def _bones(grid: Grid, anatomy: Anatomy, pose: Pose, lungs: tuple[Lung, Lung]) -> Array:
     hollow = [skeleton.ribs(grid, anatomy, pose, lungs), skeleton.long_bones(grid, anatomy, pose)]
     bone = Tubes.together(hollow).chord(grid, marrow=0.77)
-    bone += skeleton.humeral_heads(grid, anatomy)
+    bone += skeleton.humeral_heads(grid, anatomy, pose)
     bone += skeleton.shoulder_blades(grid, anatomy, pose)
     bone += skeleton.spine(grid, anatomy)
     return bone

@@ -15,7 +15,7 @@ _LEVELS = 6
 def hilum(lung: Lung) -> tuple[float, float]:
     """Where the vessels enter, (x, z) cm; the left hilum lies a little higher."""
     t = 0.475 if lung.side < 0 else 0.44
-    return (-3.7 if lung.side < 0 else 4.1), lung.apex_z + t * (lung.base_z - lung.apex_z)
+    return (-3.2 if lung.side < 0 else 3.4), lung.apex_z + t * (lung.base_z - lung.apex_z)
 
 
 def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple[Array, Array, Array]]:
@@ -30,9 +30,9 @@ def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple
     )
     lung = np.repeat([0, 1], 10)
     roots = np.abs(np.array([hilum(one) for one in lungs]))[:, 0], np.array([hilum(one)[1] for one in lungs])
-    x = roots[0][lung] + draw.normal(0, 0.3, 20)
+    x = roots[0][lung] - 0.9 + draw.normal(0, 0.3, 20)
     z = roots[1][lung] + np.sin(angle) * 0.8 + draw.normal(0, 0.3, 20)
-    length = draw.uniform(2.2, 4.2, 20)
+    length = draw.uniform(2.6, 4.8, 20)
     levels = []
     for _ in range(depth):
         count = x.size
