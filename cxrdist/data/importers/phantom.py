@@ -47,7 +47,7 @@ class Phantom(Importer):
     classes: tuple[str, ...] = CLASSES
 
     name = "phantom"
-    release = "cxrdist phantom 1"
+    release = "cxrdist phantom 2"
     targets = TARGETS
     normal = None
     is_phantom = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -13,50 +14,55 @@ _COARSE = 32
 
 
 @lru_cache(maxsize=32)
-def _blur_matrix(sigma: float) -> Array:
-    """[32, 32] Gaussian over a coarse grid, edges repeated; sigma as a fraction of the field."""
-    at = (np.arange(_COARSE) + 0.5) / _COARSE
-    virtual = (np.arange(-_COARSE, 2 * _COARSE) + 0.5) / _COARSE
-    weight = np.exp(-0.5 * ((at[:, None] - virtual[None, :]) / sigma) ** 2)
-    weight /= weight.sum(1, keepdims=True)
-    nearest = np.clip(np.arange(-_COARSE, 2 * _COARSE), 0, _COARSE - 1)
-    folded = np.zeros((_COARSE, _COARSE))
-    np.add.at(folded.T, nearest, weight.T)
-    return folded.astype(np.float32)
-
-
-@lru_cache(maxsize=32)
-def interpolation(size: int, coarse: int) -> Array:
-    """[size, coarse] linear interpolation between the centres of ``coarse`` cells."""
+def _cells(size: int, coarse: int) -> tuple[Array, Array]:
+    """For each of ``size`` pixels the cell before it, [size], and the next one's share, [size] float32."""
     at = np.clip((np.arange(size) + 0.5) * coarse / size - 0.5, 0, coarse - 1)
     low = np.minimum(at.astype(int), coarse - 2)
-    matrix = np.zeros((size, coarse), np.float32)
-    matrix[np.arange(size), low] = 1 - (at - low)
-    matrix[np.arange(size), low + 1] += at - low
-    return matrix
+    return low, (at - low).astype(np.float32)
 
 
-@lru_cache(maxsize=32)
-def _averaging(size: int) -> Array:
-    """[32, size] means over the pixels of each coarse cell, fractions of pixels included."""
-    edges = np.linspace(0, size, _COARSE + 1)
-    left, right = np.arange(size), np.arange(size) + 1
-    overlap = np.minimum(right, edges[1:, None]) - np.maximum(left, edges[:-1, None])
-    matrix = np.maximum(overlap, 0)
-    return (matrix / matrix.sum(1, keepdims=True)).astype(np.float32)
+def _enlarge(cells: Array, size: int) -> Array:
+    """[coarse, coarse] -> [size, size], linear between the cells' centres."""
+    low, share = _cells(size, cells.shape[0])
+    rows = cells[low]
+    rows += share[:, None] * (cells[low + 1] - rows)
+    low_value = rows[:, low]
+    low_value += share * (rows[:, low + 1] - low_value)
+    return low_value
+
+
+def _shrink(image: Array) -> Array:
+    """[size, size] -> [32, 32] float32, means over the pixels of each cell, fractions of pixels included."""
+    size = image.shape[0]
+    edges = np.linspace(0.0, size, _COARSE + 1)
+    low = np.minimum(edges.astype(int), size - 1)
+    share = edges - low
+    mean = image.astype(np.float64)
+    for _ in range(2):
+        total = np.zeros((size + 1, mean.shape[1]))
+        np.cumsum(mean, axis=0, out=total[1:])
+        at_edge = total[low] + share[:, None] * (total[low + 1] - total[low])
+        mean = (np.diff(at_edge, axis=0) * (_COARSE / size)).T
+    return mean.astype(np.float32)
 
 
 def wide_blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur by way of a 32x32 grid; ``sigma`` is a fraction of the field, 0.04 or more."""
-    size = image.shape[0]
-    down, up, blur = _averaging(size), interpolation(size, _COARSE), _blur_matrix(sigma)
-    return up @ (blur @ (down @ image @ down.T) @ blur.T) @ up.T
+    """Gaussian blur by way of a 32x32 grid, edges repeated; ``sigma`` is a fraction of the field, 0.04 or more."""
+    reach = int(3.0 * sigma * _COARSE) + 1
+    weight = [math.exp(-0.5 * (k / (sigma * _COARSE)) ** 2) for k in range(-reach, reach + 1)]
+    cells = _shrink(image)
+    for _ in range(2):
+        padded = np.pad(cells, ((reach, reach), (0, 0)), mode="edge")
+        blurred = np.zeros_like(cells)
+        for k, w in enumerate(weight):
+            blurred += np.float32(w / sum(weight)) * padded[k : k + _COARSE]
+        cells = blurred.T
+    return _enlarge(cells, image.shape[0])
 
 
 def smooth_noise(draw: np.random.Generator, size: int, cells: int) -> Array:
     """Noise with ``cells`` independent values across the field, the same at every size."""
-    up = interpolation(size, cells)
-    return up @ draw.standard_normal((cells, cells), dtype=np.float32) @ up.T
+    return _enlarge(draw.standard_normal((cells, cells), dtype=np.float32), size)
 
 
 def reduce(image: Array, factor: int) -> Array:
@@ -86,8 +92,7 @@ def develop(log_signal: Array, draw: np.random.Generator, technique: Technique) 
     strength = np.float32(technique.noise * 0.0022 * (size / 256) ** 0.5)
     density = -log_signal + grain * np.exp(np.float32(-0.5) * log_signal) * strength
     # Automatic exposure: the window spans the body from its clearest to its densest parts.
-    down = _averaging(size)
-    coarse = down @ density @ down.T
+    coarse = _shrink(density)
     body = coarse[coarse > 0.6]
     dark, light = np.quantile(body, [0.08, 0.96]) if body.size > 32 else (0.0, 3.0)
     span = max(float(light - dark), 0.5)

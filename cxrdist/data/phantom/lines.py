@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrdist.data.phantom.anatomy import Anatomy, Pose, Stream, generator
-from cxrdist.data.phantom.project import Array, Ellipsoid, Grid, Tubes, bezier, union
+from cxrdist.data.phantom.project import Array, Ellipsoid, Grid, Tubes, bezier
 from cxrdist.data.phantom.signs import Signs
 
 Curve = list[tuple[float, float]]
@@ -79,7 +79,7 @@ class Lines:
             start = half + anatomy.wall_cm + 4.0, drain.uniform(2.0, 9.0)
             ways = [start, (half - 0.5, start[1] - 2.0), (half - 2.0, -2.0), (drain.uniform(4.5, 8.0), high)]
             path = [(self.chest_tube * a, b) for a, b in ways]
-            solid += [_line(grid, path, 0.1, 11.0), _line(grid, path, 0.34, 0.7)]
+            solid += [_line(grid, path, 0.085, 8.0), _line(grid, path, 0.34, 0.7)]
         if self.sternal_wires:
             solid += _sternal_wires(grid, pose, implants)
         if self.pacemaker:
@@ -99,14 +99,22 @@ def _line(grid: Grid, path: Curve, radius: float, weight: float) -> Tubes:
 def _leads(grid: Grid, anatomy: Anatomy, count: int, draw: np.random.Generator) -> list[Tubes]:
     """Wires and the snaps at their ends."""
     half = anatomy.lung_half_width
-    ends = [(-0.78 * half, -8.5), (0.78 * half, -8.0), (0.8 * half, 6.0), (-0.8 * half, 6.5), (0.3 * half, 2.0)]
+    ends = [
+        (-0.78 * half, -8.5),
+        (0.78 * half, -8.0),
+        (0.8 * half, 6.0),
+        (-0.8 * half, 6.5),
+        (0.3 * half, 2.0),
+    ]
     parts = []
     ring = np.linspace(0.0, 2 * np.pi, 17)
     for x, z in ends[:count]:
         x, z = x + draw.normal(0, 1.5), z + draw.normal(0, 1.5)
         leave = np.sign(x) * (half + draw.uniform(4, 9)), draw.uniform(-14.0, 18.0)
         bend = x + draw.normal(0, 4), z + draw.uniform(1, 6)
-        parts.append(_line(grid, [(x, z), bend, (leave[0] * 0.7, leave[1] + draw.normal(0, 4)), leave], 0.07, 6.0))
+        parts.append(
+            _line(grid, [(x, z), bend, (leave[0] * 0.7, leave[1] + draw.normal(0, 4)), leave], 0.07, 6.0)
+        )
         for radius, thick in ((0.5, 0.2), (0.22, 0.25)):
             snap = np.stack([x + radius * np.cos(ring), 0 * ring, z + radius * np.sin(ring)], axis=-1)
             parts.append(Tubes.through(snap[None], thick, 2.4))
@@ -143,23 +151,25 @@ def _pacemaker(
     """The can below the left clavicle, its battery and header; leads to the right atrium and ventricle."""
     x, z = 0.68 * anatomy.lung_half_width + draw.normal(0, 0.5), -6.8 + draw.normal(0, 0.7)
     angle = draw.uniform(-0.5, 0.5)
-    can = union(
-        grid,
-        [
-            Ellipsoid(x=x, z=z, ax=2.3, az=2.0, ay=0.9, angle=angle),
-            Ellipsoid(x=x - 0.7, z=z - 1.1, ax=1.5, az=1.3, ay=0.9, angle=angle),
-        ],
-    )
-    shell = 2.2 * np.minimum(can, 0.8)  # a case with flat faces
-    inside = Ellipsoid(x=x + 0.3, z=z + 0.55, ax=1.5, az=0.95, ay=2.0, angle=angle)
-    at, squared = inside.chord_squared(grid)
-    shell[at] += 1.6 * np.minimum(np.sqrt(squared), 1.2)
+    shell = grid.zeros()
+    for dx, dz, ax, az, ay, most in (
+        (0.0, 0.0, 2.5, 2.4, 1.2, 0.9),  # the case, with flat faces
+        (-0.7, -1.9, 1.7, 1.0, 1.0, 0.5),  # the header, where the leads plug in
+        (0.2, 0.9, 1.6, 0.85, 6.0, 2.6),  # the battery
+        (-0.4, -0.6, 1.0, 0.5, 4.0, 1.0),  # the circuit
+    ):
+        cos, sin = np.cos(angle), np.sin(angle)
+        part = Ellipsoid(
+            x=x + dx * cos - dz * sin, z=z + dz * cos + dx * sin, ax=ax, az=az, ay=ay, angle=angle
+        )
+        at, squared = part.chord_squared(grid)
+        shell[at] += np.minimum(np.sqrt(squared), np.float32(most))
     heart = anatomy.dome_z - 1.5
     vein = (-2.6 + pose.turn_cm, -8.0)
     wires = [
-        _line(grid, [(x - 1.0, z - 1.6), (x - 2.0, -13.5), (1.0, -10.5), vein], 0.1, 11.0),
-        _line(grid, [vein, (-3.4, -3.0), (-3.6, heart - 1.0), (5.0, heart)], 0.1, 11.0),
+        _line(grid, [(x - 1.0, z - 1.6), (x - 2.0, -13.5), (1.0, -10.5), vein], 0.085, 8.0),
+        _line(grid, [vein, (-3.4, -3.0), (-3.6, heart - 1.0), (5.0, heart)], 0.085, 8.0),
         _line(grid, [(5.0, heart), (5.6, heart + 0.1), (6.0, heart + 0.1), (6.4, heart)], 0.16, 11.0),
-        _line(grid, [vein, (-3.0, -3.0), (-4.6, 2.5), (-2.6, 0.8)], 0.1, 11.0),
+        _line(grid, [vein, (-3.0, -3.0), (-4.6, 2.5), (-2.6, 0.8)], 0.085, 8.0),
     ]
     return shell, wires

@@ -19,7 +19,19 @@ _STROKES = {
     "H": [[(-0.5, -1.0), (-0.5, 1.0)], [(0.5, -1.0), (0.5, 1.0)], [(-0.5, 0.0), (0.5, 0.0)]],
     "N": [[(-0.5, 1.0), (-0.5, -1.0), (0.5, 1.0), (0.5, -1.0)]],
     "T": [[(-0.6, -1.0), (0.6, -1.0)], [(0.0, -1.0), (0.0, 1.0)]],
-    "O": [[(-0.55, 0.0), (-0.4, -0.8), (0.0, -1.0), (0.4, -0.8), (0.55, 0.0), (0.4, 0.8), (0.0, 1.0), (-0.4, 0.8), (-0.55, 0.0)]],
+    "O": [
+        [
+            (-0.55, 0.0),
+            (-0.4, -0.8),
+            (0.0, -1.0),
+            (0.4, -0.8),
+            (0.55, 0.0),
+            (0.4, 0.8),
+            (0.0, 1.0),
+            (-0.4, 0.8),
+            (-0.55, 0.0),
+        ]
+    ],
     "M": [[(-0.6, 1.0), (-0.6, -1.0), (0.0, 0.5), (0.6, -1.0), (0.6, 1.0)]],
 }
 
@@ -54,7 +66,9 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
             0.35 * high * _LETTERS[name] + (x * high, 1.7 * high) for name, x in (("A", -0.45), ("P", 0.45))
         ]
         strokes = np.concatenate([strokes, *small])
-    strokes = strokes @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    cos, sin = np.cos(turn), np.sin(turn)
+    across, down_ = strokes[..., 0], strokes[..., 1]
+    strokes = np.stack([across * cos - down_ * sin, across * sin + down_ * cos], axis=-1)
     # The marker hangs in the film's frame, not in the patient's: undo the lean.
     z = grid.centre_z_cm - grid.half_width_cm + down
     x = grid.centre_x_cm + side * (grid.half_width_cm - inset) - grid.lean * z
@@ -65,14 +79,14 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
 
 @lru_cache(maxsize=8)
 def _word(size: int) -> Array:
-    """"PHANTOM", [h, w] 0..1 opaque, about 2 % of the film high and never too small to read."""
+    """ "PHANTOM", [h, w] 0..1 opaque, about 2 % of the film high and never too small to read."""
     high = max(6.0, 0.021 * size)
-    strokes = [0.5 * high * _LETTERS[name] + (0.78 * high * k, 0.0) for k, name in enumerate("PHANTOM")]
+    strokes = [0.5 * high * _LETTERS[name] + (0.88 * high * k, 0.0) for k, name in enumerate("PHANTOM")]
     points = np.concatenate(strokes)
-    columns, rows = int((6.0 * 0.78 + 0.75) * high) + 5, int(high) + 4
+    columns, rows = int((6.0 * 0.88 + 0.75) * high) + 5, int(high) + 4
     side = max(rows, columns)
     sheet = Grid(size=side, half_width_cm=side / 2, centre_x_cm=0.0, centre_z_cm=0.0, lean=0.0)
-    flat = points + (2.5 + 0.3 * high - side / 2, rows / 2 - side / 2)
+    flat = points + np.array([2.5 + 0.3 * high, 0.5 * rows]) - 0.5 * side
     path = np.stack([flat[..., 0], np.zeros(flat.shape[:2]), flat[..., 1]], axis=-1)
     ink = Tubes.through(path, 0.075 * high).chord(sheet)[:rows]
     return np.minimum(ink / np.float32(0.16 * high), 1.0)

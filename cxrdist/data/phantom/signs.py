@@ -38,7 +38,7 @@ class Signs:
         if label == "Normal":
             return Signs(severity=0.0, cardiothoracic_ratio=healthy)
         if label == "Cardiomegaly":
-            return Signs(severity=severity, cardiothoracic_ratio=0.503 + 0.17 * severity + abs(wobble))
+            return Signs(severity=severity, cardiothoracic_ratio=0.51 + 0.165 * severity + abs(wobble))
         if label == "Pleural Effusion":
             level = 0.045 + 0.32 * severity**1.3
             other = level * other_share if both else 0.0

@@ -100,7 +100,12 @@ def long_bones(grid: Grid, anatomy: Anatomy, pose: Pose) -> Tubes:
                     (15.6, -11.4 + drop),
                     (16.0, -10.6 + drop),
                 ),
-                ((arm - 0.3, -9.4 + drop), (arm + 5 * out, -3.0), (arm + 14 * out, 6.0), (arm + 34 * out, 26.0)),
+                (
+                    (arm - 0.3, -9.4 + drop),
+                    (arm + 5 * out, -3.0),
+                    (arm + 14 * out, 6.0),
+                    (arm + 34 * out, 26.0),
+                ),
             ]
         )
         control = np.stack([side * flat[..., 0], np.zeros(flat.shape[:2]), flat[..., 1]], axis=-1)
@@ -168,7 +173,9 @@ def spine(grid: Grid, anatomy: Anatomy) -> Array:
     hollow = np.exp(-(((away - 0.62 * wide) / 0.17) ** 2) - ((tall + 0.35) / 0.25) ** 2)
     spinous = np.exp(-((x / 0.26) ** 2) - ((tall - 0.75) / 0.55) ** 2)
     reach = np.clip((away - 0.8 * wide) / 0.3, 0.0, 1.0) * np.clip((wide + 1.7 - away) / 0.3, 0.0, 1.0)
-    transverse = (reach * np.clip(0.25 * level, 0.25, 1.0).astype(np.float32)[:, None]) * np.exp(-(((tall + 0.35 + 0.12 * (away - wide)) / 0.42) ** 2))
+    transverse = (reach * np.clip(0.25 * level, 0.25, 1.0).astype(np.float32)[:, None]) * np.exp(
+        -(((tall + 0.35 + 0.12 * (away - wide)) / 0.42) ** 2)
+    )
     total = grid.zeros()
     strength = (anatomy.bone * (0.75 + 0.02 * np.clip(level, 0.0, 12.0))).astype(np.float32)[:, None]
     total[at] = strength * (1.25 * bodies + 0.6 * pedicle - 0.35 * hollow + 0.7 * spinous + 0.4 * transverse)

@@ -38,18 +38,19 @@ class Technique:
         draw = generator(seed, patient, study, Stream.TECHNIQUE)
         bed = view == "AP"
         flat = max(0.0, draw.normal(0.15 if bed else -0.15, 0.5))
-        borders = draw.exponential(0.018, 4) * (draw.random(4) < 0.35)
+        share = draw.exponential(0.018, 4) * (draw.random(4) < 0.35)
         turned = draw.random() < (0.1 if bed else 0.03)
+        left, right, top, bottom = np.minimum(share + 0.03 * turned, 0.14)
         return Technique(
             scatter=float(draw.uniform(0.9, 1.7) if bed else draw.uniform(0.6, 1.2)),
             noise=float(draw.uniform(0.6, 1.5) * (1.3 if bed else 1.0)),
             contrast=float(np.clip((0.88 if bed else 1.08) * np.exp(draw.normal(0, 0.2)), 0.5, 1.6)),
-            brightness=float(draw.normal(0.1 if bed else 0.05, 0.14)),
+            brightness=float(np.clip(draw.normal(0.1 if bed else 0.05, 0.13), -0.12, 0.4)),
             black=float(draw.uniform(0.0, 0.03) + 0.09 * flat),
             white=float(draw.uniform(0.93, 1.0) - 0.08 * flat),
             equalise=float(draw.uniform(0.15, 0.6)),
             heel=(float(draw.normal(0, 0.05 + 0.08 * bed)), float(draw.normal(0, 0.06))),
-            collimated=tuple(float(b) for b in np.minimum(borders + 0.03 * turned, 0.14)),
+            collimated=(float(left), float(right), float(top), float(bottom)),
             border_turn=float(draw.normal(0, 0.05)) if turned else float(draw.normal(0, 0.003)),
             border_white=bool(draw.random() < 0.04),
             marker_right=bool(draw.random() < 0.22),

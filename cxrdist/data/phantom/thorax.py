@@ -40,7 +40,10 @@ class Lung:
         lateral = apex_x + (self.half_width - apex_x) * np.sqrt(np.clip(1.0 - shoulder**2.1, 0.0, 1.0))
         lateral -= 0.35 * np.clip(t - 0.86, 0.0, 0.2) / 0.14
         inner = apex_x - (apex_x - medial) * np.sqrt(1.0 - np.clip(1.0 - t / 0.2, 0.0, 1.0) ** 2)
-        lateral -= self.rim * (lateral - inner) * (1.0 - 0.78 * np.clip(t, 0.0, 1.0) ** 5)
+        # Upright, air gathers at the apex; the lung keeps its round flank.
+        within = np.clip(t, 0.0, 1.0)
+        give = (1.0 - 0.8 * within**6) * (1.12 - 0.35 * np.sin(np.pi * within))
+        lateral -= self.rim * (lateral - inner) * give
         lateral = np.maximum(lateral, inner)
         outside = (t <= 0) | (t >= 1)
         return np.where(outside, apex_x, inner), np.where(outside, apex_x, lateral)
@@ -165,7 +168,7 @@ def body(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
         1.0 - 0.85 * up**1.5 + 0.16 * np.clip((z - 5.0) / 8.0, 0.0, 1.0)
     )
     torso = stack(grid, centre, width, depth, power=2)
-    flare = np.clip((z + 20.5 - anatomy.shoulder_drop - 0.5 * sum(pose.shoulder_cm)) / 8.5, 0.0, 1.2)
+    flare = np.clip((z + 22.0 - anatomy.shoulder_drop - 0.5 * sum(pose.shoulder_cm)) / 10.0, 0.0, 1.2)
     neck_width = 5.9 + 0.45 * wall + 14.0 * flare**1.7
     neck = stack(
         grid, centre, neck_width, (5.6 + 0.3 * wall) * np.clip((-5.0 - z) / 7.0, 0.0, 1.0) ** 0.5, power=3
@@ -181,14 +184,14 @@ def body(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
         below = z + 10.5 - drop
         arm_x = half + wall + 1.9 + (0.08 + 0.5 * out) * below
         arm_wide = (3.9 + 0.35 * wall) * np.sqrt(
-            np.clip(1.0 - np.clip(-below / 3.8, 0.0, 1.0) ** 2, 0.0, 1.0)
+            np.clip(1.0 - np.clip(-below / 3.0, 0.0, 1.0) ** 2, 0.0, 1.0)
         )
         fold = Ellipsoid(
             x=side * (half + 0.6 * wall), z=-4.5 + drop, ax=3.4 + 0.3 * wall, az=9.0, ay=3.4, angle=side * 0.2
         )
         at, chord = fold.chord_squared(grid)  # the muscles in front of and behind the armpit
         squared[at] += chord
-        arm = stack(grid, side * arm_x, arm_wide * (below > -3.8), 4.4 + 0.0 * z)
+        arm = stack(grid, side * arm_x, arm_wide * (below > -3.0), 4.0 + 0.0 * z)
         squared += arm * arm
     total = np.sqrt(squared)
     if anatomy.breast > 0.05:
@@ -196,10 +199,10 @@ def body(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
         for side in (-1, 1):
             breast = Ellipsoid(
                 x=side * (0.55 * half + 0.9 * size),
-                z=4.6 + 2.6 * anatomy.breast,
+                z=4.4 + 3.2 * anatomy.breast,
                 ax=6.8 * size,
                 az=6.4 * size,
-                ay=2.2 * anatomy.breast,
+                ay=2.7 * anatomy.breast,
                 angle=side * 0.3,
             )
             at, chord = breast.chord_squared(grid)

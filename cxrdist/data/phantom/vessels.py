@@ -62,11 +62,13 @@ def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple
 def _squeeze(points: Array, full: Lung, now: Lung) -> Array:
     """Move points with a collapsing lung: same relative place between its edges."""
     z = points[..., 2]
-    inner, lateral = full.edges(z)
-    share = (np.abs(points[..., 0]) - inner) / np.maximum(lateral - inner, 0.3)
+    # Above the apex and below the base there are no edges: take the nearest.
+    inner, lateral = full.edges(np.clip(z, full.apex_z + 0.2, full.base_z - 0.2))
+    # Vessels that would leave the lung at its tip end at its edge.
+    share = np.clip((np.abs(points[..., 0]) - inner) / np.maximum(lateral - inner, 0.3), -1.5, 1.1)
     top = 4.6 * now.rim
     moved_z = full.base_z - (full.base_z - z) * (1.0 - top / (full.base_z - full.apex_z))
-    new_inner, new_lateral = now.edges(moved_z)
+    new_inner, new_lateral = now.edges(np.clip(moved_z, full.apex_z + top + 0.2, full.base_z - 0.2))
     return np.stack(
         [now.side * (new_inner + share * (new_lateral - new_inner)), points[..., 1], moved_z], axis=-1
     )
