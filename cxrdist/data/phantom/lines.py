@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cxrdist.data.phantom.anatomy import Anatomy, Pose, Stream, generator
-from cxrdist.data.phantom.project import Array, Ellipsoid, Grid, Tubes, bezier
+from cxrdist.data.phantom.project import Array, Grid, Tubes, bezier
 from cxrdist.data.phantom.signs import Signs
 
 Curve = list[tuple[float, float]]
@@ -152,18 +152,16 @@ def _pacemaker(
     x, z = 0.68 * anatomy.lung_half_width + draw.normal(0, 0.5), -6.8 + draw.normal(0, 0.7)
     angle = draw.uniform(-0.5, 0.5)
     shell = grid.zeros()
-    for dx, dz, ax, az, ay, most in (
-        (0.0, 0.0, 2.5, 2.4, 1.2, 0.9),  # the case, with flat faces
-        (-0.7, -1.9, 1.7, 1.0, 1.0, 0.5),  # the header, where the leads plug in
-        (0.2, 0.9, 1.6, 0.85, 6.0, 2.6),  # the battery
-        (-0.4, -0.6, 1.0, 0.5, 4.0, 1.0),  # the circuit
+    for dx, dz, ax, az, thick in (
+        (0.0, 0.0, 2.4, 2.3, 0.9),  # the case
+        (-0.5, -1.7, 1.6, 0.8, 0.5),  # the header, where the leads plug in
+        (0.1, 0.9, 1.7, 0.75, 2.2),  # the battery
+        (-0.5, -0.5, 0.9, 0.45, 1.0),  # the circuit
     ):
         cos, sin = np.cos(angle), np.sin(angle)
-        part = Ellipsoid(
-            x=x + dx * cos - dz * sin, z=z + dz * cos + dx * sin, ax=ax, az=az, ay=ay, angle=angle
+        shell += _plate(grid, x + dx * cos - dz * sin, z + dz * cos + dx * sin, ax, az, angle) * np.float32(
+            thick
         )
-        at, squared = part.chord_squared(grid)
-        shell[at] += np.minimum(np.sqrt(squared), np.float32(most))
     heart = anatomy.dome_z - 1.5
     vein = (-2.6 + pose.turn_cm, -8.0)
     wires = [
@@ -173,3 +171,16 @@ def _pacemaker(
         _line(grid, [vein, (-3.0, -3.0), (-4.6, 2.5), (-2.6, 0.8)], 0.085, 8.0),
     ]
     return shell, wires
+
+
+def _plate(grid: Grid, x: float, z: float, ax: float, az: float, angle: float) -> Array:
+    """1 within a rounded rectangle of half sides ``ax`` and ``az``, 0 outside, a pixel of slope between."""
+    at = grid.window(x, z, ax + az, ax + az)
+    dx, dz = grid.x[at] - np.float32(x), (grid.z[at[0]] - np.float32(z))[:, None]
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    u, v = (dx * cos + dz * sin) / np.float32(ax), (dz * cos - dx * sin) / np.float32(az)
+    u, v = u * u, v * v
+    inside = 1.0 - np.sqrt(np.sqrt(u * u + v * v))
+    total = grid.zeros()
+    total[at] = np.clip(inside * np.float32(min(ax, az) / grid.pixel_cm) + 0.5, 0.0, 1.0)
+    return total

@@ -61,9 +61,20 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
     down += 2.0 * grid.half_width_cm * top
     turn = draw.normal(0.0, 0.25)
     strokes = 0.5 * high * _LETTERS["R" if technique.marker_right else "L"]
+    initials, ring = draw.random(2)
+    names = draw.choice(list(_LETTERS), 2)
+    if initials < 0.45:  # the radiographer's
+        small = [
+            0.22 * high * _LETTERS[name] + (x * high, 1.0 * high) for name, x in zip(names, (-0.25, 0.25))
+        ]
+        strokes = np.concatenate([strokes, *small])
+    if ring < 0.15:
+        around = np.linspace(0.0, 2.0 * np.pi, 16)
+        circle = np.stack([np.cos(around), np.sin(around)], axis=-1)[None]
+        strokes = np.concatenate([strokes, (0.9 if initials >= 0.45 else 1.35) * high * circle])
     if pose.view == "AP":
         small = [
-            0.35 * high * _LETTERS[name] + (x * high, 1.7 * high) for name, x in (("A", -0.45), ("P", 0.45))
+            0.35 * high * _LETTERS[name] + (x * high, 1.8 * high) for name, x in (("A", -0.45), ("P", 0.45))
         ]
         strokes = np.concatenate([strokes, *small])
     cos, sin = np.cos(turn), np.sin(turn)

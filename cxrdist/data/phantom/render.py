@@ -9,7 +9,9 @@ Anatomy (patient)   Pose, Technique, Lines (study)   Signs (class)
 What is guaranteed: with one version of numpy on one type of CPU, a film is the same bytes whatever was rendered
 before it, in whichever process and order. Nothing goes through BLAS, so neither its build nor its threads
 matter. numpy picks the code of exp, log, sin and power by what the CPU can do, and their last bits differ:
-on another type of CPU a pixel may, rarely, round to the grey level next to it.
+on another type of CPU a pixel may, rarely, round to the grey level next to it. Measured with numpy 2.4 on one
+CPU with features switched off: none of 2,785,280 pixels differs between AVX-512 and AVX2, 16 between AVX2 and
+SSE4.2, each by one level. So a set's digest is sure to be the same on one type of CPU only.
 """
 
 from __future__ import annotations
@@ -96,7 +98,7 @@ def layers(scene: Scene, grid: Grid, draw: np.random.Generator) -> Layers:
     anatomy, pose, signs = scene.anatomy, scene.pose, scene.signs
     soft = thorax.body(grid, anatomy, pose)
     top_of_heart = min(c.z - c.reach_z for c in scene.heart)
-    vessels_of_mediastinum = thorax.great_vessels(anatomy, pose, top_of_heart)
+    vessels_of_mediastinum = thorax.great_vessels(anatomy, pose, top_of_heart, scene.chest)
     middle = thorax.mediastinum(grid, scene.heart, vessels_of_mediastinum, scene.chest)
     texture = film.smooth_noise(draw, grid.size, 110)
     mottle = film.smooth_noise(draw, grid.size, 26)
@@ -158,7 +160,7 @@ def _bones(grid: Grid, scene: Scene) -> Array:
 
 def _haze(grid: Grid, lung: Lung, mottle: Array, texture: Array) -> Array:
     """Edema's extra density: bat wings around the hila, some of it patchy, more below than above."""
-    x0, z0 = vessels.hilum(lung)
+    x0, z0 = thorax.hilum(lung)
     u = (grid.x - np.float32(x0 * 1.5)) / np.float32(5.0)
     v = ((grid.z - np.float32(z0 + 2.0)) / np.float32(6.0))[:, None]
     return np.exp(-(u * u + v * v)) * (0.42 + 0.12 * mottle + 0.05 * texture) + np.float32(0.09)

@@ -40,7 +40,7 @@ def ribs(grid: Grid, anatomy: Anatomy, pose: Pose, lungs: tuple[Lung, Lung]) -> 
         reach = np.where(index >= 10, anatomy.lung_half_width * (1.0 - 0.03 * (index - 9)), reach)
         deep = np.interp(index, [1, 3, 6, 11], [3.6, 6.2, 8.3, 8.4])
         # Floating and false ribs end early, on the flank.
-        stop = np.interp(index, [1, 7, 8, 9, 10, 11], [-0.98, -0.98, -0.85, -0.6, -0.3, 0.25])
+        stop = np.interp(index, [1, 7, 8, 9, 10, 11], [-0.98, -0.9, -0.75, -0.5, -0.2, 0.3])
         turn = np.pi / 2 - 0.16 + (stop - np.pi / 2 + 0.16) * (np.pi / 2 - 0.16 - angle) / (np.pi / 2 + 0.82)
         swing = pose.turn_cm * np.where(turn < 0, 0.8, 0.0) * np.abs(np.sin(turn))
         x = lung.side * reach * np.cos(turn) ** 0.92 + swing
@@ -55,9 +55,9 @@ def ribs(grid: Grid, anatomy: Anatomy, pose: Pose, lungs: tuple[Lung, Lung]) -> 
         neck = np.clip((np.abs(x) - 1.6) / 2.6, 0.0, 1.0)
         radius = (0.36 + (flat - 0.36) * np.abs(np.sin(turn)) ** 0.7) * (0.7 + 0.3 * neck)
         # The anterior end is thinner bone, then cartilage.
-        weight = np.interp(index, [1, 3, 7, 11], [0.62, 0.85, 0.85, 0.4]) - 0.45 * np.clip(
-            -np.sin(turn) / 0.8, 0.0, 1.0
-        )
+        weight = np.interp(index, [1, 3, 7, 11], [0.62, 0.85, 0.85, 0.4]) - np.interp(
+            index, [1, 4, 8], [0.42, 0.42, 0.6]
+        ) * np.clip(-np.sin(turn) / 0.8, 0.0, 1.0)
         weight *= (0.35 + 0.65 * neck) * np.minimum(1.0, 12.0 * (1.0 - np.linspace(0.0, 1.0, points)) + 0.05)
         weight *= 1.0 + 0.08 * np.sin(2.9 * index + 1.7 * lung.side + 40.0 * anatomy.rib_drop)
         parts.append(Tubes.through(np.stack([x, y, z], axis=-1), radius, weight * anatomy.bone))
@@ -112,7 +112,7 @@ def long_bones(grid: Grid, anatomy: Anatomy, pose: Pose) -> Tubes:
         control[0, :, 0] += pose.turn_cm * np.linspace(1.0, 0.3, 4)
         sides.append(control)
     radius = np.array([0.58, 0.5, 0.22, 0.25, 0.5, 0.45, 1.15])[:, None]
-    weight = np.array([1.35, 0.8, 0.5, 0.5, 0.7, 0.7, 0.62])[:, None] * anatomy.bone
+    weight = np.array([1.45, 1.1, 0.7, 0.8, 0.95, 0.95, 0.8])[:, None] * anatomy.bone
     points = _pieces(grid, 20.0)
     along = np.linspace(0.0, 1.0, points)
     # Both ends of a clavicle are clubbed; the others run out into thinner bone.
@@ -128,7 +128,7 @@ def humeral_heads(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
     for side, lower in zip((-1, 1), pose.shoulder_cm):
         ball = Ellipsoid(x=side * shoulder, z=-9.5 + anatomy.shoulder_drop + lower, ax=2.3, az=2.4, ay=2.0)
         at, squared = ball.chord_squared(grid)
-        total[at] += np.sqrt(squared) * np.float32(0.14 * anatomy.bone)
+        total[at] += np.sqrt(squared) * np.float32(0.2 * anatomy.bone)
     return total
 
 
@@ -146,7 +146,7 @@ def shoulder_blades(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
             length = np.hypot(x1 - x0, z1 - z0)
             distance = ((z - z0) * ((x1 - x0) / length) - (x - x0) * ((z1 - z0) / length)).astype(np.float32)
             inside = inside * np.clip(0.5 + distance / 0.5, 0.0, 1.0)
-        total[at] += np.float32(0.28 * anatomy.bone) * inside
+        total[at] += np.float32(0.36 * anatomy.bone) * inside
     return total
 
 

@@ -88,6 +88,12 @@ def lungs_of(anatomy: Anatomy, pose: Pose) -> tuple[Lung, Lung]:
     return both[0], both[1]
 
 
+def hilum(lung: Lung) -> tuple[float, float]:
+    """Where the lung's vessels enter, (x, z) cm; the left hilum lies a little higher."""
+    t = 0.475 if lung.side < 0 else 0.44
+    return (-3.2 if lung.side < 0 else 3.4), lung.apex_z + t * (lung.base_z - lung.apex_z)
+
+
 def heart_of(anatomy: Anatomy, pose: Pose, signs: Signs, base_z: float) -> list[Ellipsoid]:
     """The heart's chambers, scaled so that the silhouette's width is the wanted share of the chest's."""
     tilt = anatomy.heart_tilt
@@ -100,14 +106,12 @@ def heart_of(anatomy: Anatomy, pose: Pose, signs: Signs, base_z: float) -> list[
     left = min(c.x - c.reach_x for c in chambers)
     right = max(c.x + c.reach_x for c in chambers)
     scale = signs.cardiothoracic_ratio * 2.0 * anatomy.lung_half_width / (right - left)
-    # A failing heart grows more sideways than upwards; it always rests on the diaphragm.
-    upward = scale
     # A large pneumothorax pushes it to the other side.
     shift = 0.55 * pose.turn_cm + 0.25 + 2.0 * (signs.collapse[0] - signs.collapse[1]) * signs.severity
     return [
         Ellipsoid(
             x=c.x * scale + shift,
-            z=base_z + c.z * upward,
+            z=base_z + c.z * scale,
             ax=c.ax * scale,
             az=c.az * scale,
             ay=c.ay * scale**0.5,
@@ -123,7 +127,9 @@ def cardiothoracic_ratio(heart: list[Ellipsoid], lungs: tuple[Lung, Lung]) -> fl
     return width / sum(lung.half_width for lung in lungs)
 
 
-def great_vessels(anatomy: Anatomy, pose: Pose, top_of_heart: float) -> list[Ellipsoid]:
+def great_vessels(
+    anatomy: Anatomy, pose: Pose, top_of_heart: float, lungs: tuple[Lung, Lung]
+) -> list[Ellipsoid]:
     wide, turn = anatomy.aorta, 0.7 * pose.turn_cm
     arch_z = -5.6 - 0.8 * (wide - 1.0)
     down = top_of_heart - arch_z
@@ -141,6 +147,12 @@ def great_vessels(anatomy: Anatomy, pose: Pose, top_of_heart: float) -> list[Ell
         Ellipsoid(x=-1.8, z=-5.2, ax=1.4, az=5.0, ay=2.6, angle=0.05),  # superior vena cava
         Ellipsoid(x=0.2, z=-11.5, ax=2.6, az=6.5, ay=2.7),  # thoracic inlet
     ]
+    for lung, low, size in zip(lungs, (1.3, -0.2), (1.0, 0.9)):
+        x, z = hilum(lung)  # the pulmonary arteries' knots
+        parts.append(
+            Ellipsoid(x=1.2 * x, z=z + low, ax=0.95 * size, az=2.3 * size, ay=1.9, angle=lung.side * -0.38)
+        )
+        parts.append(Ellipsoid(x=1.05 * x, z=z - 1.0, ax=1.25 * size, az=0.9, ay=1.1, angle=lung.side * -0.3))
     return [part.moved(x=turn) for part in parts]
 
 
@@ -217,7 +229,7 @@ def airways(grid: Grid, pose: Pose) -> Array:
     z = grid.z.astype(np.float64)
     t = np.clip((z + 20.0) / 18.6, 0.0, 1.0)
     wide = 0.9 * (z < -1.4) * np.sqrt(np.clip((-1.4 - z) / 0.8, 0.0, 1.0))
-    windpipe = stack(grid, turn * t - 0.35 * t**2, wide, 0.95 + 0.0 * z)
+    windpipe = stack(grid, turn * t - 0.35 * t**2, wide, 1.15 + 0.0 * z)
     bronchi = [
         Ellipsoid(x=turn - 1.5, z=-0.5, ax=1.9, az=0.7, ay=1.0, angle=-0.95),
         Ellipsoid(x=turn + 1.7, z=-0.2, ax=2.5, az=0.62, ay=0.9, angle=0.62),

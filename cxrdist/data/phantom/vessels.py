@@ -7,15 +7,9 @@ import numpy as np
 from cxrdist.data.phantom.anatomy import Anatomy, Stream, generator
 from cxrdist.data.phantom.project import Array, Grid, Tubes, bezier
 from cxrdist.data.phantom.signs import Signs
-from cxrdist.data.phantom.thorax import Lung
+from cxrdist.data.phantom.thorax import Lung, hilum
 
 _LEVELS = 6
-
-
-def hilum(lung: Lung) -> tuple[float, float]:
-    """Where the vessels enter, (x, z) cm; the left hilum lies a little higher."""
-    t = 0.475 if lung.side < 0 else 0.44
-    return (-3.2 if lung.side < 0 else 3.4), lung.apex_z + t * (lung.base_z - lung.apex_z)
 
 
 def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple[Array, Array, Array]]:
