@@ -176,6 +176,12 @@ def test_from_128_pixels_the_word_is_written_in_a_corner(size: int) -> None:
             assert np.count_nonzero(np.diff(inked) == 1) == 7 or size < 512
 
 
+def test_the_word_can_be_read_on_a_white_film() -> None:
+    shown = np.ones((256, 256), np.float32)
+    marks.stamp(shown, Scene.of(0, 0, 0, "Normal").technique)
+    assert shown.min() < 0.2
+
+
 # Signs, on the ground truth.
 
 

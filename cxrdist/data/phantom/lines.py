@@ -44,7 +44,7 @@ class Lines:
         side = int(np.sign(signs.collapse[1] - signs.collapse[0] + signs.fluid[1] - signs.fluid[0]))
         central_line = ("arm" if arm < 0.4 else "jugular") if central < (0.42 if bed else 0.05) else ""
         return Lines(
-            pacemaker=bool(anatomy.age > 50 and implant[0] < 0.07),
+            pacemaker=bool(anatomy.age > 50 and implant[0] < 0.045),
             sternal_wires=bool(anatomy.age > 50 and implant[1] < 0.12),
             leads=int(draw.integers(2, 6)) if leads < (0.62 if bed else 0.05) else 0,
             tracheal_tube=bool(intubated),

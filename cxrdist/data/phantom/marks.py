@@ -68,10 +68,10 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
             0.22 * high * _LETTERS[name] + (x * high, 1.0 * high) for name, x in zip(names, (-0.25, 0.25))
         ]
         strokes = np.concatenate([strokes, *small])
-    if ring < 0.15:
+    elif ring < 0.25:
         around = np.linspace(0.0, 2.0 * np.pi, 16)
         circle = np.stack([np.cos(around), np.sin(around)], axis=-1)[None]
-        strokes = np.concatenate([strokes, (0.9 if initials >= 0.45 else 1.35) * high * circle])
+        strokes = np.concatenate([strokes, 0.9 * high * circle])
     if pose.view == "AP":
         small = [
             0.35 * high * _LETTERS[name] + (x * high, 1.8 * high) for name, x in (("A", -0.45), ("P", 0.45))
@@ -100,7 +100,8 @@ def _word(size: int) -> Array:
     flat = points + np.array([2.5 + 0.3 * high, 0.5 * rows]) - 0.5 * side
     path = np.stack([flat[..., 0], np.zeros(flat.shape[:2]), flat[..., 1]], axis=-1)
     ink = Tubes.through(path, 0.075 * high).chord(sheet)[:rows]
-    return np.minimum(ink / np.float32(0.16 * high), 1.0)
+    # Opaque along the middle of each stroke, also where a stroke is thinner than a pixel.
+    return np.minimum(ink / np.quantile(ink[ink > 0], 0.9), 1.0).astype(np.float32)
 
 
 def stamp(shown: Array, technique: Technique) -> None:
@@ -114,4 +115,5 @@ def stamp(shown: Array, technique: Technique) -> None:
     top = edge if technique.word_above else size - edge - rows
     left = size - edge - columns if technique.marker_right else edge
     at = shown[top : top + rows, left : left + columns]
-    at += ink * (np.float32(0.95) - at)
+    # Light letters, or dark ones where the film is too light for them.
+    at += ink * (np.float32(0.95 if at.mean() < 0.65 else 0.1) - at)

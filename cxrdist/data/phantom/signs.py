@@ -31,7 +31,7 @@ class Signs:
         right_first = bool(draw.random() < 0.55)
         both = bool(draw.random() < 0.35)
         other_share = float(draw.uniform(0.25, 0.9))
-        meniscus = float(draw.uniform(1.6, 3.6))
+        meniscus = float(draw.uniform(2.2, 4.4))
         # A film in bed magnifies the heart and a shallow breath widens it; health still stays below one half.
         heart = anatomy.heart_ratio + (0.02 if pose.view == "AP" else 0.0) + 0.05 * (0.95 - pose.inspiration)
         healthy = float(np.clip(heart + wobble, 0.36, 0.49))
