@@ -55,6 +55,10 @@ class Anatomy:
     left_dome_drop: float
     recess_cm: float
     """From the right dome's top down to the costophrenic angle."""
+    widest: float
+    """Where the chest is widest, as a share of the way from the apex to the costophrenic angle."""
+    roundness: float
+    """Of the upper chest: about 2 is round, more is square."""
     wall_cm: float
     breast: float
     aorta: float
@@ -92,6 +96,8 @@ class Anatomy:
             dome_z=6.9 + 0.7 * tall - 0.5 * stout + draw.normal(0, 0.5),
             left_dome_drop=float(np.clip(draw.normal(1.0, 0.5), -0.3, 2.2)),
             recess_cm=3.6 + draw.normal(0, 0.35),
+            widest=float(np.clip(draw.normal(0.8, 0.06), 0.66, 0.92)),
+            roundness=float(np.clip(draw.normal(2.15, 0.25), 1.6, 2.8)),
             wall_cm=float(np.clip(2.9 + 0.8 * stout + 0.2 * female, 1.5, 5.2)),
             breast=float(np.clip(draw.normal(0.72 + 0.18 * stout, 0.24), 0.15, 1.3))
             if female
@@ -129,6 +135,8 @@ class Pose:
     lean: float
     turn_cm: float
     """How far the patient's rotation moves the front of the chest against the spine."""
+    chin_z_cm: float
+    """Lowest point of the head; in bed it hangs into the film at times."""
     inspiration: float
     """1 is a full breath; less lifts the diaphragm and crowds the lungs."""
     arm_out: tuple[float, float]
@@ -147,6 +155,7 @@ class Pose:
             centre_z_cm=-0.5 + draw.normal(0, 1.0 + 0.7 * supine),
             lean=draw.normal(0, 0.02 + 0.03 * supine),
             turn_cm=draw.normal(0, 0.4 + 0.4 * supine),
+            chin_z_cm=float(draw.normal(-18.6, 2.2)) if supine else -30.0,
             inspiration=float(np.clip(draw.normal(0.66 if supine else 0.93, 0.15), 0.35, 1.15)),
             # Standing, the hands rest on the hips and the elbows point outwards; in bed the arms lie alongside.
             arm_out=_pair(draw, 0.1, 0.1, 0.05, 0.0) if supine else _pair(draw, 0.8, 0.45, 0.12, 0.1),

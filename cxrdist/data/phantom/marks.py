@@ -116,4 +116,4 @@ def stamp(shown: Array, technique: Technique) -> None:
     left = size - edge - columns if technique.marker_right else edge
     at = shown[top : top + rows, left : left + columns]
     # Light letters, or dark ones where the film is too light for them.
-    at += ink * (np.float32(0.95 if at.mean() < 0.65 else 0.1) - at)
+    at += ink * (np.float32(0.95 if at.mean() < 0.6 else 0.1) - at)

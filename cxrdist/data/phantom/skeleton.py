@@ -54,10 +54,10 @@ def ribs(grid: Grid, anatomy: Anatomy, pose: Pose, lungs: tuple[Lung, Lung]) -> 
         )
         neck = np.clip((np.abs(x) - 1.6) / 2.6, 0.0, 1.0)
         radius = (0.36 + (flat - 0.36) * np.abs(np.sin(turn)) ** 0.7) * (0.7 + 0.3 * neck)
-        # The anterior end is thinner bone, then cartilage.
-        weight = np.interp(index, [1, 3, 7, 11], [0.62, 0.85, 0.85, 0.4]) - np.interp(
-            index, [1, 4, 8], [0.42, 0.42, 0.6]
-        ) * np.clip(-np.sin(turn) / 0.8, 0.0, 1.0)
+        # Towards the front the bone thins, and gives way to cartilage.
+        cartilage = np.clip((0.1 - np.sin(turn)) / 0.75, 0.0, 1.0)
+        weight = np.interp(index, [1, 3, 7, 11], [0.62, 0.85, 0.85, 0.4])
+        weight = weight - np.interp(index, [1, 4, 8, 11], [0.42, 0.45, 0.65, 0.3]) * cartilage
         weight *= (0.35 + 0.65 * neck) * np.minimum(1.0, 12.0 * (1.0 - np.linspace(0.0, 1.0, points)) + 0.05)
         weight *= 1.0 + 0.08 * np.sin(2.9 * index + 1.7 * lung.side + 40.0 * anatomy.rib_drop)
         parts.append(Tubes.through(np.stack([x, y, z], axis=-1), radius, weight * anatomy.bone))
@@ -120,6 +120,16 @@ def long_bones(grid: Grid, anatomy: Anatomy, pose: Pose) -> Tubes:
     fade = np.minimum(1.0, np.minimum(5.0 * (1.0 - along) + 0.1, 8.0 * along + 0.25))
     path = bezier(np.concatenate(sides), points)
     return Tubes.through(path, np.tile(radius, (2, 1)) * ends, np.tile(weight, (2, 1)) * fade)
+
+
+def jaw(grid: Grid, pose: Pose) -> Tubes:
+    """The mandible and its teeth, where the head hangs into the film."""
+    around = np.linspace(-1.25, 1.25, _pieces(grid, 16.0))
+    x = pose.turn_cm + 4.9 * np.sin(around)
+    z = pose.chin_z_cm - 1.4 - 7.0 * (1.0 - np.cos(around))
+    bone = np.stack([x, 0.0 * x, z], axis=-1)
+    teeth = np.stack([pose.turn_cm + 0.62 * (x - pose.turn_cm), 0.0 * x, z - 2.2], axis=-1)
+    return Tubes.through(np.stack([bone, teeth]), np.array([[0.9], [0.7]]), np.array([[1.1], [1.3]]))
 
 
 def humeral_heads(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:

@@ -23,6 +23,8 @@ class Lung:
     half_width: float
     half_depth: float
     dome_peak: float
+    widest: float
+    roundness: float
     rim: float = 0.0
     """0 fills the chest; a collapsed lung keeps this fraction of its width away from the wall at the apex."""
 
@@ -35,10 +37,12 @@ class Lung:
         t = self.height_fraction(z)
         top = 4.6 * self.rim
         t = np.where(t < 1, (z - self.apex_z - top) / (self.base_z - self.apex_z - top), t)
-        shoulder = np.clip(1.0 - t / 0.82, 0.0, 1.0)
+        shoulder = np.clip(1.0 - t / self.widest, 0.0, 1.0)
         apex_x, medial = 5.2, 0.9
-        lateral = apex_x + (self.half_width - apex_x) * np.sqrt(np.clip(1.0 - shoulder**2.1, 0.0, 1.0))
-        lateral -= 0.35 * np.clip(t - 0.86, 0.0, 0.2) / 0.14
+        lateral = apex_x + (self.half_width - apex_x) * np.sqrt(
+            np.clip(1.0 - shoulder**self.roundness, 0.0, 1.0)
+        )
+        lateral -= 0.35 * np.clip(t - max(0.86, self.widest), 0.0, 0.2) / 0.14
         inner = apex_x - (apex_x - medial) * np.sqrt(1.0 - np.clip(1.0 - t / 0.2, 0.0, 1.0) ** 2)
         # Upright, air gathers at the apex; the lung keeps its round flank.
         within = np.clip(t, 0.0, 1.0)
@@ -79,6 +83,8 @@ def lungs_of(anatomy: Anatomy, pose: Pose) -> tuple[Lung, Lung]:
                 side=side,
                 apex_z=anatomy.apex_z + side * anatomy.apex_skew_cm,
                 dome_peak=anatomy.dome_peak[side > 0],
+                widest=anatomy.widest,
+                roundness=anatomy.roundness,
                 base_z=right_dome + anatomy.recess_cm + 0.4 * (side > 0),
                 dome_z=dome,
                 half_width=anatomy.lung_half_width,
@@ -205,6 +211,9 @@ def body(grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
         squared[at] += chord
         arm = stack(grid, side * arm_x, arm_wide * (below > -3.0), 4.0 + 0.0 * z)
         squared += arm * arm
+    head = Ellipsoid(x=pose.turn_cm, z=pose.chin_z_cm - 7.5, ax=6.0, az=7.5, ay=6.5)
+    at, chord = head.chord_squared(grid)
+    squared[at] += chord
     total = np.sqrt(squared)
     if anatomy.breast > 0.05:
         size = anatomy.breast**0.5
