@@ -49,7 +49,7 @@ class Phantom(Importer):
     """Classes to keep, such as 'Normal,Pneumothorax'."""
 
     name = "phantom"
-    release = "cxrdist phantom 1"
+    release = "cxrdist phantom 2"
     example = "cxrdist import phantom --out shards/phantom --size 64 --seed 0"
     is_phantom = True
 

@@ -9,7 +9,9 @@ import numpy as np
 
 CLASSES = ("Cardiomegaly", "Normal", "Pleural Effusion", "Pulmonary Edema", "Pneumothorax")
 
-# How often a film is taken in bed (AP), by class: the sicker lie down.
+# How often a film is taken in bed (AP), by class: the sicker lie down, and have leads and tubes. As on real films,
+# the view is therefore a confounder: a classifier can score above chance on it alone. The shares are kept
+# close enough for every class to have both views.
 _AP_SHARE = {
     "Cardiomegaly": 0.25,
     "Normal": 0.15,
@@ -29,6 +31,9 @@ class Stream(IntEnum):
     VESSELS = 5
     FILM = 6
     PATIENTS = 7
+    TECHNIQUE = 8
+    LINES = 9
+    IMPLANTS = 10
 
 
 def generator(seed: int, patient: int, study: int, stream: Stream) -> np.random.Generator:
@@ -50,6 +55,10 @@ class Anatomy:
     left_dome_drop: float
     recess_cm: float
     """From the right dome's top down to the costophrenic angle."""
+    widest: float
+    """Where the chest is widest, as a share of the way from the apex to the costophrenic angle."""
+    roundness: float
+    """Of the upper chest: about 2 is round, more is square."""
     wall_cm: float
     breast: float
     aorta: float
@@ -61,6 +70,10 @@ class Anatomy:
     bone: float
     shoulder_drop: float
     scoliosis: float
+    dome_peak: tuple[float, float]
+    """Where each hemidiaphragm is highest, image's left and right, as a share of the lung's half width."""
+    apex_skew_cm: float
+    """How much higher the image's left apex stands than the right one's, halved."""
     inner_seed: int
     """Of what has too many parts to list: vessels, gas."""
 
@@ -80,11 +93,13 @@ class Anatomy:
             ),
             lung_half_depth=8.0 + 0.35 * tall + 0.3 * stout + 0.4 * old,
             apex_z=-12.9 - 0.5 * tall + draw.normal(0, 0.3),
-            dome_z=8.2 + 0.7 * tall - 0.5 * stout + draw.normal(0, 0.5),
+            dome_z=6.9 + 0.7 * tall - 0.5 * stout + draw.normal(0, 0.5),
             left_dome_drop=float(np.clip(draw.normal(1.0, 0.5), -0.3, 2.2)),
             recess_cm=3.6 + draw.normal(0, 0.35),
-            wall_cm=float(np.clip(2.6 + 0.75 * stout + 0.2 * female, 1.5, 5.2)),
-            breast=float(np.clip(draw.normal(0.62 + 0.16 * stout, 0.22), 0.1, 1.25))
+            widest=float(np.clip(draw.normal(0.8, 0.06), 0.66, 0.92)),
+            roundness=float(np.clip(draw.normal(2.15, 0.25), 1.6, 2.8)),
+            wall_cm=float(np.clip(2.9 + 0.8 * stout + 0.2 * female, 1.5, 5.2)),
+            breast=float(np.clip(draw.normal(0.72 + 0.18 * stout, 0.24), 0.15, 1.3))
             if female
             else max(0.0, 0.12 * stout),
             aorta=float(1.0 + 0.28 * old + draw.normal(0, 0.06)),
@@ -92,10 +107,21 @@ class Anatomy:
             heart_tilt=float(draw.normal(0.62, 0.09) - 0.08 * stout),
             rib_drop=float(draw.normal(1.0, 0.08)),
             bone=float(1.08 - 0.25 * old * (1.2 if female else 0.8) + draw.normal(0, 0.06)),
-            shoulder_drop=float(draw.normal(0.0, 0.7)),
+            shoulder_drop=float(np.clip(draw.normal(0.0, 0.6), -1.5, 0.9)),
             scoliosis=float(draw.normal(0.0, 0.25 + 0.3 * old)),
+            dome_peak=(float(draw.uniform(0.36, 0.5)), float(draw.uniform(0.36, 0.54))),
+            apex_skew_cm=float(draw.normal(0.0, 0.22)),
             inner_seed=int(draw.integers(2**31)),
         )
+
+
+def _pair(
+    draw: np.random.Generator, mean: float, spread: float, between: float, least: float
+) -> tuple[float, float]:
+    """Two sides of one body: much alike, never the same."""
+    common = draw.normal(mean, spread)
+    one, other = np.maximum(common + draw.normal(0, between, 2), least)
+    return float(one), float(other)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +135,14 @@ class Pose:
     lean: float
     turn_cm: float
     """How far the patient's rotation moves the front of the chest against the spine."""
+    chin_z_cm: float
+    """Lowest point of the head; in bed it hangs into the film at times."""
     inspiration: float
     """1 is a full breath; less lifts the diaphragm and crowds the lungs."""
-    arm_out: float
-    exposure: float
-    contrast: float
-    brightness: float
-    noise: float
-    leads: bool
-    marker_right: bool
+    arm_out: tuple[float, float]
+    """How far each arm, image's left and right, leaves the trunk: cm sideways per 2 cm down."""
+    shoulder_cm: tuple[float, float]
+    """How much lower each shoulder hangs than the patient's usually do."""
 
     @staticmethod
     def of(seed: int, patient: int, study: int, label: str) -> Pose:
@@ -125,19 +150,16 @@ class Pose:
         supine = draw.random() < _AP_SHARE[label]
         return Pose(
             view="AP" if supine else "PA",
-            half_width_cm=17.6 + draw.normal(0, 0.7) + (0.4 if supine else 0.0),
-            centre_x_cm=draw.normal(0, 0.55 + 0.5 * supine),
-            centre_z_cm=-0.9 + draw.normal(0, 0.7 + 0.5 * supine),
-            lean=draw.normal(0, 0.016 + 0.022 * supine),
-            turn_cm=draw.normal(0, 0.3 + 0.35 * supine),
-            inspiration=float(np.clip(draw.normal(0.72 if supine else 0.95, 0.11), 0.45, 1.1)),
-            arm_out=float(draw.uniform(0.0, 1.0)),
-            exposure=float(draw.normal(0.0, 1.0)),
-            contrast=float(draw.normal(0.88 if supine else 1.0, 0.08)),
-            brightness=float(draw.normal(0.07 if supine else 0.0, 0.05)),
-            noise=float(draw.uniform(0.7, 1.3) * (1.3 if supine else 1.0)),
-            leads=bool(draw.random() < (0.55 if supine else 0.07)),
-            marker_right=bool(draw.random() < 0.3),
+            half_width_cm=float(np.clip(draw.normal(17.9 + 0.6 * supine, 1.3 + 0.5 * supine), 15.4, 23.0)),
+            centre_x_cm=draw.normal(0, 0.7 + 0.8 * supine),
+            centre_z_cm=-0.5 + draw.normal(0, 1.0 + 0.7 * supine),
+            lean=draw.normal(0, 0.02 + 0.03 * supine),
+            turn_cm=draw.normal(0, 0.4 + 0.4 * supine),
+            chin_z_cm=float(draw.normal(-18.6, 2.2)) if supine else -30.0,
+            inspiration=float(np.clip(draw.normal(0.66 if supine else 0.93, 0.15), 0.35, 1.15)),
+            # Standing, the hands rest on the hips and the elbows point outwards; in bed the arms lie alongside.
+            arm_out=_pair(draw, 0.1, 0.1, 0.05, 0.0) if supine else _pair(draw, 0.8, 0.45, 0.12, 0.1),
+            shoulder_cm=_pair(draw, -1.2, 1.1, 0.5, -4.0) if supine else _pair(draw, -0.2, 0.7, 0.35, -3.0),
         )
 
 

@@ -238,7 +238,5 @@ class Tubes:
 def bezier(control: Array, points: int) -> Array:
     """Cubic curves, [N, 4, 3] -> [N, points, 3]."""
     t = np.linspace(0.0, 1.0, points)[:, None]
-    basis = np.concatenate(
-        [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3], axis=1
-    )  # [points, 4]
-    return np.einsum("pc,ncd->npd", basis, control)
+    basis = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3  # [points, 1] each
+    return sum(part * control[:, k : k + 1] for k, part in enumerate(basis))

@@ -31,14 +31,14 @@ class Signs:
         right_first = bool(draw.random() < 0.55)
         both = bool(draw.random() < 0.35)
         other_share = float(draw.uniform(0.25, 0.9))
-        meniscus = float(draw.uniform(1.6, 3.6))
+        meniscus = float(draw.uniform(2.2, 4.4))
         # A film in bed magnifies the heart and a shallow breath widens it; health still stays below one half.
         heart = anatomy.heart_ratio + (0.02 if pose.view == "AP" else 0.0) + 0.05 * (0.95 - pose.inspiration)
         healthy = float(np.clip(heart + wobble, 0.36, 0.49))
         if label == "Normal":
             return Signs(severity=0.0, cardiothoracic_ratio=healthy)
         if label == "Cardiomegaly":
-            return Signs(severity=severity, cardiothoracic_ratio=0.503 + 0.17 * severity + abs(wobble))
+            return Signs(severity=severity, cardiothoracic_ratio=0.51 + 0.165 * severity + abs(wobble))
         if label == "Pleural Effusion":
             level = 0.045 + 0.32 * severity**1.3
             other = level * other_share if both else 0.0

@@ -7,15 +7,9 @@ import numpy as np
 from cxrdist.data.phantom.anatomy import Anatomy, Stream, generator
 from cxrdist.data.phantom.project import Array, Grid, Tubes, bezier
 from cxrdist.data.phantom.signs import Signs
-from cxrdist.data.phantom.thorax import Lung
+from cxrdist.data.phantom.thorax import Lung, hilum
 
 _LEVELS = 6
-
-
-def hilum(lung: Lung) -> tuple[float, float]:
-    """Where the vessels enter, (x, z) cm; the left hilum lies a little higher."""
-    t = 0.475 if lung.side < 0 else 0.44
-    return (-3.7 if lung.side < 0 else 4.1), lung.apex_z + t * (lung.base_z - lung.apex_z)
 
 
 def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple[Array, Array, Array]]:
@@ -30,9 +24,9 @@ def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple
     )
     lung = np.repeat([0, 1], 10)
     roots = np.abs(np.array([hilum(one) for one in lungs]))[:, 0], np.array([hilum(one)[1] for one in lungs])
-    x = roots[0][lung] + draw.normal(0, 0.3, 20)
+    x = roots[0][lung] - 0.9 + draw.normal(0, 0.3, 20)
     z = roots[1][lung] + np.sin(angle) * 0.8 + draw.normal(0, 0.3, 20)
-    length = draw.uniform(2.2, 4.2, 20)
+    length = draw.uniform(2.6, 4.8, 20)
     levels = []
     for _ in range(depth):
         count = x.size
@@ -62,11 +56,13 @@ def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple
 def _squeeze(points: Array, full: Lung, now: Lung) -> Array:
     """Move points with a collapsing lung: same relative place between its edges."""
     z = points[..., 2]
-    inner, lateral = full.edges(z)
-    share = (np.abs(points[..., 0]) - inner) / np.maximum(lateral - inner, 0.3)
+    # Above the apex and below the base there are no edges: take the nearest.
+    inner, lateral = full.edges(np.clip(z, full.apex_z + 0.2, full.base_z - 0.2))
+    # Vessels that would leave the lung at its tip end at its edge.
+    share = np.clip((np.abs(points[..., 0]) - inner) / np.maximum(lateral - inner, 0.3), -1.5, 1.1)
     top = 4.6 * now.rim
     moved_z = full.base_z - (full.base_z - z) * (1.0 - top / (full.base_z - full.apex_z))
-    new_inner, new_lateral = now.edges(moved_z)
+    new_inner, new_lateral = now.edges(np.clip(moved_z, full.apex_z + top + 0.2, full.base_z - 0.2))
     return np.stack(
         [now.side * (new_inner + share * (new_lateral - new_inner)), points[..., 1], moved_z], axis=-1
     )
