@@ -16,13 +16,14 @@ from cxrdist.errors import UserError
 OLDEST_TOLD_YEARS = 90
 _IMPOSSIBLE_YEARS = 120
 
-_SPLIT_OF = {
+SPLIT_OF = {
     "train": "train",
     "training": "train",
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
     "test": "test",
     "testing": "test",
 }
+"""Words for a split, as tables and file names use them."""
 
 Row = dict[str, str]
 """Column -> the cell's text, stripped; "" where the cell is empty or the row too short."""
@@ -103,9 +104,9 @@ def split_word(text: str, where: str) -> str | None:
 
     Raises UserError for any other word.
     """
-    if text and text.lower() not in _SPLIT_OF:
-        raise UserError(f"{where}: the split {text!r} is none of {', '.join(_SPLIT_OF)}; write one of these")
-    return _SPLIT_OF.get(text.lower())
+    if text and text.lower() not in SPLIT_OF:
+        raise UserError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these")
+    return SPLIT_OF.get(text.lower())
 
 
 def sex_of(text: str) -> str | None:
