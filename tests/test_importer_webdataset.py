@@ -184,6 +184,9 @@ def test_a_class_number_without_a_name(tmp_path: Path) -> None:
         (b'{"patient_id": ["a", "b"]}', "no usable patient_id"),
         (b'{"patient_id": 1.5}', "no usable patient_id"),
         (b'{"split": 1.5}', "no usable split"),
+        (b'{"origin": "synthetic"}', "synthetic image or phantom, no radiograph"),
+        (b'{"origin": "real", "phantom": true}', "synthetic image or phantom, no radiograph"),
+        (b'{"origin": "real", "phantom": false}', None),
         (b'{"patient_id": null, "split": null, "view": 1.5, "sex": [], "age": {}}', None),
     ],
 )
@@ -248,6 +251,7 @@ def test_refused_members_are_counted_by_sample(tmp_path: Path) -> None:
         info("hard.png", kind=tarfile.LNKTYPE, link="good.png"),
         info("fifo.png", kind=tarfile.FIFOTYPE),
         info("null.png", kind=tarfile.CHRTYPE),
+        info("sparse.png", kind=tarfile.GNUTYPE_SPARSE),
         ("twice.png", PNG),
         ("twice.png", PNG),
         ("two.png", PNG),
@@ -275,6 +279,7 @@ def test_refused_members_are_counted_by_sample(tmp_path: Path) -> None:
         ("a.tar/hard", None, no_image("a link, never followed"), ()),
         ("a.tar/fifo", None, no_image("a device or other special member, never read"), ()),
         ("a.tar/null", None, no_image("a device or other special member, never read"), ()),
+        ("a.tar/sparse", None, no_image("a device or other special member, never read"), ()),
         ("a.tar/twice", None, no_image("a member that stands twice"), ()),
         ("a.tar/two", None, no_image("several images in one sample"), ()),
         ("a.tar/mask", None, "no usable image", ()),
@@ -440,6 +445,18 @@ def test_sizes_that_lead_back_or_far_away_are_errors(tmp_path: Path, size: int) 
     for data in sizes(size):
         (tmp_path / "a.tar").write_bytes(data)
         with pytest.raises(UserError, match=r"a\.tar: no plain, whole tar: at byte 0"):
+            list(walk(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize(("length", "is_right"), [(12_000, True), (20_000, False)])
+def test_a_header_is_not_as_long_as_it_likes(tmp_path: Path, length: int, is_right: bool) -> None:
+    member = info("a.png")
+    member.pax_headers = {"comment": "1" * length}
+    write_tar(tmp_path / "a.tar", member)
+    if is_right:
+        assert [sample.key for sample in walk(tmp_path / "a.tar")] == ["a"]
+    else:
+        with pytest.raises(UserError, match=r"at byte 0 of \d+: a header of 20480 bytes"):
             list(walk(tmp_path / "a.tar"))
 
 

@@ -20,6 +20,7 @@ from cxrdist.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
+NOT_REAL = "synthetic image or phantom, no radiograph"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,9 @@ class WebDataset(FileImporter):
         values = _fields(sample.json)
         if values is None:
             return left_out(".json")
+        if values.get("origin") == "synthetic" or values.get("phantom") is True:
+            # What a shard set of our own says; all that an import takes in counts as real.
+            return Record(source_id=source_id, left_out=NOT_REAL)
         label = self._class(sample.cls, values, where)
         if label is None:
             return left_out("class")
