@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, load_grey
+from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, grey_of, load_grey
 from cxrdist.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
@@ -227,3 +227,34 @@ def test_unknown_encoding() -> None:
 def test_an_undecodable_image_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(UndecodableImage("empty", "a.png")))
     assert (error.reason, error.file, str(error)) == ("empty", "a.png", "a.png: empty")
+
+
+def test_bytes_give_what_their_file_gives(tmp_path: Path) -> None:
+    path = save(Image.fromarray(NOISE[:, :24]), tmp_path / "x.png")
+    for fit in ("pad", "crop"):
+        np.testing.assert_array_equal(grey_of(path.read_bytes(), 16, fit), load_grey(path, 16, fit))
+    with pytest.raises(UndecodableImage) as error:
+        grey_of(b"", 16)
+    assert (error.value.reason, error.value.file) == ("empty", "")
+
+
+def test_a_foreign_npy_may_have_any_size_but_no_other_type() -> None:
+    np.testing.assert_array_equal(grey_of(npy(NOISE), 32), NOISE)
+    np.testing.assert_array_equal(grey_of(npy(np.asfortranarray(NOISE)), 32), NOISE)
+    expected = np.zeros((16, 16), np.uint8)
+    expected[4:12] = 200
+    np.testing.assert_array_equal(grey_of(npy(np.full((20, 40), 200, np.uint8)), 16), expected)
+    for array, reason in [
+        (np.zeros((4, 4), np.float32), "4x4 float32, not 2-D uint8"),
+        (np.zeros((3, 4, 4), np.uint8), "3x4x4 uint8, not 2-D uint8"),
+        (np.zeros((0, 4), np.uint8), "0x4 uint8, not 2-D uint8"),
+        (np.array([[{}]]), "1x1 object, not 2-D uint8"),
+    ]:
+        with pytest.raises(UndecodableImage) as error:
+            grey_of(npy(array), 32)
+        assert error.value.reason == reason
+    with pytest.raises(UndecodableImage, match="truncated or damaged"):
+        grey_of(npy(NOISE)[:-1], 32)
+    declared = npy(NOISE).replace(b"(32, 32), }      ", b"(99999, 99999), }")
+    with pytest.raises(UndecodableImage, match="more than 100 megapixels"):
+        grey_of(declared, 32)

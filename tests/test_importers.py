@@ -167,6 +167,20 @@ def test_folder_links(tmp_path: Path) -> None:
         list(importer.records())
 
 
+def test_folder_takes_dicom_files_by_ending_or_by_content(tmp_path: Path) -> None:
+    dicom = b"\0" * 128 + b"DICM" + b"..."
+    for name in ("a.dcm", "b.DICOM", "c", "1.2.840.113"):
+        path = tmp_path / "root" / "Mass" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dicom)
+    for name, data in [("d", b"DICM"), ("e", b""), ("f.txt", dicom), ("DICOMDIR", dicom), (".h", dicom)]:
+        (tmp_path / "root" / "Mass" / name).write_bytes(data)
+    (tmp_path / "outside").write_bytes(dicom)
+    (tmp_path / "root" / "Mass" / "link").symlink_to(tmp_path / "outside")
+    records = list(Folder(root=str(tmp_path / "root")).records())
+    assert [r.file for r in records] == ["Mass/1.2.840.113", "Mass/a.dcm", "Mass/b.DICOM", "Mass/c"]
+
+
 def test_folders_that_are_not_right(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such folder"):
         list(Folder(root=str(tmp_path / "nowhere")).records())
@@ -175,7 +189,7 @@ def test_folders_that_are_not_right(tmp_path: Path) -> None:
         list(Folder(root=str(tmp_path)).records())
     put_image(tmp_path / "Normal" / "a.png")
     (tmp_path / "Edema").mkdir()
-    with pytest.raises(UserError, match="Edema: no PNG or JPEG image in this class"):
+    with pytest.raises(UserError, match="Edema: no PNG, JPEG or DICOM image in this class"):
         list(Folder(root=str(tmp_path)).records())
 
 

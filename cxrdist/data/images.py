@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -38,28 +39,34 @@ class UndecodableImage(Exception):
 
 
 def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndarray:
-    """A PNG or JPEG file of any mode and size as [size, size] uint8.
+    """An image file as [size, size] uint8; see ``grey_of``.
 
-    The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
-    square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.
-    Raises UndecodableImage where the file is missing, no image, damaged, or larger than MAX_PIXELS.
+    Raises UndecodableImage, naming the file, also where it is missing.
     """
-    if fit not in FITS:
-        raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
     try:
-        data = Path(path).read_bytes()
+        return grey_of(Path(path).read_bytes(), size, fit)
     except (FileNotFoundError, NotADirectoryError):
         raise UndecodableImage("missing", str(path)) from None
     except IsADirectoryError:
         raise UndecodableImage("a folder, not a file", str(path)) from None
-    try:
-        # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
-        _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
-        return _decoding(
-            lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values()))), size, fit),
-        )
     except UndecodableImage as error:
         raise UndecodableImage(error.reason, str(path)) from error.__cause__
+
+
+def grey_of(data: bytes, size: int, fit: str = "pad") -> np.ndarray:
+    """The bytes of a PNG or JPEG of any mode and size, or of a 2-D uint8 npy, as [size, size] uint8.
+
+    The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
+    square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.
+    Raises UndecodableImage where they are no image, damaged, or declare more than MAX_PIXELS.
+    """
+    if fit not in FITS:
+        raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
+    if data.startswith(np.lib.format.MAGIC_PREFIX):
+        return _decoding(lambda: _resize(Image.fromarray(_decode_npy(data, None)), size, fit))
+    # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
+    _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
+    return _decoding(lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values()))), size, fit))
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
@@ -148,7 +155,8 @@ def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
     return pixels
 
 
-def _decode_npy(data: bytes, size: int) -> np.ndarray:
+def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
+    """[size, size] uint8, or [H, W] uint8 of any size where ``size`` is None."""
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
@@ -158,9 +166,13 @@ def _decode_npy(data: bytes, size: int) -> np.ndarray:
     except ValueError as error:
         raise UndecodableImage("truncated or damaged") from error
     # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
-    if shape != (size, size) or dtype != np.uint8:
-        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {size}x{size} uint8")
-    if len(data) - stream.tell() != size * size:
+    is_right = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
+    if not is_right or dtype != np.uint8:
+        wanted = "2-D" if size is None else f"{size}x{size}"
+        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {wanted} uint8")
+    if math.prod(shape) > MAX_PIXELS:
+        raise UndecodableImage(_TOO_LARGE)
+    if len(data) - stream.tell() != math.prod(shape):
         raise UndecodableImage("truncated or damaged")
     pixels = np.frombuffer(data, dtype=np.uint8, offset=stream.tell())
-    return pixels.reshape((size, size), order="F" if is_fortran else "C").copy(order="C")
+    return pixels.reshape(shape, order="F" if is_fortran else "C").copy(order="C")

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from cxrdist.data.importers.base import Importer
+from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.importers.phantom import Phantom
+from cxrdist.data.importers.webdataset import WebDataset
 
-IMPORTERS: dict[str, type[Importer]] = {"phantom": Phantom, "nih14": NIH14, "folder": Folder}
+IMPORTERS: dict[str, type[Importer]] = {
+    "phantom": Phantom,
+    "nih14": NIH14,
+    "folder": Folder,
+    "csv": CsvTable,
+    "webdataset": WebDataset,
+}

@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.base import ConfinedImporter, Record
 from cxrdist.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+_DICOM_PREAMBLE_BYTES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(FileImporter):
-    """Import DIR/<class>/*.png|jpg|jpeg at any depth. Each image counts as a patient of its own.
+class Folder(ConfinedImporter):
+    """Import DIR/<class>/*.png|jpg|jpeg|dcm|dicom at any depth, and DICOM files without an ending. Each image counts
+    as a patient of its own.
 
-    Files that are hidden or no PNG or JPEG by name are ignored. All names of one file (symbolic links) are one
+    Files that are hidden, or no images by their name, are ignored; one without an ending, or with a number for
+    one (a UID), is an image where it begins like a DICOM file. All names of one file (symbolic links) are one
     patient. Nothing is read through a link that leads out of the root: such an image stays a record, and
     counts as undecodable later.
     """
@@ -40,27 +40,33 @@ class Folder(FileImporter):
         for folder in classes:
             if not folder.resolve().is_relative_to(real_root):
                 raise UserError(f"{folder}: a link that leads out of {root}; move the folder itself there")
-            files = sorted(_images(folder))
+            files = sorted(_images(folder, real_root))
             if not files:
                 raise UserError(
-                    f"{folder}: no PNG or JPEG image in this class; add some or remove the folder"
+                    f"{folder}: no PNG, JPEG or DICOM image in this class; add some or remove the folder"
                 )
             yield from (_record(file, folder.name, root, real_root) for file in files)
 
-    def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        file = Path(self.root) / record.file
-        if not file.resolve().is_relative_to(Path(self.root).resolve()):
-            raise UndecodableImage("a link that leads out of the folder", str(file))
-        return super().pixels(record, size, fit)
 
-
-def _images(folder: Path) -> Iterator[Path]:
+def _images(folder: Path, real_root: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             file = Path(parent, name)
-            if not name.startswith(".") and file.suffix.lower() in SUFFIXES:
+            if not name.startswith(".") and (file.suffix.lower() in SUFFIXES or _is_dicom(file, real_root)):
                 yield file
+
+
+def _is_dicom(file: Path, real_root: Path) -> bool:
+    """Whether a file that no ending tells anything of begins as DICOM PS3.10 says."""
+    has_ending = file.suffix != "" and not file.suffix[1:].isdigit()  # a UID ends in a number
+    # A DICOMDIR begins like that, too, and is a directory of others.
+    if has_ending or file.name == "DICOMDIR" or not file.is_file():
+        return False
+    if not file.resolve().is_relative_to(real_root):
+        return False
+    with file.open("rb") as stream:
+        return stream.read(_DICOM_PREAMBLE_BYTES + 4)[_DICOM_PREAMBLE_BYTES:] == b"DICM"
 
 
 def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:

@@ -16,6 +16,15 @@ from cxrdist.errors import UserError
 OLDEST_TOLD_YEARS = 90
 _IMPOSSIBLE_YEARS = 120
 
+SPLIT_OF = {
+    "train": "train",
+    "training": "train",
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),
+    "test": "test",
+    "testing": "test",
+}
+"""Words for a split, as tables and file names use them."""
+
 Row = dict[str, str]
 """Column -> the cell's text, stripped; "" where the cell is empty or the row too short."""
 
@@ -88,6 +97,16 @@ def inner_path(text: str, column: str, where: str) -> str:
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
         raise UserError(f"{where}: the {column} {text!r} leads out of the folder; remove the line")
     return path.as_posix()
+
+
+def split_word(text: str, where: str) -> str | None:
+    """train, val or test, from these or another common word for one; None for "".
+
+    Raises UserError for any other word.
+    """
+    if text and text.lower() not in SPLIT_OF:
+        raise UserError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these")
+    return SPLIT_OF.get(text.lower())
 
 
 def sex_of(text: str) -> str | None:

@@ -1,0 +1,207 @@
+"""WebDataset tars that others wrote, of any mix of classes, rewritten into a set of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
+from cxrdist.data.images import UndecodableImage, grey_of
+from cxrdist.data.importers.base import FileImporter, Record, confined
+from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word
+from cxrdist.errors import UserError
+
+COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
+LONGEST_CLASS_NAME = 100
+NOT_REAL = "synthetic image or phantom, no radiograph"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDataset(FileImporter):
+    """Import DIR/*.tar at any depth (plain tars), whose samples are an image (.png, .jpg, .npy or .dcm) and a .cls or
+    .json member. A .json may also hold patient, view, sex, age (years) and split. Pickles, links and names that
+    lead out of a tar are refused and counted; nothing is unpacked or run.
+
+    Members belong together by WebDataset's rule: their key is their path up to the first dot of the file name.
+    A sample that lacks a usable image or class is left out and counted. Where any sample has a split, those
+    without one are left out, unless ``--split drawn``.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes that a label says by number, from 0 on; by default class-0, class-1 ..."""
+    label_field: str | None = None
+    """Field of the .json that holds the class; by default it is the .cls, or 'label' in the .json where there is no
+    .cls."""
+    patient_field: str = "patient_id"
+    """Field of the .json that holds the patient."""
+    split_from_names: bool = False
+    """Take the split from the word train, val or test in the path of each tar."""
+
+    name = "webdataset"
+    release = "WebDataset tars"
+    example = (
+        "cxrdist import webdataset --root my_tars --class-names Normal,Pneumonia --out shards/mine --size 64"
+    )
+    default_split = "official"
+
+    def __post_init__(self) -> None:
+        names = self.class_names or ()
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise UserError(f"--class-names: {repeated[0]} stands twice")
+
+    def records(self) -> Iterator[Record]:
+        root = Path(self.root)
+        if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
+            raise UserError(f"--root {self.root}: only local folders are read here; copy the tars into one")
+        for path in _tars(root):
+            tar = path.relative_to(root).as_posix()
+            split = _split_in(tar, path) if self.split_from_names else None
+            for sample in walk(path):
+                yield self._record(sample, tar, split)
+
+    def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
+        tar, _, place = record.file.rpartition("#")
+        offset_bytes, length_bytes = map(int, place.split("+"))
+        try:
+            data = read_place(confined(self.root, tar), Place(offset_bytes, length_bytes))
+            if len(data) < length_bytes:
+                raise UndecodableImage("truncated since its tar was read")
+            return grey_of(data, size, fit)
+        except FileNotFoundError:
+            raise UndecodableImage("missing", str(Path(self.root, tar))) from None
+        except UndecodableImage as error:
+            # The sample's name, since an offset tells nobody which one it is.
+            raise UndecodableImage(error.reason, str(Path(self.root, record.source_id))) from error.__cause__
+
+    def _record(self, sample: ForeignSample, tar: str, split: str | None) -> Record:
+        source_id = f"{tar}/{sample.key}"
+        where = str(Path(self.root, source_id))
+
+        def left_out(lacks: str) -> Record:
+            why = f" ({'; '.join(sample.refused)})" if sample.refused else ""
+            return Record(source_id=source_id, left_out=f"no usable {lacks}{why}")
+
+        if sample.image is None:
+            return left_out("image")
+        values = _fields(sample.json)
+        if values is None:
+            return left_out(".json")
+        if values.get("origin") == "synthetic" or values.get("phantom") is True:
+            # What a shard set of our own says; all that an import takes in counts as real.
+            return Record(source_id=source_id, left_out=NOT_REAL)
+        label = self._class(sample.cls, values, where)
+        if label is None:
+            return left_out("class")
+        patient, said = _text(values.get(self.patient_field)), _text(values.get("split"))
+        if patient is None:
+            # As a patient of its own it might be parted from the others of its patient.
+            return left_out(self.patient_field)
+        if said is None:
+            return left_out("split")
+        return Record(
+            source_id=source_id,
+            patient_id=patient,
+            label=label,
+            notes=tuple(f"beside it {reason}" for reason in sample.refused),
+            split=split_word(said, where) or split,
+            view=_text(values.get("view")) or None,
+            sex=sex_of(_text(values.get("sex")) or ""),
+            age=age_years(_text(values.get("age")) or ""),
+            file=f"{tar}#{sample.image.offset_bytes}+{sample.image.length_bytes}",
+        )
+
+    def _class(self, cls: bytes | None, values: dict[str, Any], where: str) -> str | None:
+        """The class of a sample; None where it says none, or no single one."""
+        if self.label_field is None and cls is not None:
+            text = _text(cls.decode(errors="surrogateescape"))
+        else:
+            text = _text(values.get(self.label_field or "label"))
+        if not text or len(text) > LONGEST_CLASS_NAME or re.fullmatch("-[0-9]+", text):
+            return None
+        if not re.fullmatch("[0-9]+", text):
+            return text
+        number = int(text)
+        if self.class_names is None:
+            return f"class-{number}"
+        if number >= len(self.class_names):
+            raise UserError(
+                f"{where}: its class is number {number}, but --class-names has only {len(self.class_names)} "
+                "names, from 0 on; name them all"
+            )
+        return self.class_names[number]
+
+
+def _tars(root: Path) -> list[Path]:
+    """All tars below ``root``, sorted. Raises UserError where one of them cannot be read as it should."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; name the folder that holds the tars")
+    tars: list[Path] = []
+    for parent, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (name for name in files if not name.startswith(".")):
+            if name.lower().endswith(COMPRESSED):
+                raise UserError(
+                    f"{Path(parent, name)}: only plain tars are read, in place; unpack it to a .tar, or take it away"
+                )
+            if name.lower().endswith(".tar"):
+                tars.append(Path(parent, name))
+    if not tars:
+        raise UserError(f"{root}: holds no .tar; name the folder that does")
+    name_of: dict[Path, Path] = {}
+    for path in sorted(tars):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{root}: the file name {str(path)!a} is not UTF-8; rename the file") from None
+        target = path.resolve()
+        if not target.is_relative_to(root.resolve()):
+            raise UserError(f"{path}: a link that leads out of {root}; move the tar itself there")
+        if not target.is_file():
+            raise UserError(f"{path}: not a file; take it away")
+        if other := name_of.get(target):
+            raise UserError(
+                f"{path} and {other} are one file, whose images would count twice; remove the link"
+            )
+        name_of[target] = path
+    return list(name_of.values())
+
+
+def _split_in(tar: str, path: Path) -> str:
+    """The split that the path of a tar names. Raises UserError where it names none or several."""
+    words = {SPLIT_OF[word] for word in re.findall("[a-z]+", tar.lower()) if word in SPLIT_OF}
+    if len(words) != 1:
+        named = " and ".join(sorted(words)) or "none of train, val and test"
+        raise UserError(f"--split-from-names: {path} names {named}; rename it, or leave the option out")
+    return words.pop()
+
+
+def _fields(data: bytes | None) -> dict[str, Any] | None:
+    """The fields of a .json; None where it is no object."""
+    if data is None:
+        return {}
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _text(value: Any) -> str | None:
+    """Text, stripped, from text or a whole number; "" from nothing; None from anything else."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 17.0 is how a table with gaps says 17
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    return None if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text) else text
