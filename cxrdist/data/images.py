@@ -52,7 +52,11 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndar
         raise UndecodableImage("missing", str(path)) from None
     except IsADirectoryError:
         raise UndecodableImage("a folder, not a file", str(path)) from None
+    from cxrdist.data.dicom import grey_of_dicom, is_dicom  # it knows this module
+
     try:
+        if is_dicom(data):
+            return _resize(Image.fromarray(grey_of_dicom(data)), size, fit)
         # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
         _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
         return _decoding(
