@@ -38,7 +38,7 @@ class UndecodableImage(Exception):
 
 
 def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndarray:
-    """A PNG or JPEG file of any mode and size as [size, size] uint8.
+    """A PNG, JPEG or DICOM file of any mode and size as [size, size] uint8, whatever its name says.
 
     The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
     square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.

@@ -33,9 +33,9 @@ do not say NO, ``keep`` none."""
 NOT_FOR_PRESENTATION = "not for presentation"
 BURNED_IN = "text burned into its pixels"
 MAY_BE_BURNED_IN = "not said to be free of burned-in text"
-NOTE_BURNED_IN = "say that text is burned into their pixels (BurnedInAnnotation YES): look for names in them"
+NOTE_BURNED_IN = "text is burned into their pixels, by their own word (BurnedInAnnotation YES)"
 NOTE_NOT_SAID = (
-    "do not say whether text is burned into their pixels (no BurnedInAnnotation): "
+    "not said whether text is burned into their pixels (no BurnedInAnnotation): "
     "look at them with `cxrdist shards preview`"
 )
 
