@@ -120,6 +120,8 @@ def test_voi_lut_beats_the_window() -> None:
     # 12 bits: 255 / 4095 of each entry; 2048 gives 127.53.
     table = lut([3, 100, 12], [0, 2048, 4095])
     assert grey([0, 100, 101, 102, 999], VOILUTSequence=[table], **AS_IT_IS) == [0, 0, 128, 255, 255]
+    # 8 bits: the entries themselves.
+    assert grey([0, 1, 2], VOILUTSequence=[lut([3, 0, 8], [0, 254, 255])]) == [0, 254, 255]
 
 
 def test_voi_lut_maps_rescaled_values() -> None:
@@ -154,15 +156,13 @@ def test_signed_padding(syntax: str) -> None:
     assert grey(values, np.int16, syntax=syntax, PixelPaddingValue=-2000) == [0, 0, 128, 255]
 
 
-def test_padding_under_the_wrong_vr() -> None:
-    data = dicom_file(np.array([[-2000, -100, 0, 100]], dtype=np.int16), PixelPaddingValue=-2000)
-    at = data.index(b"\x28\x00\x20\x01SS")
-    assert grey_of_dicom(data.replace(data[at : at + 6], b"\x28\x00\x20\x01US"))[0].tolist() == [
-        0,
-        0,
-        128,
-        255,
-    ]
+@pytest.mark.parametrize(("dtype", "padding", "right", "wrong"), [(np.int16, -2000, b"SS", b"US"),
+                                                                  (np.uint16, 63536, b"US", b"SS")])  # fmt: skip
+def test_padding_under_the_wrong_vr(dtype: type, padding: int, right: bytes, wrong: bytes) -> None:
+    data = dicom_file(np.array([[padding, 100, 200, 300]], dtype=dtype), PixelPaddingValue=padding)
+    tag = b"\x28\x00\x20\x01"
+    assert tag + right in data
+    assert grey_of_dicom(data.replace(tag + right, tag + wrong))[0].tolist() == [0, 0, 128, 255]
 
 
 def test_monochrome1_is_inverted_last_and_once() -> None:

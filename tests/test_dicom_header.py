@@ -144,13 +144,13 @@ def test_no_identifying_value_is_shown_or_said(
     capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Values that pydicom warns of, and quotes: of the wrong form, too long, of an unknown character set.
-    good = dicom_file(PIXELS, PatientAge="058Y", WindowCenter="12", WindowWidth="34")
+    good = dicom_file(PIXELS, PatientAge="058Y", WindowCenter="1234", WindowWidth="34")
     texts = []
     for bad in (
         good.replace(b"058Y", b"Doe^"),
         good.replace(b"MRN4711", b"MRN\xff711"),
         good.replace(b"\x10\x00\x10\x10AS", b"\x10\x00\x10\x10XX"),
-        good.replace(b"\x28\x00\x50\x10DS\x02\x0012", b"\x28\x00\x50\x10DS\x02\x00Do"),
+        good.replace(b"\x28\x00\x50\x10DS\x04\x001234", b"\x28\x00\x50\x10DS\x04\x00Doe^"),
         good.replace(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00DS"),
         dicom_file(PIXELS, SpecificCharacterSet="ISO_IR 100").replace(b"ISO_IR 100", b"Doe^Jane^X"),
     ):

@@ -22,6 +22,7 @@ from pydicom.data import get_testdata_file
 from rle.utils import encode_pixel_data
 
 from cxrdist.data.dicom import grey_of_dicom, reading
+from cxrdist.data.dicom.codestream import jpeg_frame
 from cxrdist.data.images import UndecodableImage
 from cxrdist.errors import UserError
 
@@ -130,6 +131,34 @@ def test_signed_pixels_that_were_compressed_as_unsigned() -> None:
     assert np.array_equal(grey_of_dicom(case["data"]), case["expected"])
 
 
+def test_signed_samples_of_fewer_bits_than_are_stored() -> None:
+    # -1 as the 0xFF of 8 bits, under a header of 12.
+    pixels = noise("i2", 8)
+    case = all_values(pixels, 12, syntax=JPEG2000, frame=jpeg2000(pixels.astype("i1"), 8))
+    assert np.array_equal(grey_of_dicom(case["data"]), case["expected"])
+
+
+def test_samples_of_more_bits_than_are_stored_are_white() -> None:
+    pixels = np.array([[0, 4095, 4096, 65535]], dtype=np.uint16)
+    case = all_values(pixels, 12, syntax=SV1, frame=jpeg_lossless(pixels, 16))
+    assert grey_of_dicom(case["data"])[0].tolist() == [0, 255, 255, 255]
+
+
+def test_jpeg2000_in_a_jp2_file() -> None:
+    pixels = noise("u2", 12)
+    frame = jpeg2000(pixels, 12, codec_format=1)
+    assert frame[4:8] == b"jP  "
+    case = all_values(pixels, 12, syntax=JPEG2000, frame=frame)
+    assert np.array_equal(grey_of_dicom(case["data"]), case["expected"])
+
+
+def test_fill_bytes_before_a_marker_and_after_the_end() -> None:
+    pixels = noise("u2", 12)
+    frame = jpeg_lossless(pixels, 12)
+    case = all_values(pixels, 12, syntax=SV1, frame=frame[:2] + b"\xff\xff" + frame[2:] + b"\xff\0")
+    assert np.array_equal(grey_of_dicom(case["data"]), case["expected"])
+
+
 def test_jpeg_ls() -> None:
     case = all_values(steps(), 16, syntax=JPEG_LS, frame=JPEG_LS_OF_STEPS)
     assert np.array_equal(grey_of_dicom(case["data"]), case["expected"])
@@ -225,6 +254,28 @@ def test_a_codestream_larger_than_its_header_is_not_decoded(syntax: str) -> None
         UndecodableImage, match=r"^compressed pixels of [0-9]+x[0-9]+ under a header of 33x35$"
     ):
         grey_of_dicom(data)
+
+
+def test_a_hierarchical_jpeg_is_refused_before_its_size_is_believed() -> None:
+    frame = FRAMES[SV1]()
+    larger = b"\xff\xde\0\x0b\x0c\x4e\x20\x4e\x20\x01\x01\x11\0"  # 20000 x 20000
+    with pytest.raises(UndecodableImage, match=r"^truncated or damaged$"):
+        jpeg_frame(frame[:2] + larger + frame[2:])
+    assert jpeg_frame(frame).rows == 33
+
+
+def test_run_lengths_that_overrun_are_refused() -> None:
+    # Two planes of 4x4, each one run: of 17 pixels, on which the decoder panics, and of 16.
+    header = np.array([2, 64, 66, *[0] * 13], dtype="<u4").tobytes()
+    data = {
+        length: dicom_file(
+            np.zeros((4, 4), np.uint16), RLE, frame=header + bytes([257 - length, 1]) * 2, bits_stored=12
+        )
+        for length in (16, 17)
+    }
+    assert grey_of_dicom(data[16]).tolist() == [[0] * 4] * 4
+    with pytest.raises(UndecodableImage, match=r"^truncated or damaged$"):
+        grey_of_dicom(data[17])
 
 
 def test_a_codestream_in_colour_is_refused() -> None:

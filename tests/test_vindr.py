@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from dicom_files import SECRETS, dicom_file
 
 from cxrdist.data.images import UndecodableImage
 from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.headers import with_header
 from cxrdist.data.importers.vindr import VinDr, agreed
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.verify import verify
@@ -287,3 +289,29 @@ def test_an_import_keeps_the_pixels_and_nothing_that_identifies(
         content = (file.read_bytes() if file.is_file() else b"") + file.name.encode()
         assert not [secret for secret in (*SECRETS, "deadbeef", "READER") if secret.encode() in content], file
     assert not [secret for secret in (*SECRETS, "deadbeef") if secret in said_aloud.out + said_aloud.err]
+
+
+def test_what_the_source_says_wins_over_the_header(tmp_path: Path) -> None:
+    says = {
+        "PatientSex": "M",
+        "PatientAge": "050Y",
+        "ViewPosition": "AP",
+        "PresentationIntentType": "FOR PROCESSING",
+    }
+    (tmp_path / "a.dcm").write_bytes(dicom_file(GREY, **says))
+    bare = with_header(Record(source_id="a", file="a.dcm"), tmp_path, "drop")
+    assert (bare.patient_id, bare.sex, bare.age, bare.view) == ("MRN4711", "M", 50, "AP")
+    assert (bare.left_out, len(bare.notes)) == ("not for presentation", 1)
+    full = Record(
+        source_id="a",
+        file="a.dcm",
+        patient_id="7",
+        sex="F",
+        age=0,
+        view="PA",
+        left_out="lateral",
+        notes=("note",),
+    )
+    merged = with_header(full, tmp_path, "drop")
+    assert merged == replace(full, notes=("note", *bare.notes))
+    assert with_header(replace(full, file="b.dcm"), tmp_path, "drop") == replace(full, file="b.dcm")

@@ -92,6 +92,4 @@ def _inflate(data: bytes) -> bytes:
     inflated = stream.decompress(data, _MAX_INFLATED_BYTES)
     if stream.unconsumed_tail:
         raise UndecodableImage(f"inflates to more than {_MAX_INFLATED_BYTES // 2**20} MiB")
-    if not stream.eof:
-        raise UndecodableImage("truncated or damaged")
     return inflated
