@@ -54,7 +54,8 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndar
 
 
 def grey_of(data: bytes, size: int, fit: str = "pad") -> np.ndarray:
-    """The bytes of a PNG or JPEG of any mode and size, or of a 2-D uint8 npy, as [size, size] uint8.
+    """The bytes of a PNG or JPEG of any mode and size, of a DICOM file, or of a 2-D uint8 npy, as [size, size]
+    uint8.
 
     The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
     square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.
@@ -62,6 +63,10 @@ def grey_of(data: bytes, size: int, fit: str = "pad") -> np.ndarray:
     """
     if fit not in FITS:
         raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
+    from cxrdist.data.dicom import grey_of_dicom, is_dicom  # it knows this module
+
+    if is_dicom(data):
+        return _resize(Image.fromarray(grey_of_dicom(data)), size, fit)
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         return _decoding(lambda: _resize(Image.fromarray(_decode_npy(data, None)), size, fit))
     # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.

@@ -7,12 +7,9 @@ from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.importers.phantom import Phantom
+from cxrdist.data.importers.vindr import VinDr
 from cxrdist.data.importers.webdataset import WebDataset
 
 IMPORTERS: dict[str, type[Importer]] = {
-    "phantom": Phantom,
-    "nih14": NIH14,
-    "folder": Folder,
-    "csv": CsvTable,
-    "webdataset": WebDataset,
+    source.name: source for source in (Phantom, NIH14, VinDr, Folder, CsvTable, WebDataset)
 }

@@ -1,0 +1,118 @@
+"""VinDr-CXR 1.0.0 (Nguyen et al., Scientific Data 2022), in the layout of PhysioNet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.headers import check_burned_in, with_header
+from cxrdist.data.importers.tables import Row, cell, find_table, plain_name, rows_of
+from cxrdist.errors import UserError, nearest
+
+TABLE_OF = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
+READERS = ("majority", "any", "all")
+DISAGREEMENT = "its readers agree on nothing"
+SUFFIXES = (".dicom", ".dcm")
+_VOTES = {"1": True, "1.0": True, "0": False, "0.0": False, "": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VinDr(FileImporter):
+    """Import VinDr-CXR: annotations/image_labels_train.csv and image_labels_test.csv (or both beside the folders),
+    train/<image_id>.dicom and test/<image_id>.dicom, as released.
+
+    Three readers saw each training image, five agreed on each test image. The release names no patients, so each
+    image counts as one. ``--split official`` keeps its test images apart, and draws val from the rest.
+    """
+
+    readers: str = "majority"
+    """Whose findings count: majority (more than half of an image's readers), any (one is enough; no finding only
+    where all say so) or all (only what all of them saw)."""
+    burned_in: str = "drop"
+    """Images with text in their pixels, by their file's own word: drop those that say YES, or strict (also those
+    that do not say), or keep."""
+
+    name = "vindr"
+    release = "VinDr-CXR 1.0.0"
+    example = "cxrdist import vindr --root ~/vindr-cxr/1.0.0 --out shards/vindr --size 256 --split official"
+    targets: ClassVar = {
+        "Cardiomegaly": "Cardiomegaly",
+        "Pleural effusion": "Pleural Effusion",
+        "Edema": "Pulmonary Edema",
+        "Pneumothorax": "Pneumothorax",
+    }
+    normal = "No finding"
+
+    def __post_init__(self) -> None:
+        if self.readers not in READERS:
+            raise UserError(f"--readers {self.readers}: unknown{nearest(self.readers, READERS)}")
+        check_burned_in(self.burned_in)
+
+    def records(self) -> Iterator[Record]:
+        root = Path(self.root)
+        folder = root / "annotations" if (root / "annotations").is_dir() else root
+        split_of: dict[str, str] = {}
+        for split, name in TABLE_OF.items():
+            table = find_table(folder, name)
+            file_of = _files(root, split)
+            for image, findings_of in _readings(table, (*self.targets, self.normal)).items():
+                if split_of.setdefault(image, split) != split:
+                    raise UserError(f"{table}: {image} is in both tables; download them again")
+                findings = agreed(list(findings_of.values()), self.readers, self.normal)
+                record = Record(
+                    source_id=image,
+                    findings=findings,
+                    left_out=None if findings else DISAGREEMENT,
+                    split="test" if split == "test" else "train-val",
+                    file=f"{split}/{file_of.get(image, image + SUFFIXES[0])}",
+                )
+                record = with_header(record, root, self.burned_in)
+                # The release holds nothing else, and few of its files say so.
+                yield replace(record, view=record.view or "PA")
+
+
+def agreed(seen: Sequence[Collection[str]], rule: str, normal: str) -> tuple[str, ...]:
+    """The findings that count under a rule of ``READERS``, sorted, of what each reader saw; empty where the
+    readers agree on none."""
+    votes = Counter(finding for findings in seen for finding in set(findings))
+    needed = {"majority": len(seen) // 2 + 1, "any": 1, "all": len(seen)}[rule]
+    counted = {finding for finding, count in votes.items() if count >= needed}
+    if rule == "any" and votes[normal] < len(seen):
+        counted.discard(normal)
+    return tuple(sorted(counted))
+
+
+def _readings(table: Path, needed: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Image -> reader -> the findings that the reader saw, in the table's order; "" where no reader is named."""
+    readings: dict[str, dict[str, list[str]]] = {}
+    for where, row in rows_of(table, ("image_id", *needed)):
+        image = plain_name(cell(row, "image_id", where), "image_id", where)
+        reader = row.get("rad_id", "")
+        of_image = readings.setdefault(image, {})
+        if reader in of_image:
+            by = f" by {reader}" if reader else ""
+            raise UserError(f"{where}: {image} is read twice{by}; remove one line")
+        of_image[reader] = _seen(row, where)
+    return readings
+
+
+def _seen(row: Row, where: str) -> list[str]:
+    """The columns that hold a 1."""
+    votes = {name: text for name, text in row.items() if name not in ("image_id", "rad_id")}
+    for finding, text in votes.items():
+        if text not in _VOTES:
+            raise UserError(f"{where}: {finding} is {text!r}, neither 0 nor 1; download the table again")
+    return [finding for finding, text in votes.items() if _VOTES[text]]
+
+
+def _files(root: Path, split: str) -> dict[str, str]:
+    """Image -> its file's name in the split's folder."""
+    folder = root / split
+    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    if not any(name.endswith(SUFFIXES) for name in names):
+        raise UserError(f"{folder}: no DICOM file; unpack the images there")
+    return {Path(name).stem: name for name in names if name.endswith(SUFFIXES)}
