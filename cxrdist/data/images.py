@@ -20,6 +20,8 @@ MAX_PIXELS = 100_000_000
 
 _PILLOW_FORMAT = {"png": "PNG", "jpg": "JPEG"}
 _T = TypeVar("_T")
+Tone = Callable[[np.ndarray], np.ndarray]
+"""[H, W] uint8 or uint16 grey as a file holds it -> [H, W] uint8."""
 
 
 class UndecodableImage(Exception):
@@ -37,11 +39,12 @@ class UndecodableImage(Exception):
         return f"{self.file}: {self.reason}" if self.file else self.reason
 
 
-def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndarray:
+def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
     """A PNG or JPEG file of any mode and size as [size, size] uint8.
 
     The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
-    square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.
+    square. 16-bit grey keeps its upper 8 bits unless ``tone`` says otherwise, transparent pixels are black, a
+    JPEG's orientation is applied.
     Raises UndecodableImage where the file is missing, no image, damaged, or larger than MAX_PIXELS.
     """
     if fit not in FITS:
@@ -56,7 +59,7 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndar
         # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
         _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
         return _decoding(
-            lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values()))), size, fit),
+            lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values())), tone), size, fit),
         )
     except UndecodableImage as error:
         raise UndecodableImage(error.reason, str(path)) from error.__cause__
@@ -121,16 +124,18 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _to_grey(image: Image.Image) -> Image.Image:
+def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
     """To mode L; decodes the whole image."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels = np.asarray(image)
+        return Image.fromarray(tone(pixels) if tone else (pixels >> 8).astype(np.uint8))
     if image.has_transparency_data:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
-    return image.convert("L")
+    grey = image.convert("L")
+    return Image.fromarray(tone(np.asarray(grey))) if tone else grey
 
 
 def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from cxrdist.data.importers.base import Importer
+from cxrdist.data.importers.chexpert import CheXpert
 from cxrdist.data.importers.folder import Folder
+from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
 from cxrdist.data.importers.nih14 import NIH14
+from cxrdist.data.importers.padchest import PadChest
 from cxrdist.data.importers.phantom import Phantom
 
-IMPORTERS: dict[str, type[Importer]] = {"phantom": Phantom, "nih14": NIH14, "folder": Folder}
+IMPORTERS: dict[str, type[Importer]] = {
+    source.name: source for source in (Phantom, NIH14, CheXpert, MimicCxrJpg, PadChest, Folder)
+}
