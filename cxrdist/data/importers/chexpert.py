@@ -1,4 +1,4 @@
-"""CheXpert 1.0, full size or -small (Irvin et al., AAAI 2019), and its test set (rajpurkarlab, 2022)."""
+"""CheXpert 1.0, full size or -small (Irvin et al., AAAI 2019), and its test set (rajpurkarlab on GitHub)."""
 
 from __future__ import annotations
 

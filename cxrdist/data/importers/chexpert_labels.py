@@ -40,7 +40,7 @@ _VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1, "": 0}
 
 
 class Labels(NamedTuple):
-    """One row of labels, as a Record says them."""
+    """One row of labels, as a Record says them; an uncertain one that counts is ``Pneumonia (uncertain)``."""
 
     findings: tuple[str, ...]
     uncounted: tuple[str, ...]
