@@ -75,7 +75,7 @@ def test_there_are_seven_commands() -> None:
     [
         (["improt"], "cxrdist improt: unknown command; did you mean 'import'?"),
         (["import", "fodler"], "cxrdist import fodler: unknown command; did you mean 'folder'?"),
-        (["import", "mimic"], "cxrdist import mimic: unknown command; known: phantom, nih14"),
+        (["import", "mimic"], "cxrdist import mimic: unknown command; did you mean 'mimic-cxr-jpg'?"),
         (["import", "folder", "--out", "new"], "--root: must be given; see cxrdist import folder --help"),
         (
             ["import", "folder", "--root", "nowhere", "--out", "new"],

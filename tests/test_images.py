@@ -54,6 +54,21 @@ def test_16_bit_grey_keeps_its_upper_bits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(load_grey(save(Image.fromarray(wide), tmp_path / "x.png"), 32), NOISE)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tone_sees_the_values_of_the_file_before_the_bars_are_added(
+    tmp_path: Path, dtype: type[np.unsignedinteger]
+) -> None:
+    path = save(Image.fromarray(np.full((8, 4), 200, dtype)), tmp_path / "x.png")
+
+    def tone(pixels: np.ndarray) -> np.ndarray:
+        assert (pixels.dtype, pixels.shape) == (dtype, (8, 4))
+        return (255 - pixels).astype(np.uint8)
+
+    expected = np.zeros((8, 8), np.uint8)
+    expected[:, 2:6] = 55
+    np.testing.assert_array_equal(load_grey(path, 8, "pad", tone), expected)
+
+
 def test_transparent_pixels_are_black(tmp_path: Path) -> None:
     rgba = np.full((4, 4, 4), 255, np.uint8)
     rgba[:2, :, 3] = 0

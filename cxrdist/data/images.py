@@ -21,6 +21,8 @@ MAX_PIXELS = 100_000_000
 
 _PILLOW_FORMAT = {"png": "PNG", "jpg": "JPEG"}
 _T = TypeVar("_T")
+Tone = Callable[[np.ndarray], np.ndarray]
+"""[H, W] uint8 or uint16 grey as a file holds it -> [H, W] uint8."""
 
 
 class UndecodableImage(Exception):
@@ -38,13 +40,13 @@ class UndecodableImage(Exception):
         return f"{self.file}: {self.reason}" if self.file else self.reason
 
 
-def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndarray:
+def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
     """An image file as [size, size] uint8; see ``grey_of``.
 
     Raises UndecodableImage, naming the file, also where it is missing.
     """
     try:
-        return grey_of(Path(path).read_bytes(), size, fit)
+        return grey_of(Path(path).read_bytes(), size, fit, tone)
     except (FileNotFoundError, NotADirectoryError):
         raise UndecodableImage("missing", str(path)) from None
     except IsADirectoryError:
@@ -53,13 +55,14 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad") -> np.ndar
         raise UndecodableImage(error.reason, str(path)) from error.__cause__
 
 
-def grey_of(data: bytes, size: int, fit: str = "pad") -> np.ndarray:
+def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
     """The bytes of a PNG or JPEG of any mode and size, of a DICOM file, or of a 2-D uint8 npy, as [size, size]
     uint8.
 
     The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
-    square. 16-bit grey keeps its upper 8 bits, transparent pixels are black, a JPEG's orientation is applied.
-    Raises UndecodableImage where they are no image, damaged, or declare more than MAX_PIXELS.
+    square. 16-bit grey keeps its upper 8 bits unless ``tone`` says otherwise, transparent pixels are black, a
+    JPEG's orientation is applied. Raises UndecodableImage where they are no image, damaged, or declare more than
+    MAX_PIXELS.
     """
     if fit not in FITS:
         raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
@@ -71,7 +74,7 @@ def grey_of(data: bytes, size: int, fit: str = "pad") -> np.ndarray:
         return _decoding(lambda: _resize(Image.fromarray(_decode_npy(data, None)), size, fit))
     # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
     _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
-    return _decoding(lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values()))), size, fit))
+    return _decoding(lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values())), tone), size, fit))
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
@@ -133,16 +136,18 @@ def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
     return image
 
 
-def _to_grey(image: Image.Image) -> Image.Image:
+def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
     """To mode L; decodes the whole image."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        pixels = np.asarray(image)
+        return Image.fromarray(tone(pixels) if tone else (pixels >> 8).astype(np.uint8))
     if image.has_transparency_data:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
-    return image.convert("L")
+    grey = image.convert("L")
+    return Image.fromarray(tone(np.asarray(grey))) if tone else grey
 
 
 def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:

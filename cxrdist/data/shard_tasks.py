@@ -222,5 +222,5 @@ def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any
         "sex": record.sex,
         # From 90 up an age alone may tell who a person is.
         "age": None if record.age is None else min(record.age, OLDEST_TOLD_YEARS),
-        "findings": list(record.findings),
+        "findings": [*record.findings, *record.uncounted],
     }

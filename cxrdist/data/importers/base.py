@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cxrdist.data.images import UndecodableImage, load_grey
+from cxrdist.errors import UserError, nearest
 
 PLACES = ("root", "table")
 """Options that say where a source lies: they stand in no manifest."""
@@ -26,6 +27,9 @@ class Record:
     salted hash is ever stored."""
     findings: tuple[str, ...] = ()
     """All positive findings, in the source's own words; a label rule turns them into one class."""
+    uncounted: tuple[str, ...] = ()
+    """What else the source says of the image, such as a pacemaker, that no label rule looks at; kept with the
+    sample's findings."""
     label: str | None = None
     """The class, where the source itself says it (a folder's name); then no label rule is needed."""
     left_out: str | None = None
@@ -104,3 +108,9 @@ def confined(root: str, file: str) -> Path:
     if not path.resolve().is_relative_to(Path(root).resolve()):
         raise UndecodableImage("a link that leads out of the folder", str(path))
     return path
+
+
+def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
+    """Raises UserError where an option, named as it is typed, is none of its choices."""
+    if value not in choices:
+        raise UserError(f"{option} {value}: unknown{nearest(value, choices)}")

@@ -1,0 +1,120 @@
+"""MIMIC-CXR-JPG 2.0.0 and 2.1.0 (Johnson et al., PhysioNet 2019 and 2024), in the layout of PhysioNet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrdist.data.importers.base import Record, check_choice
+from cxrdist.data.importers.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
+from cxrdist.data.importers.tables import cell, find_table, plain_name, rows_of
+from cxrdist.errors import UserError, nearest
+
+LABELERS = ("chexpert", "negbio")
+SPLITS = {"train": "train", "validate": "val", "test": "test"}
+NO_LABELS = "no report labels"
+# What else there is (oblique, decubitus, axial, swimmer's: a handful) is neither.
+VIEW_OF = {
+    "PA": "frontal",
+    "AP": "frontal",
+    "LATERAL": "lateral",
+    "LL": "lateral",
+    "XTABLE LATERAL": "lateral",
+    "": "unknown",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicCxrJpg(CheXpertLabelled):
+    """Import MIMIC-CXR-JPG: mimic-cxr-2.0.0-metadata.csv, mimic-cxr-2.0.0-chexpert.csv (or -negbio.csv) and files/,
+    as released; tables also as .csv.gz, and of any version.
+
+    A study's labels are those of all its images. ``--split official`` takes mimic-cxr-2.0.0-split.csv, which must
+    then lie beside them. The tables tell neither sex nor age. Frontal are PA and AP, lateral LATERAL, LL and XTABLE
+    LATERAL; the few images of other views are kept by ``--views all`` alone.
+    """
+
+    labeler: str = "chexpert"
+    """Whose reading of the reports: chexpert or negbio."""
+    keep_unknown_views: bool = False
+    """Keep images whose ViewPosition is empty (about 4 %), whatever they show."""
+
+    name = "mimic-cxr-jpg"
+    release = "MIMIC-CXR-JPG"
+    example = (
+        "cxrdist import mimic-cxr-jpg --root ~/mimic-cxr-jpg --out shards/mimic --size 64 --split official"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("--labeler", self.labeler, LABELERS)
+
+    def records(self) -> Iterator[Record]:
+        root = Path(self.root)
+        metadata = find_table(root, *_names(root, "metadata"))
+        labels_of = self._study_labels(root)
+        split_of = _official_split(root)
+        seen: set[str] = set()
+        for where, row in rows_of(metadata, ("dicom_id", "subject_id", "study_id", "ViewPosition")):
+            image, subject, study = (
+                plain_name(cell(row, column, where), column, where)
+                for column in ("dicom_id", "subject_id", "study_id")
+            )
+            if image in seen:
+                raise UserError(f"{where}: {image} is listed twice; remove one line")
+            seen.add(image)
+            labels = labels_of.get((subject, study), Labels((), (), NO_LABELS))
+            yield Record(
+                source_id=image,
+                patient_id=subject,
+                findings=labels.findings,
+                uncounted=labels.uncounted,
+                left_out=self._left_out_position(row["ViewPosition"]) or labels.left_out,
+                split=split_of.get(image),
+                view=row["ViewPosition"] or None,
+                file=f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg",
+            )
+
+    def _left_out_position(self, position: str) -> str | None:
+        if not position and self.keep_unknown_views:
+            return None
+        return self.left_out_view(VIEW_OF.get(position, "other"))
+
+    def _study_labels(self, root: Path) -> dict[tuple[str, str], Labels]:
+        """(subject, study) -> its labels."""
+        table = find_table(root, *_names(root, self.labeler))
+        labels_of: dict[tuple[str, str], Labels] = {}
+        for where, row in rows_of(table, ("subject_id", "study_id", *OBSERVATIONS)):
+            study = cell(row, "subject_id", where), cell(row, "study_id", where)
+            if study in labels_of:
+                raise UserError(f"{where}: study {study[1]} is listed twice; remove one line")
+            labels_of[study] = self.labels_of(row, where)
+        return labels_of
+
+
+def _names(root: Path, kind: str) -> list[str]:
+    """The names that a table may have, the newest version that lies in ``root`` first."""
+    pattern = re.compile(rf"(mimic-cxr-([0-9.]+)-{kind}\.csv)(?:\.gz)?")
+    found = {
+        match[1]: [int(n) for n in match[2].split(".") if n]
+        for path in root.glob("mimic-cxr-*")
+        if (match := pattern.fullmatch(path.name))
+    }
+    return sorted(found, key=lambda name: found[name], reverse=True) or [f"mimic-cxr-2.0.0-{kind}.csv"]
+
+
+def _official_split(root: Path) -> dict[str, str]:
+    """Image -> train, val or test, as far as the release's table lies there."""
+    split_of: dict[str, str] = {}
+    names = _names(root, "split")
+    if not any((root / f"{name}{end}").is_file() for name in names for end in ("", ".gz")):
+        return split_of
+    for where, row in rows_of(find_table(root, *names), ("dicom_id", "split")):
+        split = cell(row, "split", where)
+        if split not in SPLITS:
+            raise UserError(f"{where}: unknown split {split!r}{nearest(split, SPLITS)}")
+        if split_of.setdefault(cell(row, "dicom_id", where), SPLITS[split]) != SPLITS[split]:
+            raise UserError(f"{where}: {row['dicom_id']} is in two splits; download the table again")
+    return split_of

@@ -1,0 +1,166 @@
+"""PadChest (Bustos et al., Medical Image Analysis 2020), in the layout of BIMCV."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from cxrdist.data.images import load_grey
+from cxrdist.data.importers.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.tables import Row, age_years, cell, find_table, plain_name, rows_of, sex_of
+from cxrdist.errors import UserError
+
+TABLES = (
+    "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",
+    "PADCHEST_chest_x_ray_images_labels_160K.csv",
+)
+PROJECTIONS = ("PA", "AP", "AP_horizontal", "L", "COSTAL")
+INTENSITIES = ("percentiles", "full")
+PERCENTILES = (0.5, 99.5)
+REMARKS = ("unchanged", "exclude", "suboptimal study")
+"""Labels that are about the report or the film: no findings."""
+IMPLIED = {"hydropneumothorax": ("pneumothorax", "pleural effusion")}
+"""A label with two parents in the source's tree of labels."""
+INVERTED = "MONOCHROME1 in the table, so inverted: look at some"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadChest(FileImporter):
+    """Import PadChest: PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv (or .csv.gz) and the images, unpacked
+    to <ImageDir>/ or all into one folder.
+
+    Labels are compared whole. Loculated effusions, empyema and hemothorax are pleural effusions, as in the source's
+    tree of labels, and a hydropneumothorax is an effusion and a pneumothorax. ``unchanged``, ``exclude`` and
+    ``suboptimal study`` are no findings: an image that has nothing else is left out. Ages are years of study minus
+    years of birth.
+    """
+
+    views: tuple[str, ...] = ("PA", "AP")
+    """Projections to keep: PA, AP, AP_horizontal (lying on the back), L (lateral), COSTAL (ribs)."""
+    keep_suboptimal: bool = False
+    """Keep images whose report calls the study suboptimal."""
+    keep_pediatric: bool = False
+    """Keep images that the table calls pediatric: a child's heart is wide without being enlarged."""
+    intensity: str = "percentiles"
+    """How 16-bit grey becomes 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
+    have 12 bits, and their images would be dark) or full (0 and 65535 are)."""
+    invert_monochrome1: bool = True
+    """Invert images that the table calls MONOCHROME1, where low is white: the files hold the DICOM files' values.
+    They are counted in a warning, to be looked at."""
+
+    name = "padchest"
+    release = "PadChest"
+    example = "cxrdist import padchest --root ~/PadChest --out shards/padchest --size 64 --views PA"
+    targets: ClassVar = {
+        "cardiomegaly": "Cardiomegaly",
+        "pleural effusion": "Pleural Effusion",
+        "loculated pleural effusion": "Pleural Effusion",
+        "loculated fissural effusion": "Pleural Effusion",
+        "empyema": "Pleural Effusion",
+        "hemothorax": "Pleural Effusion",
+        "pulmonary edema": "Pulmonary Edema",
+        "pneumothorax": "Pneumothorax",
+    }
+    normal = "normal"
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise UserError(f"--views: names none; choose among {', '.join(PROJECTIONS)}")
+        for view in self.views:
+            check_choice("--views", view, PROJECTIONS)
+        check_choice("--intensity", self.intensity, INTENSITIES)
+
+    def records(self) -> Iterator[Record]:
+        root = Path(self.root)
+        table = find_table(root, *TABLES)
+        in_root = {path.name for path in root.iterdir()}
+        seen: set[str] = set()
+        for where, row in rows_of(table, ("ImageID", "PatientID", "Projection", "Labels")):
+            image = plain_name(cell(row, "ImageID", where), "ImageID", where)
+            if image in seen:
+                raise UserError(f"{where}: {image} is listed twice; remove one line")
+            seen.add(image)
+            folder = row.get("ImageDir", "")
+            is_flat = image in in_root or not folder
+            labels = labels_of(row["Labels"], where)
+            findings = [label for label in labels if label not in REMARKS]
+            implied = [parent for label in findings for parent in IMPLIED.get(label, ())]
+            is_inverted = (
+                self.invert_monochrome1 and row.get("PhotometricInterpretation_DICOM") == "MONOCHROME1"
+            )
+            yield Record(
+                source_id=image,
+                patient_id=cell(row, "PatientID", where),
+                findings=tuple(dict.fromkeys([*findings, *implied])),
+                uncounted=tuple(label for label in labels if label in REMARKS),
+                left_out=self._left_out(row, labels, findings),
+                notes=(INVERTED,) if is_inverted else (),
+                view=row["Projection"] or None,
+                sex=sex_of(row.get("PatientSex_DICOM", "")),
+                age=_age(row),
+                file=image if is_flat else f"{plain_name(folder, 'ImageDir', where)}/{image}",
+            )
+
+    def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
+        tone = partial(grey_of, intensity=self.intensity, is_inverted=INVERTED in record.notes)
+        return load_grey(Path(self.root) / record.file, size, fit, tone)
+
+    def _left_out(self, row: Row, labels: tuple[str, ...], findings: list[str]) -> str | None:
+        if row["Projection"] not in self.views:
+            return f"projection {row['Projection'] if row['Projection'] in PROJECTIONS else 'unknown'}"
+        # The releases say PED or Yes where it is one; No, or nothing, elsewhere.
+        if not self.keep_pediatric and row.get("Pediatric", "") not in ("", "No"):
+            return "pediatric"
+        if not labels:
+            return "no labels"
+        if not self.keep_suboptimal and "suboptimal study" in labels:
+            return "suboptimal study"
+        return None if findings else f"nothing but {' and '.join(labels)}"
+
+
+def labels_of(text: str, where: str) -> tuple[str, ...]:
+    """The labels of a cell such as ``['cardiomegaly', ' pleural effusion']``, each once; () for an empty one.
+
+    Raises UserError for a cell that is no list of texts.
+    """
+    if text in ("", "nan"):
+        return ()
+    try:
+        labels = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"{where}: Labels is {text[:60]!r}, not a list such as ['normal']; put it right")
+    return tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
+
+
+def grey_of(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarray:
+    """[H, W] uint16 or uint8 grey as [H, W] uint8; the latter keeps its range."""
+    if pixels.dtype == np.uint8:
+        return 255 - pixels if is_inverted else pixels
+    low, high = (0, 65535) if intensity == "full" else _percentiles(pixels)
+    values = np.arange(65536, dtype=np.float64)
+    grey = (values - low) / max(high - low, 1) * 255
+    table = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
+    return (255 - table if is_inverted else table)[pixels]
+
+
+def _percentiles(pixels: np.ndarray) -> tuple[int, int]:
+    """The PERCENTILES, nearest rank."""
+    cumulative = np.cumsum(np.bincount(pixels.ravel(), minlength=65536))
+    low, high = (int(np.searchsorted(cumulative, cumulative[-1] * p / 100)) for p in PERCENTILES)
+    return low, high
+
+
+def _age(row: Row) -> int | None:
+    """Whole years; to a year, since only the year of birth is known."""
+    years = [row.get(column, "")[:4] for column in ("StudyDate_DICOM", "PatientBirth")]
+    if not all(len(year) == 4 and year.isdecimal() and year.isascii() for year in years):
+        return None
+    return age_years(str(int(years[0]) - int(years[1])))
