@@ -11,7 +11,7 @@ from PIL import Image
 from test_ingest import InlinePool
 
 from cxrdist.cli import dispatch
-from cxrdist.data import shard_tasks
+from cxrdist.data import shard_pool
 from cxrdist.data.images import UndecodableImage
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.csv_table import CsvTable
@@ -139,8 +139,8 @@ def write_many(root: Path) -> None:
 def test_the_split_column_is_taken_unless_another_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_tasks, "_shared", None)
-    monkeypatch.setattr(shard_tasks, "ProcessPoolExecutor", InlinePool)
+    monkeypatch.setattr(shard_pool, "_shared", None)
+    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
     write_many(tmp_path / "root")
     words = ["import", "csv", "--root", str(tmp_path / "root"), "--size", "16", "--workers", "1"]
     dispatch([*words, "--out", str(tmp_path / "own")])

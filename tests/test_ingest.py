@@ -22,6 +22,7 @@ from PIL import Image
 
 from cxrdist.data import ingest as ingest_module
 from cxrdist.data import shard_pool
+from cxrdist.data.claim import FOUND_LATER
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
@@ -79,7 +80,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def make_unfinished(folder: Path) -> None:
     """What an import that was killed before its manifest leaves."""
     provenance = json.loads((folder / "manifest.json").read_bytes())["provenance"]
-    del provenance["undecodable"]
+    for name in FOUND_LATER:
+        provenance.pop(name, None)
     (folder / ".job.json").write_bytes(canonical_json(provenance))
     (folder / "manifest.json").unlink()
     (folder / ".lock").write_text("a job that writes a shard set (process 1 on a host)")

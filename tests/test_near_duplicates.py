@@ -15,10 +15,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cxrdist.data import near_duplicates
-from cxrdist.data.near_duplicates import HASH_BYTES, groups_of, near_pairs, perceptual_hash
+from cxrdist.data.near_duplicates import HASH_BYTES, groups_of, near_groups, near_pairs, perceptual_hash
 from cxrdist.data.phantom import render
 
 Change = Callable[[np.ndarray], np.ndarray]
+
+
+def table_of(hashes: list[bytes]) -> np.ndarray:
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
+
+
+def pairs_of(hashes: list[bytes]) -> list[tuple[int, int]]:
+    return near_pairs(table_of(hashes))
 
 
 def resized(film: np.ndarray, size: int) -> np.ndarray:
@@ -109,19 +117,19 @@ def test_how_the_pixels_lie_in_memory_does_not_matter(phantoms: list[np.ndarray]
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_film_is_near_the_film_alone(name: str, phantoms: list[np.ndarray]) -> None:
     changed = [perceptual_hash(CHANGES[name](film)) for film in phantoms]
-    assert near_pairs([*map(perceptual_hash, phantoms), *changed]) == [(0, 4), (1, 5), (2, 6), (3, 7)]
+    assert pairs_of([*map(perceptual_hash, phantoms), *changed]) == [(0, 4), (1, 5), (2, 6), (3, 7)]
 
 
 def test_a_film_of_16_px_is_near_itself(phantoms: list[np.ndarray]) -> None:
     tiny = [resized(film, 16) for film in phantoms]
     hashes = [perceptual_hash(film) for film in [*tiny, *(resized(film, 17) for film in tiny)]]
-    assert near_pairs(hashes) == [(0, 4), (1, 5), (2, 6), (3, 7)]
+    assert pairs_of(hashes) == [(0, 4), (1, 5), (2, 6), (3, 7)]
 
 
 def test_a_mirrored_or_inverted_film_is_another(phantoms: list[np.ndarray]) -> None:
     film = phantoms[0]
     others = [film[:, ::-1], film[::-1], 255 - film]
-    assert near_pairs([perceptual_hash(each) for each in (film, *others)]) == []
+    assert pairs_of([perceptual_hash(each) for each in (film, *others)]) == []
 
 
 def test_blank_films_are_near_exact_copies_only() -> None:
@@ -140,14 +148,14 @@ def test_blank_films_are_near_exact_copies_only() -> None:
         haze,
         np.zeros((32, 128), np.uint8),
     ]
-    assert near_pairs([perceptual_hash(film) for film in films]) == [(0, 4), (3, 6)]
+    assert pairs_of([perceptual_hash(film) for film in films]) == [(0, 4), (3, 6)]
 
 
 def test_fine_stripes_alone_are_blank() -> None:
     """Nothing is left of them in the frequencies that are compared: no division by zero, no match."""
     stripes = np.tile(np.array([0, 255], np.uint8), (1024, 512))
     hashes = [perceptual_hash(film) for film in (stripes, stripes.T, stripes)]
-    assert near_pairs(hashes) == [(0, 2)]
+    assert pairs_of(hashes) == [(0, 2)]
 
 
 def test_pictures_without_structure_in_one_direction_are_compared() -> None:
@@ -155,12 +163,12 @@ def test_pictures_without_structure_in_one_direction_are_compared() -> None:
     wave = grey(np.tile(120 + 60 * np.sin(x / 20) + 40 * np.cos(x / 9), (256, 1)))
     other = grey(np.tile(120 + 60 * np.cos(x / 13) + 40 * np.sin(x / 31), (256, 1)))
     films = [wave, np.roll(wave, 2, 1), wave.T, np.roll(wave.T, 2, 0), other]
-    assert near_pairs([perceptual_hash(film) for film in films]) == [(0, 1), (2, 3)]
+    assert pairs_of([perceptual_hash(film) for film in films]) == [(0, 1), (2, 3)]
 
 
 def test_none_and_one() -> None:
-    assert near_pairs([]) == []
-    assert near_pairs([perceptual_hash(np.eye(32, dtype=np.uint8))]) == []
+    assert pairs_of([]) == []
+    assert pairs_of([perceptual_hash(np.eye(32, dtype=np.uint8))]) == []
 
 
 def some_hashes() -> list[bytes]:
@@ -176,23 +184,23 @@ def some_hashes() -> list[bytes]:
 
 
 HASHES = some_hashes()
-PAIRS = [pair for pair in combinations(range(len(HASHES)), 2) if near_pairs([HASHES[i] for i in pair])]
+PAIRS = [pair for pair in combinations(range(len(HASHES)), 2) if pairs_of([HASHES[i] for i in pair])]
 
 
 def test_the_blocks_miss_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 30 < len(PAIRS) < 250  # of 1,225, each compared on its own
-    assert near_pairs(HASHES) == PAIRS
+    assert pairs_of(HASHES) == PAIRS
     for rows, columns, at_once in ((1, 1, 1), (7, 3, 2), (3, 7, 100), (50, 50, 4), (49, 64, 5)):
         monkeypatch.setattr(near_duplicates, "_ROWS", rows)
         monkeypatch.setattr(near_duplicates, "_COLUMNS", columns)
         monkeypatch.setattr(near_duplicates, "_PAIRS_AT_ONCE", at_once)
-        assert near_pairs(HASHES) == PAIRS
+        assert pairs_of(HASHES) == PAIRS
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.permutations(range(len(HASHES))))
 def test_the_order_of_the_films_does_not_matter(order: list[int]) -> None:
-    got = near_pairs([HASHES[i] for i in order])
+    got = pairs_of([HASHES[i] for i in order])
     assert sorted(tuple(sorted((order[i], order[j]))) for i, j in got) == PAIRS
     assert got == sorted(got) and all(i < j for i, j in got)
 
@@ -215,6 +223,19 @@ def test_groups_are_what_chains_of_pairs_connect(pairs: list[tuple[int, int]]) -
     assert groups_of(20, [(j, i) for i, j in reversed(pairs)]) == lowest
 
 
+def test_groups_are_those_of_all_pairs_copies_included() -> None:
+    hashes = HASHES + HASHES[::-1]
+    seen: list[int] = []
+    assert near_groups(table_of(hashes), seen.append) == groups_of(len(hashes), pairs_of(hashes))
+    assert seen == [0]
+
+
+def test_a_table_may_lie_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "hashes").write_bytes(b"".join(HASHES))
+    mapped = np.memmap(tmp_path / "hashes", np.uint8, "r", shape=(len(HASHES), HASH_BYTES))
+    assert near_pairs(mapped) == PAIRS
+
+
 def real_films(name: str) -> tuple[list[np.ndarray], list[str], list[str]]:
     """Films, patients and file names."""
     root = os.environ.get("CXRDIST_REAL_DATA")
@@ -230,7 +251,7 @@ def real_films(name: str) -> tuple[list[np.ndarray], list[str], list[str]]:
 
 def test_real_films_of_different_patients_are_never_near() -> None:
     films, patients, names = real_films("nih256")
-    pairs = near_pairs([perceptual_hash(film) for film in films])
+    pairs = pairs_of([perceptual_hash(film) for film in films])
     assert [(names[i], names[j]) for i, j in pairs if patients[i] != patients[j]] == []
     # The collection holds the second film twice; the first two were taken one after the other.
     assert [(names[i], names[j]) for i, j in pairs] == [
@@ -243,7 +264,7 @@ def test_real_films_of_different_patients_are_never_near() -> None:
 def test_real_films_at_another_size_are_near() -> None:
     large, patients, names = real_films("nih256")
     small, small_patients, small_names = real_films("nih64")
-    pairs = near_pairs([perceptual_hash(film) for film in (*large, *small)])
+    pairs = pairs_of([perceptual_hash(film) for film in (*large, *small)])
     patients, names = patients + small_patients, names + small_names
     assert all(patients[i] == patients[j] for i, j in pairs)
     assert (
@@ -256,4 +277,4 @@ def test_changed_real_films_are_near() -> None:
     hashes = [perceptual_hash(film) for film in films]
     for name, change in CHANGES.items():
         changed = [perceptual_hash(change(film)) for film in films]
-        assert near_pairs([*hashes, *changed]) == [(i, len(films) + i) for i in range(len(films))], name
+        assert pairs_of([*hashes, *changed]) == [(i, len(films) + i) for i in range(len(films))], name

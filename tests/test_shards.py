@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,6 +42,10 @@ from cxrdist.files import canonical_json, sha256_bytes, sha256_file
 
 STRATUM = Stratum("train", "Pleural Effusion", "real")
 TAR = "train-pleural-effusion-real-000000.tar"
+
+
+def finished(folder: Path, number: int = 0, class_index: int = 1) -> Any:
+    return finished_shard(LocalStore(folder), number, STRATUM, class_index, "png", lambda sample: sample.meta)
 
 
 def index_path(tar: Path) -> Path:
@@ -236,7 +241,7 @@ def test_no_set_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
 def test_a_shard_is_a_function_of_its_samples(tmp_path: Path) -> None:
     rows = [write_shard(LocalStore(tmp_path / d), 3, STRATUM, 1, "png", samples(4)) for d in "ab"]
     assert rows[0] == rows[1] and rows[0]["name"] == "train-pleural-effusion-real-000003.tar"
-    assert finished_shard(LocalStore(tmp_path / "a"), 3, STRATUM, 1, "png") == (
+    assert finished(tmp_path / "a", 3) == (
         rows[0],
         {s.key: s.meta for s in samples(4)},
     )
@@ -286,14 +291,14 @@ def test_a_shard_that_is_not_whole_is_not_taken_over(tmp_path: Path) -> None:
     ):
         tar.write_bytes(tar_data)
         index.write_bytes(index_data)
-        assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png") is None
+        assert finished(tmp_path) is None
     tar.write_bytes(whole)
     index.write_bytes(whole_index)
-    assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png") is not None
-    assert finished_shard(LocalStore(tmp_path), 1, STRATUM, 1, "png") is None
-    assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 0, "png") is None
+    assert finished(tmp_path) is not None
+    assert finished(tmp_path, number=1) is None
+    assert finished(tmp_path, class_index=0) is None
     index.unlink()
-    assert finished_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png") is None
+    assert finished(tmp_path) is None
 
 
 def tar_of(path: Path, *members: tuple[str, bytes], link: str | None = None) -> Path:

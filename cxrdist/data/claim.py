@@ -15,7 +15,7 @@ from cxrdist.progress import say
 
 JOB_FILE = ".job.json"
 # Found out while writing, so not known when a job is compared with the one that is there.
-FOUND_LATER = ("undecodable", "gates")
+FOUND_LATER = ("undecodable", "near_duplicates", "gates")
 # They follow from the images and the options, so they are told only where nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 PLAIN_WORDS = {

@@ -2,6 +2,7 @@
 
     records of an importer
       -> labels.assign        one class each, or left out with a reason
+      -> near-duplicate films are one patient (where asked: a first look at all images)
       -> split_patients       train, val, test, disjoint by patient
       -> shard tasks          per stratum, sorted by key, a fixed number of samples each
       -> worker processes     decode, resize, encode, write the tar, index it, hash it
@@ -13,85 +14,31 @@ of how often the import was killed and started again.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import Counter
-from dataclasses import dataclass, replace
+import itertools
+from dataclasses import asdict, replace
 from typing import Any
 
-from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, settle
-from cxrdist.data.images import ENCODINGS, FITS
+from cxrdist.data.claim import JOB_FILE, SHARD_FILE, claim, clear, finished_set, settle
+from cxrdist.data.fingerprints import FingerprintTable, count_groups, one_patient_each, tell
 from cxrdist.data.importers.base import Importer, Record
-from cxrdist.data.labels import Labelling, assign
-from cxrdist.data.manifest import (
-    MANIFEST,
-    SPLITS,
-    Manifest,
-    Stratum,
-    write_manifest,
-    write_table,
-)
+from cxrdist.data.ingest_options import IngestOptions
+from cxrdist.data.ingest_report import print_rules, print_table, provenance_of
+from cxrdist.data.labels import assign
+from cxrdist.data.manifest import MANIFEST, SPLITS, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
-from cxrdist.data.shard_pool import UndecodableSource, run
-from cxrdist.data.shard_tasks import ImportTask, patient_of, sample_meta
-from cxrdist.data.shards import samples_per_shard
+from cxrdist.data.shard_pool import ShardResult, ShardTask, UndecodableSource, rows_of, work, write_all
+from cxrdist.data.shard_tasks import HashTask, ImportTask, hash_images, patient_of
+from cxrdist.data.shards import index_name, samples_per_shard, tar_name
 from cxrdist.data.split import official_split, split_patients
 from cxrdist.data.store import Store, store_of
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.progress import say
 
-SPLIT_WAYS = ("drawn", "official")
+__all__ = ["IngestOptions", "ingest"]
+
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestOptions:
-    """What an import needs to know beside its source; see the options of ``cxrdist import``."""
-
-    out: str
-    """Folder of the new set, or its URL (s3://bucket/set, gs://...)."""
-    size: int = 64
-    """Side of the square images, in pixels; resized with anti-aliasing, and the aspect is kept."""
-    fit: str = "pad"
-    """What becomes of an image that is not square: pad (black bars around all of it) or crop (its centre)."""
-    encoding: str = "png"
-    """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest)."""
-    label_rule: str = "one-target"
-    """strict: exactly this one finding; one-target: exactly one of the targets, other findings allowed; rarest:
-    the rarest of several targets. Unused where the source itself names the class."""
-    split: str | None = None
-    """drawn (by patient, from --val, --test and --seed) or official (as the source's own lists or column say; where
-    they only tell test apart, val is drawn from the rest). By default official where you wrote it yourself."""
-    val: float | int = 0.15
-    """Validation images of each class: a fraction, or a number such as the paper's 1000."""
-    test: float | int = 0.15
-    """Test images of each class, likewise."""
-    seed: int = 0
-    """Seed of the split by patient."""
-    classes: tuple[str, ...] = ()
-    """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
-    min_shards: int = 1
-    """Shards of every class in every split, where it has so many images: ranks times loader workers, so that each
-    has something to read. Shards are about 64 MiB otherwise."""
-    salt_file: str | None = None
-    """File with the secret that patients and images are hashed with; by default your own, made once."""
-    workers: int = 0
-    """Processes that decode and write; 0: one per core."""
-
-    def __post_init__(self) -> None:
-        if self.encoding not in ENCODINGS:
-            raise UserError(f"--encoding {self.encoding}: unknown{nearest(self.encoding, ENCODINGS)}")
-        if self.fit not in FITS:
-            raise UserError(f"--fit {self.fit}: unknown{nearest(self.fit, FITS)}")
-        if self.split not in (None, *SPLIT_WAYS):
-            raise UserError(f"--split {self.split}: unknown{nearest(self.split, SPLIT_WAYS)}")
-        if self.min_shards < 1:
-            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
-        if not 16 <= self.size <= 2048:
-            raise UserError(f"--size {self.size}: from 16 to 2048 pixels")
-        if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+IMAGES_PER_HASH_TASK = 256
 
 
 def ingest(importer: Importer, options: IngestOptions) -> Manifest:
@@ -100,6 +47,10 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     A finished set of the same source and options is left as it is. Raises UserError for input that is not
     right, before anything is written or with everything that was written removed.
     """
+    if options.size > importer.largest_size:
+        raise UserError(
+            f"--size {options.size}: {importer.release} gives at most {importer.largest_size} pixels"
+        )
     store = store_of(options.out)
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     say(f"reading {importer.release}")
@@ -111,19 +62,37 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
         records, options.label_rule, importer.targets, importer.normal, options.classes or None
     )
     check_slugs(labelling.classes)
-    used = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
-    splits = splits_of(used, way, options)
-    provenance = provenance_of(importer, options, way, salt, labelling, used, splits)
+    read = len(records)
+    chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
+    del records
+    used, labels = [record for record, _ in chosen], [label for _, label in chosen]
+    dedup = way == "drawn" and (
+        not all(r.patient_id for r in used) if options.dedup is None else options.dedup
+    )
+    # Also drawn before the images are looked at: what can't be split is told at once.
+    splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
+    provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
     if store.exists(MANIFEST):
         return finished_set(store, provenance)
-    print_table(len(records), labelling, [label for _, label in used], splits)
-    print_rules(provenance, unknown=sum(not record.patient_id for record, _ in used))
+    unknown = sum(not record.patient_id for record in used)
     is_ours = not store.is_there() or store.exists(JOB_FILE)
     try:
         release = claim(store, provenance)
         try:
-            tasks = plan(store, options, importer, salt, labelling.classes, used, splits)
-            manifest = fill(store, tasks, options, labelling.classes, provenance)
+            near: dict[str, int] | None = None
+            if dedup:
+                groups = looked_at(importer, options, used)
+                used, patients = one_patient_each(used, groups)
+                splits = splits_or_nothing(store, used, patients, labels, options)
+                near = asdict(count_groups(groups, splits))
+                tell(groups, used, splits)
+            print_table(read, labelling, labels, splits)
+            print_rules(provenance, unknown)
+            makes_hashes = near is None and not importer.is_phantom
+            tasks = plan(
+                store, options, importer, salt, labelling.classes, used, labels, splits, makes_hashes
+            )
+            manifest = fill(store, tasks, options, labelling.classes, provenance, near)
         finally:
             release()
     finally:
@@ -132,6 +101,20 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     images = sum(entry["samples"] for entry in manifest["strata"])
     say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
     return manifest
+
+
+def looked_at(importer: Importer, options: IngestOptions, records: list[Record]) -> list[int]:
+    """For each image the lowest index among those that show the same film."""
+    table = FingerprintTable(len(records))
+    starts = range(0, len(records), IMAGES_PER_HASH_TASK)
+    tasks = [
+        HashTask(start, options.size, options.fit, importer, records[start : start + IMAGES_PER_HASH_TASK])
+        for start in starts
+    ]
+    title = "looking for near-duplicates"
+    for task, hashes in work(hash_images, tasks, title, len(records), options.workers, in_process=False):
+        table.put(task.start, hashes)
+    return table.groups("comparing films")
 
 
 def split_way(importer: Importer, records: list[Record], options: IngestOptions) -> str:
@@ -144,13 +127,25 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
     return options.split or (importer.default_split if is_said else "drawn")
 
 
-def splits_of(used: list[tuple[Record, str]], way: str, options: IngestOptions) -> list[str]:
-    patients = [patient_of(record) for record, _ in used]
-    labels = [label for _, label in used]
+def splits_of(
+    records: list[Record], patients: list[str], labels: list[str], way: str, options: IngestOptions
+) -> list[str]:
     if way == "official":
-        said = [record.split or "" for record, _ in used]
+        said = [record.split or "" for record in records]
         return official_split(patients, labels, said, val=options.val, seed=options.seed)
     return split_patients(patients, labels, val=options.val, test=options.test, seed=options.seed)
+
+
+def splits_or_nothing(
+    store: Store, records: list[Record], patients: list[str], labels: list[str], options: IngestOptions
+) -> list[str]:
+    """Splits that keep films together. Raises UserError, with nothing left behind, where too few patients are
+    left to fill them."""
+    try:
+        return splits_of(records, patients, labels, "drawn", options)
+    except UserError as error:
+        clear(store)
+        raise UserError(f"with near-duplicate films as one patient: {error}") from None
 
 
 def check_slugs(classes: tuple[str, ...]) -> None:
@@ -161,93 +156,20 @@ def check_slugs(classes: tuple[str, ...]) -> None:
         seen[slug(name)] = name
 
 
-def provenance_of(
-    importer: Importer,
-    options: IngestOptions,
-    way: str,
-    salt: Salt,
-    labelling: Labelling,
-    used: list[tuple[Record, str]],
-    splits: list[str],
-) -> dict[str, Any]:
-    """Where a set comes from, without a path: enough to tell whether a command would make the same set."""
-    content = hashlib.sha256()
-    for line in sorted(
-        json.dumps([salt.key(record.source_id), label, split, sample_meta(record, importer, salt)])
-        for (record, label), split in zip(used, splits)
-    ):
-        content.update(line.encode() + b"\n")
-    return {
-        "importer": importer.name,
-        "release": importer.release,
-        "is_phantom": importer.is_phantom,
-        "options": {
-            "size": options.size,
-            "encoding": options.encoding,
-            "fit": options.fit,
-            "label_rule": options.label_rule if importer.targets else None,
-            "split": way,
-            # 20.0 asks for the set that 20 asks for.
-            "val": options.val if options.val < 1 else int(options.val),
-            "test": options.test if options.test < 1 else int(options.test),
-            "seed": options.seed,
-            "classes": list(labelling.classes),
-            "min_shards": options.min_shards,
-        },
-        "source_options": {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in importer.judgements().items()
-            if not hasattr(options, name)
-        },
-        "salt_fingerprint": salt.fingerprint,
-        "records_sha256": content.hexdigest(),
-        "left_out": labelling.left_out,
-        "notes": dict(sorted(Counter(note for record, _ in used for note in record.notes).items())),
-    }
-
-
-def print_table(read: int, labelling: Labelling, labels: list[str], splits: list[str]) -> None:
-    """What was read, what is used per class and split, what is left out and why."""
-    used = Counter(zip(labels, splits))
-    width = 2 + max(len(name) for name in (*labelling.classes, *labelling.left_out, "left out"))
-    say(f"{'images read':<{width}}  {read:>8,}")
-    say(f"{'used':<{width}}  {len(labels):>8,}" + "".join(f"  {split:>7}" for split in SPLITS))
-    for name in labelling.classes:
-        row = [used[name, split] for split in SPLITS]
-        say(f"  {name:<{width - 2}}  {sum(row):>8,}" + "".join(f"  {n:>7,}" for n in row))
-    say(f"{'left out':<{width}}  {sum(labelling.left_out.values()):>8,}")
-    for reason, count in labelling.left_out.items():
-        say(f"  {reason:<{width - 2}}  {count:>8,}")
-
-
-def print_rules(provenance: dict[str, Any], unknown: int) -> None:
-    """What was a judgement, and what is to be known of the images that are used."""
-    rules = {k: provenance["options"][k] for k in ("label_rule", "split", "fit")} | provenance[
-        "source_options"
-    ]
-    told = (f"{name.replace('_', ' ')} {value}" for name, value in rules.items() if value is not None)
-    say(f"rules: {', '.join(told)}")
-    if unknown:
-        say(
-            f"warning: {unknown:,} images name no patient, so each counts as one: two images of one patient may "
-            "land in two splits"
-        )
-    for note, count in provenance["notes"].items():
-        say(f"warning: {count:,} images: {note}")
-
-
 def plan(
     store: Store,
     options: IngestOptions,
     importer: Importer,
     salt: Salt,
     classes: tuple[str, ...],
-    used: list[tuple[Record, str]],
+    used: list[Record],
+    labels: list[str],
     splits: list[str],
+    makes_hashes: bool,
 ) -> list[ImportTask]:
     """The shards to write: per stratum, in the order of the keys, which is as good as random."""
     by_stratum: dict[Stratum, list[Record]] = {}
-    for (record, label), split in zip(used, splits):
+    for record, label, split in zip(used, labels, splits):
         by_stratum.setdefault(Stratum(split, label, "real"), []).append(record)
     length = samples_per_shard(options.size, options.encoding)
     tasks = []
@@ -268,6 +190,7 @@ def plan(
                     importer,
                     salt,
                     records[start:stop],
+                    makes_hashes,
                 )
             )
     return tasks
@@ -279,27 +202,65 @@ def fill(
     options: IngestOptions,
     classes: tuple[str, ...],
     provenance: dict[str, Any],
+    near: dict[str, int] | None,
 ) -> Manifest:
     """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
     where too many images do not decode."""
+    remove_unplanned(store, tasks)
+    films = Films(tasks) if any(task.makes_hashes for task in tasks) else None
     try:
-        rows, undecodable = run(tasks, f"import {store}", options.workers)
+        results = write_all(tasks, f"import {store}", options.workers, films.take if films else None)
+        rows = rows_of(results)
         check_still_covered(rows, classes)
     except UndecodableSource as error:
         clear(store)
         raise UserError(f"{error}; nothing was written") from None
+    if films:
+        near = films.compare()
     strata = [write_table(store, stratum, shards) for stratum, shards in rows.items()]
+    undecodable = sum(len(result.undecodable) for result in results.values())
     manifest = write_manifest(
         store,
         classes=list(classes),
         image_size=options.size,
         encoding=options.encoding,
         strata=strata,
-        provenance=provenance | {"undecodable": undecodable},
+        provenance=provenance | {"undecodable": undecodable, "near_duplicates": near},
         lineage={"kind": "real"},
     )
     settle(store)
     return manifest
+
+
+def remove_unplanned(store: Store, tasks: list[ImportTask]) -> None:
+    """Remove what an unfinished job wrote, and this one, which knows of other near-duplicates, will not."""
+    names = {tar_name(task.stratum, task.number) for task in tasks}
+    names |= {index_name(name) for name in names}
+    for name in store.names():
+        if SHARD_FILE.fullmatch(name) and name not in names:
+            store.remove(name)
+
+
+class Films:
+    """The images of all shards, compared with one another when they are written."""
+
+    def __init__(self, tasks: list[ImportTask]) -> None:
+        self._tasks = tasks
+        ends = list(itertools.accumulate(task.images for task in tasks))
+        self._start = {(t.stratum, t.number): end - t.images for t, end in zip(tasks, ends)}
+        self._table = FingerprintTable(ends[-1])
+
+    def take(self, task: ShardTask, result: ShardResult) -> None:
+        self._table.put(self._start[task.stratum, task.number], bytes(result.hashes))
+        result.hashes.clear()  # a kilobyte an image
+
+    def compare(self) -> dict[str, int]:
+        """Tell of near-duplicates; what the manifest keeps of them."""
+        records = [record for task in self._tasks for record in task.records]
+        splits = [task.stratum.split for task in self._tasks for _ in task.records]
+        groups = self._table.groups("comparing films")
+        tell(groups, records, splits)
+        return asdict(count_groups(groups, splits))
 
 
 def check_still_covered(rows: dict[Stratum, list[dict[str, Any]]], classes: tuple[str, ...]) -> None:

@@ -7,11 +7,11 @@ import multiprocessing
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.shards import Sample, finished_shard, write_shard
@@ -22,6 +22,9 @@ from cxrdist.progress import Progress, say
 
 MAX_UNDECODABLE_SHARE = 0.01
 LISTED_UNDECODABLE = 10
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -67,67 +70,107 @@ class ShardTask(ABC):
         return self.store.is_shared
 
     @abstractmethod
-    def samples(self, undecodable: list[str]) -> Iterator[Sample]:
-        """What the shard shall hold; ``undecodable`` gets a line for each image that does not decode.
+    def samples(self, result: ShardResult) -> Iterator[Sample]:
+        """What the shard shall hold; ``result`` gets what there is to say of the images.
 
         Calls ``count_image`` for every image it comes to.
         """
 
     @abstractmethod
-    def undecodable_in(self, metas: dict[str, dict[str, Any]]) -> list[str] | None:
-        """What did not decode, where an earlier job wrote this shard with these samples (metadata by key); None
+    def take_over(self, row: dict[str, Any], samples: dict[str, Any]) -> ShardResult | None:
+        """The result, where an earlier job wrote this shard with these samples (what ``look`` saw, by key); None
         where they are not what the shard shall hold: then it is written again."""
+
+    def look(self, sample: Sample) -> Any:
+        """What ``take_over`` wants to know of a sample."""
+        return sample.meta
 
 
 @dataclass
 class ShardResult:
     row: dict[str, Any] = field(default_factory=dict)
     undecodable: list[str] = field(default_factory=list)
+    """A line for each image that does not decode."""
+    hashes: bytearray = field(default_factory=bytearray)
+    """A perceptual hash for each image, where the task makes them."""
 
 
-def run(
-    tasks: Sequence[ShardTask], title: str, workers: int
-) -> tuple[dict[Stratum, list[dict[str, Any]]], int]:
-    """Write all shards in ``workers`` processes (0: one per core); returns the rows per stratum and how many
-    images did not decode. Raises UndecodableSource where these are more than 1 %."""
+Results = dict[tuple[Stratum, int], ShardResult]
+
+
+def write_all(
+    tasks: Sequence[ShardTask],
+    title: str,
+    workers: int,
+    take: Callable[[ShardTask, ShardResult], None] | None = None,
+) -> Results:
+    """Write all shards in ``workers`` processes (0: one per core); ``take`` gets each as soon as it is done. Raises
+    UndecodableSource where more than 1 % of the images do not decode."""
     images = sum(task.images for task in tasks)
-    results: dict[tuple[Stratum, int], ShardResult] = {}
+    results: Results = {}
     undecodable: list[str] = []
+    # Large shards first: the last ones to end are small, and all workers stay busy.
+    order = sorted(tasks, key=lambda t: (-t.images, t.stratum, t.number))
+    in_process = not all(task.is_shared for task in tasks)
+    for task, result in work(do_task, order, title, images, workers, in_process=in_process):
+        if take:
+            take(task, result)
+        results[task.stratum, task.number] = result
+        undecodable += result.undecodable
+        if len(undecodable) > MAX_UNDECODABLE_SHARE * images:
+            raise UndecodableSource(
+                f"{len(undecodable)} or more of {images} images do not decode, over "
+                f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or take "
+                "these images out of the table"
+            )
+    for line in sorted(undecodable)[:LISTED_UNDECODABLE]:
+        say(f"left out, does not decode: {line}")
+    if len(undecodable) > LISTED_UNDECODABLE:
+        say(f"... and {len(undecodable) - LISTED_UNDECODABLE} more")
+    return results
+
+
+def rows_of(results: Results) -> dict[Stratum, list[dict[str, Any]]]:
+    """The rows of the shard tables, per stratum."""
+    rows: dict[Stratum, list[dict[str, Any]]] = {}
+    for (stratum, _), result in sorted(results.items(), key=lambda item: item[0]):
+        if result.row["samples"]:
+            rows.setdefault(stratum, []).append(result.row)
+    return rows
+
+
+def work(
+    function: Callable[[T], R], tasks: Sequence[T], title: str, images: int, workers: int, *, in_process: bool
+) -> Iterator[tuple[T, R]]:
+    """Each task and its result, in the order in which they are done, by ``workers`` processes (0: one per core).
+
+    The function calls ``count_image``, which shows progress and ends it where the job has failed meanwhile.
+    """
     # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
     context = multiprocessing.get_context("spawn")
     shared = Shared(context.Value("Q", 0), context.RawValue("b", False))
     pool: Executor
-    if all(task.is_shared for task in tasks):
+    if in_process:
+        pool = ThreadPoolExecutor(1, initializer=share, initargs=(shared,))
+    else:
         pool = ProcessPoolExecutor(
             min(workers or available_cores(), len(tasks)),
             mp_context=context,
             initializer=start_worker,
             initargs=(os.getpid(), shared),
         )
-    else:
-        pool = ThreadPoolExecutor(1, initializer=share, initargs=(shared,))
     try:
         with Progress(title, images) as progress:
-            # Large shards first: the last ones to end are small, and all workers stay busy.
-            order = sorted(tasks, key=lambda t: (-t.images, t.stratum, t.number))
             # The parent alone takes a ctrl-C and stops the workers, which would each print a traceback.
             with without_interrupts():
-                futures = {pool.submit(do_task, task): task for task in order}
+                futures = {pool.submit(function, task): task for task in tasks}
             pending = set(futures)
             while pending:
                 done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
-                    task, result = futures[future], future.result()
-                    results[task.stratum, task.number] = result
-                    undecodable += result.undecodable
+                    yield futures.pop(future), future.result()
                 # Without its lock: a worker that was killed may never let go of it.
                 progress.at(shared.images_done.get_obj().value)
-                if len(undecodable) > MAX_UNDECODABLE_SHARE * images:
-                    raise UndecodableSource(
-                        f"{len(undecodable)} or more of {images} images do not decode, over "
-                        f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or take "
-                        "these images out of the table"
-                    )
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, by the system if memory ran out: run the same command again, which "
@@ -136,15 +179,6 @@ def run(
     finally:
         shared.is_stopping.value = True
         pool.shutdown(wait=True, cancel_futures=True)
-    for line in sorted(undecodable)[:LISTED_UNDECODABLE]:
-        say(f"left out, does not decode: {line}")
-    if len(undecodable) > LISTED_UNDECODABLE:
-        say(f"... and {len(undecodable) - LISTED_UNDECODABLE} more")
-    rows: dict[Stratum, list[dict[str, Any]]] = {}
-    for (stratum, _), result in sorted(results.items(), key=lambda item: item[0]):
-        if result.row["samples"]:
-            rows.setdefault(stratum, []).append(result.row)
-    return rows, len(undecodable)
 
 
 def available_cores() -> int:
@@ -174,14 +208,12 @@ def share(shared: Shared) -> None:
 def do_task(task: ShardTask) -> ShardResult:
     """Write one shard, or take over the one that an earlier, killed job finished."""
     check_going_on()
-    if done := finished_shard(task.store, task.number, task.stratum, task.class_index, task.encoding):
-        row, metas = done
-        undecodable = task.undecodable_in(metas)
-        if undecodable is not None:
-            count_image(task.images)
-            return ShardResult(row, undecodable)
+    done = finished_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, task.look)
+    if done and (taken := task.take_over(*done)):
+        count_image(task.images)
+        return taken
     result = ShardResult()
-    samples = task.samples(result.undecodable)
+    samples = task.samples(result)
     result.row = write_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, samples)
     return result
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cxrdist.data.images import UndecodableImage, encode
+from cxrdist.data.fingerprints import NO_HASH
+from cxrdist.data.images import UndecodableImage, decode, encode
 from cxrdist.data.importers.base import Importer, Record
 from cxrdist.data.importers.tables import OLDEST_TOLD_YEARS
+from cxrdist.data.near_duplicates import perceptual_hash
 from cxrdist.data.privacy import Salt
-from cxrdist.data.shard_pool import ShardTask, count_image
+from cxrdist.data.shard_pool import ShardResult, ShardTask, count_image
 from cxrdist.data.shards import Sample
 
 
@@ -23,28 +25,53 @@ class ImportTask(ShardTask):
     importer: Importer
     salt: Salt
     records: list[Record]
+    makes_hashes: bool
 
     @property
     def images(self) -> int:
         return len(self.records)
 
-    def samples(self, undecodable: list[str]) -> Iterator[Sample]:
+    def samples(self, result: ShardResult) -> Iterator[Sample]:
         for record in self.records:
             count_image()
             try:
                 pixels = self.importer.pixels(record, self.image_size, self.fit)
             except UndecodableImage as error:
-                undecodable.append(str(error))
+                result.undecodable.append(str(error))
+                result.hashes += NO_HASH
                 continue
-            meta = sample_meta(record, self.importer, self.salt)
-            image = encode(pixels, self.encoding)
-            yield Sample(self.salt.key(record.source_id), image, meta)
+            sample = Sample(
+                self.salt.key(record.source_id),
+                encode(pixels, self.encoding),
+                sample_meta(record, self.importer, self.salt),
+            )
+            if self.makes_hashes:
+                result.hashes += self.hash_of(sample)
+            yield sample
 
-    def undecodable_in(self, metas: dict[str, dict[str, Any]]) -> list[str] | None:
-        left_out = [record for record in self.records if self.salt.key(record.source_id) not in metas]
-        reasons = [self.why_undecodable(record) for record in left_out]
-        # Where one has been repaired since, the shard is written again, with it.
-        return [reason for reason in reasons if reason] if all(reasons) else None
+    def hash_of(self, sample: Sample) -> bytes:
+        # Of what the set holds, so that a shard taken over from a killed job gives the same.
+        return perceptual_hash(decode(sample.image, self.encoding, self.image_size))
+
+    def look(self, sample: Sample) -> tuple[dict[str, Any], bytes]:
+        return sample.meta, self.hash_of(sample) if self.makes_hashes else NO_HASH
+
+    def take_over(
+        self, row: dict[str, Any], samples: dict[str, tuple[dict[str, Any], bytes]]
+    ) -> ShardResult | None:
+        result = ShardResult(row)
+        left = dict(samples)
+        for record in self.records:
+            meta, image_hash = left.pop(self.salt.key(record.source_id), (None, NO_HASH))
+            result.hashes += image_hash
+            if meta is None:
+                reason = self.why_undecodable(record)
+                if reason is None:
+                    return None  # repaired since: the shard is written again, with it
+                result.undecodable.append(reason)
+            elif meta != sample_meta(record, self.importer, self.salt):
+                return None
+        return None if left else result
 
     def why_undecodable(self, record: Record) -> str | None:
         try:
@@ -52,6 +79,29 @@ class ImportTask(ShardTask):
         except UndecodableImage as error:
             return str(error)
         return None
+
+
+@dataclass(frozen=True)
+class HashTask:
+    """Some images whose perceptual hashes are wanted before the split is drawn."""
+
+    start: int
+    image_size: int
+    fit: str
+    importer: Importer
+    records: list[Record]
+
+
+def hash_images(task: HashTask) -> bytes:
+    """The hashes of a task's images, one after the other; ``NO_HASH`` where one does not decode."""
+    hashes = bytearray()
+    for record in task.records:
+        count_image()
+        try:
+            hashes += perceptual_hash(task.importer.pixels(record, task.image_size, task.fit))
+        except UndecodableImage:
+            hashes += NO_HASH
+    return bytes(hashes)
 
 
 def patient_of(record: Record) -> str:

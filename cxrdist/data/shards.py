@@ -12,9 +12,9 @@ import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import xxhash
 
@@ -28,6 +28,7 @@ TYPICAL_BYTES_PER_PIXEL = {"npy": 1.0, "png": 0.55, "jpg": 0.3}
 TAR_BYTES_PER_SAMPLE = 3072
 OWNER = "cxrdist"
 
+T = TypeVar("T")
 IndexRow = tuple[Any, ...]
 """As ``manifest.INDEX_DTYPE``: key, split, class, origin, offset, length, hash, patient."""
 
@@ -159,12 +160,17 @@ def _table_row(name: str, tar: tuple[int, str], index: bytes, samples: int) -> d
 
 
 def finished_shard(
-    store: Store, number: int, stratum: Stratum, class_index: int, encoding: str
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
-    """The row of a shard that an earlier, killed job finished, and its samples' metadata by key; None where there
-    is no such shard, or where it is not what its index says."""
+    store: Store,
+    number: int,
+    stratum: Stratum,
+    class_index: int,
+    encoding: str,
+    look: Callable[[Sample], T],
+) -> tuple[dict[str, Any], dict[str, T]] | None:
+    """The row of a shard that an earlier, killed job finished, and by key what ``look`` sees in each sample; None
+    where there is no such shard, or where it is not what its index says."""
     name = tar_name(stratum, number)
-    metas: dict[str, dict[str, Any]] = {}
+    seen: dict[str, T] = {}
     rows: list[IndexRow] = []
     try:
         index = store.read(index_name(name))
@@ -172,12 +178,12 @@ def finished_shard(
             tar = hashed(file)
             for offset, sample in read_tar(file, f"{store}/{name}", class_index, encoding):
                 rows.append(index_row(sample, stratum, class_index, offset))
-                metas[sample.key] = sample.meta
+                seen[sample.key] = look(sample)
     except (FileNotFoundError, UserError):
         return None
     if index != index_bytes(rows):
         return None
-    return _table_row(name, tar, index, len(rows)), metas
+    return _table_row(name, tar, index, len(rows)), seen
 
 
 def hashed(file: IO[bytes]) -> tuple[int, str]:

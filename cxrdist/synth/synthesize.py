@@ -180,7 +180,9 @@ def write_my_shards(
         for task in mine:
             stratum = Stratum("train", task.class_name, "synthetic")
             label = real.classes.index(task.class_name)
-            done = finished_shard(store, task.number, stratum, label, config.encoding)
+            done = finished_shard(
+                store, task.number, stratum, label, config.encoding, lambda sample: sample.meta
+            )
             if done:
                 row = done[0] | {"tried": candidate_of([*done[1]][-1]) + 1}
                 progress.advance(task.samples)

@@ -64,6 +64,8 @@ class Importer:
     normal: ClassVar[str | None] = None
     """The finding that, alone, means the class Normal."""
     is_phantom: ClassVar[bool] = False
+    largest_size: ClassVar[int] = 2048
+    """Pixels a side that it can give."""
     default_split: ClassVar[str] = "drawn"
     """What ``--split`` is where it is not given: "official" where the user wrote the source's splits."""
 

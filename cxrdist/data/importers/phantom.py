@@ -52,6 +52,7 @@ class Phantom(Importer):
     release = "cxrdist phantom 2"
     example = "cxrdist import phantom --out shards/phantom --size 64 --seed 0"
     is_phantom = True
+    largest_size = 1024
 
     def __post_init__(self) -> None:
         if self.images < 1:
