@@ -26,6 +26,7 @@ from cxrdist.data.ingest_report import print_rules, print_table, provenance_of
 from cxrdist.data.labels import assign
 from cxrdist.data.manifest import MANIFEST, SPLITS, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
+from cxrdist.data.set_form import is_text
 from cxrdist.data.shard_pool import ShardResult, ShardTask, UndecodableSource, rows_of, work, write_all
 from cxrdist.data.shard_tasks import HashTask, ImportTask, hash_images, patient_of
 from cxrdist.data.shards import index_name, samples_per_shard, tar_name
@@ -151,6 +152,8 @@ def splits_or_nothing(
 def check_slugs(classes: tuple[str, ...]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
         if other := seen.get(slug(name)):
             raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
         seen[slug(name)] = name

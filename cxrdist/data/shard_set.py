@@ -14,6 +14,7 @@ import xxhash
 
 from cxrdist.data.images import UndecodableImage, decode
 from cxrdist.data.manifest import (
+    MANIFEST,
     REMEDY,
     Manifest,
     Stratum,
@@ -43,7 +44,12 @@ class StratumReader:
 
     @cached_property
     def shards(self) -> list[dict[str, Any]]:
-        return read_table(self.store, self.entry)
+        shards = read_table(self.store, self.entry)
+        if sum(shard["samples"] for shard in shards) != self.samples:
+            raise UserError(
+                f"{self.store}/{self.entry['table']}: not the samples that {MANIFEST} tells of; {REMEDY}"
+            )
+        return shards
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -61,7 +67,7 @@ class StratumReader:
     def index(self, shard: int) -> np.ndarray:
         if shard not in self._indexes:
             row = self.shards[shard]
-            self._indexes[shard] = read_index(self.store, index_name(row["name"]), row["index_sha256"])
+            self._indexes[shard] = read_index(self.store, index_name(row["name"]), row)
         return self._indexes[shard]
 
     def key(self, number: int) -> bytes:

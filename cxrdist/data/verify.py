@@ -28,9 +28,9 @@ from cxrdist.data.manifest import (
     counts_of,
     index_array,
     index_bytes,
-    index_of,
     read_table,
 )
+from cxrdist.data.set_form import index_of
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import IndexRow, hashed, index_name, index_row, read_tar
 from cxrdist.data.store import Store, store_of
@@ -118,11 +118,13 @@ def check_sizes(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
 def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
     """Tar and index against the table, the index against the tar, each image against the index and the set."""
     store, name = shards.store, row["name"]
-    index, problems = check_index(store, index_name(name), row["index_sha256"])
+    index, problems = check_index(store, index_name(name), row)
     try:
         rows, of_tar = check_tar(shards, entry, row)
     except FileNotFoundError:
         return Checked(np.empty(0, INDEX_DTYPE), [*problems, f"{name}: missing"])
+    except UserError as error:
+        return Checked(np.empty(0, INDEX_DTYPE), [*problems, str(error)])
     problems += of_tar
     if rows is not None and sha256_bytes(index_bytes(rows)) != row["index_sha256"]:
         problems.append(f"{index_name(name)}: not the index of {name}")
@@ -131,14 +133,16 @@ def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
     return Checked(index_array(rows or []) if index is None else index, problems)
 
 
-def check_index(store: Store, name: str, sha256: str) -> tuple[np.ndarray | None, list[str]]:
+def check_index(store: Store, name: str, row: dict[str, Any]) -> tuple[np.ndarray | None, list[str]]:
     try:
         data = store.read(name)
+        if sha256_bytes(data) != row["index_sha256"]:
+            return None, [f"{name}: changed since it was written"]
+        return index_of(data, row, name), []
     except FileNotFoundError:
         return None, [f"{name}: missing"]
-    if sha256_bytes(data) != sha256:
-        return None, [f"{name}: changed since it was written"]
-    return index_of(data), []
+    except UserError as error:
+        return None, [str(error)]
 
 
 def check_tar(
