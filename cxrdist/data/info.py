@@ -54,7 +54,7 @@ def print_info(place: str) -> None:
             origins = manifest["counts"].get(split, {}).get(name, {})
             cells.append(" + ".join(f"{origins[o]:,} {o}" for o in ORIGINS if o in origins) or "-")
         table.add_row(name, *cells)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def print_mix(rule: MixRule, shards: str, synthetic: str | None) -> None:
@@ -92,7 +92,7 @@ def print_mix(rule: MixRule, shards: str, synthetic: str | None) -> None:
             f"{target / epoch:.1%}" if epoch else "-",
             ", ".join(f"{origin} {times:.2f}" for origin, times in repeats.items()) or "-",
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{rule.name} of {real}: {epoch:,} images an epoch", highlight=False)
     console.print(table)
     for line in warnings:

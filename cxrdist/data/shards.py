@@ -270,7 +270,7 @@ def _content(file: IO[bytes], member: tarfile.TarInfo, name: str) -> bytes:
 
 def _sample(name: str, key: str, class_index: int, parts: dict[str, bytes], encoding: str) -> Sample:
     if parts["cls"] != str(class_index).encode():
-        told = parts["cls"][:20].decode("ascii", "backslashreplace")
+        told = parts["cls"][:20].decode(errors="replace")
         raise UserError(f"{name}: sample {key} has class {told}, not {class_index}; {REMEDY}")
     try:
         meta = json.loads(parts["json"])

@@ -34,7 +34,7 @@ from cxrdist.data.set_form import index_of
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import IndexRow, hashed, index_name, index_row, read_tar
 from cxrdist.data.store import Store, store_of
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, shown
 from cxrdist.files import sha256_bytes
 from cxrdist.progress import Progress
 
@@ -86,7 +86,7 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
             progress.advance(row["samples"])
     if not quick:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
-    found += [f"{name}: a file that no table names" for name in store.names() if name not in known]
+    found += [f"{shown(name)}: a file that no table names" for name in store.names() if name not in known]
     return found
 
 
