@@ -78,7 +78,11 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
-    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata."""
+    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata.
+
+    png and npy give every pixel back. jpg (quality 95) gives radiographs back with a PSNR of 42 dB or more at 64 px
+    and 44 dB or more at 256 px (the least of 600 films of ChestX-ray14 is 43.3 and 45.3 dB).
+    """
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
     _check_encoding(encoding)
     buffer = io.BytesIO()
