@@ -31,7 +31,44 @@ Row = dict[str, str]
 LONGEST_LINE = 2**20
 """Characters. A line that never ends, packed into a few kilobytes of .gz, would fill the memory."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_VIEW = re.compile(r"[A-Za-z][A-Za-z0-9 _/()-]{0,23}")
+_VIEW_WORDS = frozenset(
+    [
+        "PA",
+        "AP",
+        "L",
+        "R",
+        "LL",
+        "RL",
+        "LAT",
+        "LATERAL",
+        "LLD",
+        "RLD",
+        "LLO",
+        "RLO",
+        "LAO",
+        "RAO",
+        "LPO",
+        "RPO",
+        "FRONTAL",
+        "POSTEROANTERIOR",
+        "ANTEROPOSTERIOR",
+        "LEFT",
+        "RIGHT",
+        "AXIAL",
+        "LORDOTIC",
+        "OBLIQUE",
+        "DECUBITUS",
+        "HORIZONTAL",
+        "SUPINE",
+        "ERECT",
+        "UPRIGHT",
+        "SITTING",
+        "PORTABLE",
+        "XTABLE",
+        "SWIMMERS",
+        "COSTAL",
+    ]
+)
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -133,8 +170,9 @@ def sex_of(text: str) -> str | None:
 
 
 def view_of(text: str) -> str | None:
-    """How the image was taken, such as PA or AP_horizontal; None for anything that is not a word or two."""
-    return text if _VIEW.fullmatch(text) else None
+    """How the image was taken, such as PA or AP_horizontal; None for anything that is more than such words."""
+    words = re.split("[ _-]", text.upper())
+    return text if _VIEW_WORDS.issuperset(words) else None
 
 
 def age_years(text: str) -> int | None:
