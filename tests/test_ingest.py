@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from cxrdist.data import ingest as ingest_module
-from cxrdist.data import shard_tasks
+from cxrdist.data import shard_pool
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
@@ -43,7 +43,7 @@ class InlinePool:
 
     def __init__(self, workers: int, *, mp_context: object, initializer: object, initargs: Any) -> None:
         type(self).workers = workers
-        shard_tasks._shared = initargs[1]
+        shard_pool._shared = initargs[1]
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -59,8 +59,8 @@ class InlinePool:
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_tasks, "_shared", None)
-    monkeypatch.setattr(shard_tasks, "ProcessPoolExecutor", InlinePool)
+    monkeypatch.setattr(shard_pool, "_shared", None)
+    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_by_default_there_is_a_worker_per_core_and_never_one_without_work(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for cores, expected in ((4, 4), (100, 9)):
-        monkeypatch.setattr(shard_tasks, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(shard_pool, "available_cores", lambda cores=cores: cores)
         ingest(Folder(root=str(images)), options(tmp_path / str(cores), workers=0))
         assert InlinePool.workers == expected
 
@@ -372,7 +372,7 @@ def test_a_file_is_no_folder(images: Path, tmp_path: Path) -> None:
 def test_of_two_imports_at_once_the_second_is_refused(
     tiny_set: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, write, refused = tmp_path / "set", shard_tasks.do_task, []
+    out, write, refused = tmp_path / "set", shard_pool.do_task, []
 
     def while_another_starts(task: Any) -> Any:
         before = contents(out)
@@ -381,7 +381,7 @@ def test_of_two_imports_at_once_the_second_is_refused(
         refused.append(contents(out) == before)
         return write(task)
 
-    monkeypatch.setattr(shard_tasks, "do_task", while_another_starts)
+    monkeypatch.setattr(shard_pool, "do_task", while_another_starts)
     ingest(Folder(root=str(images)), options(out))
     assert refused == [True] * 9
     assert contents(out) == contents(tiny_set)

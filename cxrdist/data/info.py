@@ -27,7 +27,9 @@ def print_info(place: str) -> None:
     size = manifest["image_size"]
     total_bytes = sum(entry["bytes"] for entry in manifest["strata"])
     tars = sum(entry["shards"] for entry in manifest["strata"])
-    print(f"{shards}  {provenance['release']}{' (computed, no patients)' if provenance['is_phantom'] else ''}")
+    print(
+        f"{shards}  {provenance['release']}{' (computed, no patients)' if provenance['is_phantom'] else ''}"
+    )
     print(f"digest    {manifest['digest']}")
     print(
         f"images    {size} x {size} grey, {manifest['encoding']}, {tars} tars, {total_bytes / 2**20:,.1f} MiB"

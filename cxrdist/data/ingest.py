@@ -32,7 +32,8 @@ from cxrdist.data.manifest import (
     write_table,
 )
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
-from cxrdist.data.shard_tasks import ShardTask, UndecodableSource, patient_of, run, sample_meta
+from cxrdist.data.shard_pool import UndecodableSource, run
+from cxrdist.data.shard_tasks import ImportTask, patient_of, sample_meta
 from cxrdist.data.shards import samples_per_shard
 from cxrdist.data.split import official_split, split_patients
 from cxrdist.data.store import Store, store_of
@@ -243,7 +244,7 @@ def plan(
     classes: tuple[str, ...],
     used: list[tuple[Record, str]],
     splits: list[str],
-) -> list[ShardTask]:
+) -> list[ImportTask]:
     """The shards to write: per stratum, in the order of the keys, which is as good as random."""
     by_stratum: dict[Stratum, list[Record]] = {}
     for (record, label), split in zip(used, splits):
@@ -256,7 +257,7 @@ def plan(
         for number in range(shards):
             start, stop = (len(records) * n // shards for n in (number, number + 1))
             tasks.append(
-                ShardTask(
+                ImportTask(
                     store,
                     number,
                     stratum,
@@ -274,7 +275,7 @@ def plan(
 
 def fill(
     store: Store,
-    tasks: list[ShardTask],
+    tasks: list[ImportTask],
     options: IngestOptions,
     classes: tuple[str, ...],
     provenance: dict[str, Any],
