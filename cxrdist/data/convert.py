@@ -110,12 +110,12 @@ class ConvertTask(ShardTask):
             )
 
     def image_of(self, sample: Sample, tar: str) -> bytes:
-        if (self.source_encoding, self.source_size) == (self.encoding, self.size):
-            return sample.image  # a JPEG encoded twice would lose twice
         try:
             pixels = decode(sample.image, self.source_encoding, self.source_size)
         except UndecodableImage as error:
             raise UserError(f"{self.source}/{tar}: sample {sample.key}: {error}; {REMEDY}") from None
+        if (self.source_encoding, self.source_size) == (self.encoding, self.size):
+            return sample.image  # a JPEG encoded twice would lose twice
         return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)
 
     def undecodable_in(self, metas: dict[str, dict[str, Any]]) -> list[str] | None:
