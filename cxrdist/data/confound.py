@@ -84,7 +84,8 @@ def association(about: str, table: Table) -> Association | None:
         expected * (1 - of_class / images)[:, None] * (1 - of_value / images)
     )
     stands_out = residuals >= min(LEAST_Z, residuals.max())
-    at = np.unravel_index(int(np.where(stands_out, shares - elsewhere, -1).argmax()), counts.shape)
+    # Of two classes each stands out as much as the other: then the one with the larger share.
+    at = max(zip(*stands_out.nonzero()), key=lambda at: (round(shares[at] - elsewhere[at], 9), shares[at]))
     return Association(
         about=about,
         images=int(images),

@@ -42,9 +42,9 @@ def print_info(place: str) -> None:
 def images_line(manifest: Manifest) -> str:
     size, strata = manifest["image_size"], manifest["strata"]
     samples, tars, total_bytes = (sum(entry[k] for entry in strata) for k in ("samples", "shards", "bytes"))
-    per_image = f", {total_bytes / samples / 2**10:,.1f} KiB an image" if samples else ""
+    per_image = f", {size_words(total_bytes / samples)} an image" if samples else ""
     return (
-        f"{size} x {size} grey, {manifest['encoding']}, {samples:,} in {tars:,} tars, {mebibytes(total_bytes)} MiB"
+        f"{size} x {size} grey, {manifest['encoding']}, {samples:,} in {tars:,} tars, {size_words(total_bytes)}"
         f"{per_image}"
     )
 
@@ -99,25 +99,28 @@ def option_words(value: Any) -> str:
     return f"({', '.join(map(str, value))})" if isinstance(value, list) else str(value)
 
 
-def mebibytes(count: int) -> str:
-    return f"{count / 2**20:,.1f}"
+def size_words(count: float) -> str:
+    """``40960`` -> ``40.0 KiB``."""
+    units = ("KiB", "MiB", "GiB", "TiB")
+    power = next((n for n in range(1, len(units)) if count < 1024 ** (n + 1)), len(units))
+    return f"{count / 1024**power:,.1f} {units[power - 1]}"
 
 
 def counts_table(manifest: Manifest) -> Table:
     """Images per class and split, and bytes."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
-    for column in (*SPLITS, "MiB"):
+    for column in (*SPLITS, "size"):
         table.add_column(column, justify="right")
     for name in manifest["classes"]:
         cells = []
         for split in SPLITS:
             origins = manifest["counts"].get(split, {}).get(name, {})
             cells.append(" + ".join(f"{origins[o]:,} {o}" for o in ORIGINS if o in origins) or "-")
-        table.add_row(name, *cells, mebibytes(bytes_of(manifest, "class", name)))
-    of_splits = [mebibytes(bytes_of(manifest, "split", split)) for split in SPLITS]
+        table.add_row(name, *cells, size_words(bytes_of(manifest, "class", name)))
+    of_splits = [size_words(bytes_of(manifest, "split", split)) for split in SPLITS]
     total = sum(entry["bytes"] for entry in manifest["strata"])
-    table.add_row("MiB", *of_splits, mebibytes(total), style="dim")
+    table.add_row("size", *of_splits, size_words(total), style="dim")
     return table
 
 
