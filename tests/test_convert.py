@@ -27,7 +27,7 @@ from cxrdist.data.manifest import Stratum, write_manifest, write_table
 from cxrdist.data.open import open_real, open_synthetic
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.store import LocalStore, store_of
+from cxrdist.data.store import LocalStore, Store, store_of
 from cxrdist.data.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
@@ -285,9 +285,12 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     (out / ".train-normal-real-000000.tar.4242.tmp").write_bytes(b"half a tar")
     written: list[str] = []
     write = shard_pool.write_shard
-    monkeypatch.setattr(
-        shard_pool, "write_shard", lambda *words: (written.append(words[2].stem), write(*words))[1]
-    )
+
+    def listening(store: Store, number: int, stratum: Stratum, *words: Any) -> dict[str, Any]:
+        written.append(stratum.stem)
+        return write(store, number, stratum, *words)
+
+    monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
     assert len(written) == min(lost, 13)
     assert "going on with an unfinished set" in capsys.readouterr().out
@@ -377,7 +380,7 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     words = {k: v.format(source=tiny_set) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(UserError) as caught:
-        convert(to(**{"out": tmp_path / "new", "source": tiny_set} | words))  # type: ignore[arg-type]
+        convert(to(**{"out": tmp_path / "new", "source": tiny_set} | words))
     assert str(caught.value).startswith(told.format(source=tiny_set))
     assert not (tmp_path / "new").exists()
 

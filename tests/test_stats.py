@@ -12,6 +12,7 @@ from cxrdist.cli.shards import stats as stats_command
 from cxrdist.data.confound import age_group, association, corrected_v, z_of
 from cxrdist.data.images import encode
 from cxrdist.data.importers.phantom import Phantom
+from cxrdist.data.info import print_info
 from cxrdist.data.manifest import Stratum, write_manifest, write_table
 from cxrdist.data.shards import Sample, write_shard
 from cxrdist.data.stats import as_json, percentile, stats
@@ -303,6 +304,14 @@ def test_the_command_for_people_and_for_programs(tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr()
     assert json.loads(printed.out) == json.loads(json.dumps(as_json(stats(place))))
     assert "110 img in" in printed.err or "130 img in" in printed.err
+
+
+def test_a_class_name_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = forge(tmp_path, {("train", "Mass [bold]", "real"): [films(1)]})
+    stats_command([place])
+    assert capsys.readouterr().out.count("Mass [bold]") == 2
+    print_info(place)
+    assert "Mass [bold]" in capsys.readouterr().out
 
 
 def test_the_phantom_is_confounded_by_design() -> None:

@@ -36,7 +36,7 @@ def print_info(place: str) -> None:
         *left_out_lines(provenance),
     ]:
         print(f"{name:<8}  {line}")
-    Console().print(counts_table(manifest))
+    Console(markup=False).print(counts_table(manifest))
 
 
 def images_line(manifest: Manifest) -> str:

@@ -26,8 +26,8 @@ def print_stats(found: Stats) -> None:
         for split, tally in splits.items():
             grey.add_row(f"  {split}", *grey_cells(tally), style="dim")
             films.add_row(f"  {split}", *film_cells(tally), style="dim")
-    console = Console()
-    console.print(f"{found.shards}  {found.shards.digest[:12]}", highlight=False, markup=False)
+    console = Console(markup=False)
+    console.print(f"{found.shards}  {found.shards.digest[:12]}", highlight=False)
     console.print()
     console.print(grey)
     console.print()
