@@ -213,9 +213,13 @@ def test_what_follows_entirely_is_1_and_what_does_not_at_all_is_0() -> None:
     assert corrected_v(0.0, 1, 2, 2) == 0
 
 
-def test_a_few_images_are_no_confound() -> None:
-    a = association("view", {"a": {"AP": 2, "PA": 1}, "b": {"AP": 1, "PA": 2}})
-    assert a is not None and not a.is_beyond_chance and not a.is_confound
+def test_what_a_few_images_share_by_chance_is_no_confound() -> None:
+    """Chi-squared of [[8, 4], [4, 8]] is 24 * (8*8 - 4*4)^2 / 12^4 = 2.67: chance makes one in ten so large."""
+    a = association("view", {"a": {"AP": 8, "PA": 4}, "b": {"AP": 4, "PA": 8}})
+    assert a is not None and a.cramers_v > 0.2
+    assert not a.is_beyond_chance and not a.is_confound
+    a = association("view", {"a": {"AP": 80, "PA": 40}, "b": {"AP": 40, "PA": 80}})
+    assert a is not None and a.is_beyond_chance and a.is_confound
 
 
 @pytest.mark.parametrize(
