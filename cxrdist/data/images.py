@@ -77,6 +77,11 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
     return _decoding(lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values())), tone), size, fit))
 
 
+def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A square image [H, H] uint8 as [size, size] uint8, by the anti-aliasing filter of an import."""
+    return _resize(Image.fromarray(pixels), size, "pad")
+
+
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
     """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata."""
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)

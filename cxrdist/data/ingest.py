@@ -28,7 +28,7 @@ from cxrdist.data.manifest import MANIFEST, SPLITS, Manifest, Stratum, write_man
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.shard_pool import ShardResult, ShardTask, UndecodableSource, rows_of, work, write_all
 from cxrdist.data.shard_tasks import HashTask, ImportTask, hash_images, patient_of
-from cxrdist.data.shards import index_name, samples_per_shard, tar_name
+from cxrdist.data.shards import cuts, index_name, samples_per_shard, tar_name
 from cxrdist.data.split import official_split, split_patients
 from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError
@@ -175,9 +175,7 @@ def plan(
     tasks = []
     for stratum in sorted(by_stratum):
         records = sorted(by_stratum[stratum], key=lambda r: salt.key(r.source_id))
-        shards = max(-(-len(records) // length), min(options.min_shards, len(records)))
-        for number in range(shards):
-            start, stop = (len(records) * n // shards for n in (number, number + 1))
+        for number, (start, stop) in enumerate(cuts(len(records), length, options.min_shards)):
             tasks.append(
                 ImportTask(
                     store,

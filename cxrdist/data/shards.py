@@ -49,6 +49,13 @@ def samples_per_shard(image_size: int, encoding: str, shard_bytes: int = SHARD_B
     return max(1, int(shard_bytes / sample_bytes))
 
 
+def cuts(samples: int, length: int, min_shards: int) -> list[tuple[int, int]]:
+    """Start and stop of each shard of a stratum: about equal, at most ``length`` long, and ``min_shards`` of them
+    where there are so many samples."""
+    shards = max(-(-samples // length), min(min_shards, samples))
+    return [(samples * n // shards, samples * (n + 1) // shards) for n in range(shards)]
+
+
 def tar_name(stratum: Stratum, number: int) -> str:
     return f"{stratum.stem}-{number:06d}.tar"
 

@@ -38,6 +38,8 @@ from cxrdist.errors import UserError
 from cxrdist.files import sha256_bytes
 from cxrdist.progress import Progress
 
+STRANGER = ": a file that no table names"
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -86,8 +88,22 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
             progress.advance(row["samples"])
     if not quick:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
-    found += [f"{name}: a file that no table names" for name in store.names() if name not in known]
+    found += [f"{name}{STRANGER}" for name in store.names() if name not in known]
     return found
+
+
+def remedy(place: str, found: list[str]) -> str:
+    """What to do about what ``verify`` found, in one line."""
+    strangers = sum(line.endswith(STRANGER) for line in found)
+    indexes = sum(line.partition(": ")[0].endswith(index_name("")) for line in found)
+    todo = []
+    if len(found) > strangers + indexes:
+        todo.append(REMEDY)
+    elif indexes:
+        todo.append(f"`cxrdist shards index {place}` makes the indexes again")
+    if strangers:
+        todo.append("move away the files that no table names")
+    return f"what to do: {'; '.join(todo)}"
 
 
 def check_all(
