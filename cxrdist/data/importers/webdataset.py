@@ -14,7 +14,8 @@ import numpy as np
 
 from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
-from cxrdist.data.importers.base import FileImporter, Record, confined
+from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.confined import confined
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word
 from cxrdist.errors import UserError
 
