@@ -174,7 +174,8 @@ def convert(options: ConvertOptions) -> Manifest:
 def target_of(source: ShardSet, options: ConvertOptions) -> Target:
     own_size, own_encoding = source.image_size, source.manifest["encoding"]
     is_only_encoding = options.size is None and options.min_shards is None
-    encoding = options.encoding or ("npy" if is_only_encoding else own_encoding)
+    is_foreign = own_encoding not in ENCODINGS
+    encoding = options.encoding or ("npy" if is_only_encoding or is_foreign else own_encoding)
     size = options.size or own_size
     if size > own_size:
         raise UserError(

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cxrdist.data.images import FOREIGN
 from cxrdist.data.manifest import ORIGINS, SPLITS, Manifest
 from cxrdist.data.mix import MixRule, quotas
 from cxrdist.data.open import open_synthetic
@@ -44,8 +45,12 @@ def images_line(manifest: Manifest) -> str:
     size, strata = manifest["image_size"], manifest["strata"]
     samples, tars, total_bytes = (sum(entry[k] for entry in strata) for k in ("samples", "shards", "bytes"))
     per_image = f", {size_words(total_bytes / samples)} an image" if samples else ""
+    encoding = manifest["encoding"]
+    if encoding in FOREIGN.values():
+        # Their tars also hold what is not used.
+        return f"{samples:,}, in tars of others indexed where they lie, read at {size} x {size} grey"
     return (
-        f"{size} x {size} grey, {manifest['encoding']}, {samples:,} in {tars:,} tars, {size_words(total_bytes)}"
+        f"{size} x {size} grey, {encoding}, {samples:,} in {tars:,} tars, {size_words(total_bytes)}"
         f"{per_image}"
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from cxrdist.data.importers.phantom import DEFAULT_SET, Phantom
 from cxrdist.data.lineage import descends_from
 from cxrdist.data.manifest import MANIFEST
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.progress import say
-
-DEFAULT_SET = "shards/phantom"
 
 
 def check_default_is_there(place: str) -> None:
@@ -23,7 +22,6 @@ def check_default_is_there(place: str) -> None:
 def open_real(path: str) -> ShardSet:
     """A set of real images (or the phantom). Raises UserError where there is none, or a synthetic one."""
     if path.rstrip("/") == DEFAULT_SET and not store_of(path).exists(MANIFEST):
-        from cxrdist.data.importers.phantom import Phantom
         from cxrdist.data.ingest import IngestOptions, ingest
 
         say(

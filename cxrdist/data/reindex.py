@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cxrdist.data.claim import WRITES
-from cxrdist.data.manifest import REMEDY, Stratum, index_bytes, read_table
+from cxrdist.data.manifest import MANIFEST, REMEDY, Stratum, index_bytes, read_table
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import index_name, index_row, read_tar
 from cxrdist.data.store import Store, locked, write_to
@@ -42,7 +42,13 @@ def reindex(place: str) -> Reindexed:
             result.whole += 1
         else:
             bad.append((entry, row))
-    if bad:
+    if bad and shards.is_foreign:
+        result.problems += [
+            f"{index_name(name)}: its tar is others' own, and only an import knows splits and patients: remove "
+            f"{shards}/{MANIFEST} and run `cxrdist import webdataset --in-place` again"
+            for name in sorted({row["name"] for _, row in bad})
+        ]
+    elif bad:
         with (
             locked(shards.store, WRITES),
             Progress(f"index {shards}", sum(row["samples"] for _, row in bad)) as progress,

@@ -66,6 +66,8 @@ class Importer:
     is_phantom: ClassVar[bool] = False
     largest_size: ClassVar[int] = 2048
     """Pixels a side that it can give."""
+    default_out: ClassVar[str | None] = None
+    """What ``--out`` is where it is not given; None where it must be."""
     default_split: ClassVar[str] = "drawn"
     """What ``--split`` is where it is not given: "official" where the user wrote the source's splits."""
 
