@@ -66,6 +66,7 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
         raise UserError(f"--in-place makes a set of {root} itself: leave --out away")
     store = LocalStore(root)
     prepared = prepare(importer, options)
+    prepared.provenance["options"]["encoding"] = FOREIGN[options.fit]
     if store.exists(MANIFEST):
         return finished_set(store, prepared.provenance)
     with locked(store, WRITES):

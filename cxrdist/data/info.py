@@ -108,14 +108,20 @@ def counts_table(manifest: Manifest) -> Table:
     """Images per class and split, and bytes."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
-    for column in (*SPLITS, "size"):
+    # Others' tars hold several strata each, so no class has a size of its own.
+    has_sizes = manifest["encoding"] not in FOREIGN.values()
+    for column in (*SPLITS, *(("size",) if has_sizes else ())):
         table.add_column(column, justify="right")
     for name in manifest["classes"]:
         cells = []
         for split in SPLITS:
             origins = manifest["counts"].get(split, {}).get(name, {})
             cells.append(" + ".join(f"{origins[o]:,} {o}" for o in ORIGINS if o in origins) or "-")
-        table.add_row(name, *cells, size_words(bytes_of(manifest, "class", name)))
+        if has_sizes:
+            cells.append(size_words(bytes_of(manifest, "class", name)))
+        table.add_row(name, *cells)
+    if not has_sizes:
+        return table
     of_splits = [size_words(bytes_of(manifest, "split", split)) for split in SPLITS]
     total = sum(entry["bytes"] for entry in manifest["strata"])
     table.add_row("size", *of_splits, size_words(total), style="dim")

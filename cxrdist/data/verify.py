@@ -84,11 +84,13 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         # One tar holds samples of several strata, and is read once.
         tasks = [*{row["name"]: (entry, row) for entry, row in tasks}.values()]
     indexes: list[np.ndarray] = []
-    with Progress(f"verify {store}", sum(row["samples"] for _, row in tasks)) as progress:
+    with Progress(
+        f"verify {store}", sum(entry["samples"] for entry in shards.manifest["strata"])
+    ) as progress:
         for row, checked in check_all(shards, tasks, quick):
             found += checked.problems
             indexes.append(checked.index)
-            progress.advance(row["samples"])
+            progress.advance(row["samples"] if quick else len(checked.index))
     if not quick:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
         if shards.is_foreign:
