@@ -17,7 +17,7 @@ from cxrdist.data.manifest import Stratum
 from cxrdist.data.shards import Sample, finished_shard, write_shard
 from cxrdist.data.store import Store
 from cxrdist.errors import UserError
-from cxrdist.process import die_with_parent
+from cxrdist.process import die_with_parent, keep_freed_memory
 from cxrdist.progress import Progress, say
 
 MAX_UNDECODABLE_SHARE = 0.01
@@ -206,6 +206,7 @@ def without_interrupts() -> Iterator[None]:
 
 def start_worker(parent: int, shared: Shared) -> None:
     die_with_parent(parent)
+    keep_freed_memory()
     share(shared)
 
 
