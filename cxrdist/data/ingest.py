@@ -18,7 +18,7 @@ import itertools
 from dataclasses import asdict, replace
 from typing import Any
 
-from cxrdist.data.claim import JOB_FILE, SHARD_FILE, claim, clear, finished_set, settle
+from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, remove_leftovers, settle
 from cxrdist.data.fingerprints import FingerprintTable, count_groups, one_patient_each, tell
 from cxrdist.data.importers.base import Importer, Record
 from cxrdist.data.ingest_options import IngestOptions
@@ -28,7 +28,7 @@ from cxrdist.data.manifest import MANIFEST, SPLITS, Manifest, Stratum, write_man
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.shard_pool import ShardResult, ShardTask, UndecodableSource, rows_of, work, write_all
 from cxrdist.data.shard_tasks import HashTask, ImportTask, hash_images, patient_of
-from cxrdist.data.shards import index_name, samples_per_shard, tar_name
+from cxrdist.data.shards import samples_per_shard
 from cxrdist.data.split import official_split, split_patients
 from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError
@@ -206,7 +206,6 @@ def fill(
 ) -> Manifest:
     """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
     where too many images do not decode."""
-    remove_unplanned(store, tasks)
     films = Films(tasks) if any(task.makes_hashes for task in tasks) else None
     try:
         results = write_all(tasks, f"import {store}", options.workers, films.take if films else None)
@@ -218,6 +217,7 @@ def fill(
     if films:
         near = films.compare()
     strata = [write_table(store, stratum, shards) for stratum, shards in rows.items()]
+    remove_leftovers(store, strata, rows.values())
     undecodable = sum(len(result.undecodable) for result in results.values())
     manifest = write_manifest(
         store,
@@ -230,15 +230,6 @@ def fill(
     )
     settle(store)
     return manifest
-
-
-def remove_unplanned(store: Store, tasks: list[ImportTask]) -> None:
-    """Remove what an unfinished job wrote, and this one, which knows of other near-duplicates, will not."""
-    names = {tar_name(task.stratum, task.number) for task in tasks}
-    names |= {index_name(name) for name in names}
-    for name in store.names():
-        if SHARD_FILE.fullmatch(name) and name not in names:
-            store.remove(name)
 
 
 class Films:

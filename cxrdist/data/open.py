@@ -11,6 +11,11 @@ from cxrdist.progress import say
 DEFAULT_SET = "shards/phantom"
 
 
+def synthetic_place(real: str) -> str:
+    """Where the synthetic set of a real one lies by default: beside it."""
+    return f"{real.rstrip('/')}-synthetic"
+
+
 def open_real(path: str) -> ShardSet:
     """A set of real images (or the phantom). Raises UserError where there is none, or a synthetic one."""
     if path.rstrip("/") == DEFAULT_SET and not store_of(path).exists(MANIFEST):
