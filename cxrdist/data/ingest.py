@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import asdict
 
-from cxrdist.data.claim import JOB_FILE, SHARD_FILE, claim, clear, finished_set, settle
+from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, remove_leftovers, settle
 from cxrdist.data.fingerprints import FingerprintTable, count_groups, tell
 from cxrdist.data.importers.base import Importer, Record
 from cxrdist.data.importers.webdataset import WebDataset
@@ -27,7 +27,7 @@ from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, w
 from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.shard_pool import ShardResult, ShardTask, UndecodableSource, rows_of, write_all
 from cxrdist.data.shard_tasks import ImportTask
-from cxrdist.data.shards import cuts, index_name, samples_per_shard, tar_name
+from cxrdist.data.shards import cuts, samples_per_shard
 from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError
 from cxrdist.progress import say
@@ -98,7 +98,6 @@ def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared
     """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
     where too many images do not decode."""
     near = prepared.near_duplicates
-    remove_unplanned(store, tasks)
     films = Films(tasks) if any(task.makes_hashes for task in tasks) else None
     try:
         results = write_all(tasks, f"import {store}", options.workers, films.take if films else None)
@@ -110,6 +109,7 @@ def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared
     if films:
         near = films.compare()
     strata = [write_table(store, stratum, shards) for stratum, shards in rows.items()]
+    remove_leftovers(store, strata, rows.values())
     undecodable = sum(len(result.undecodable) for result in results.values())
     manifest = write_manifest(
         store,
@@ -122,15 +122,6 @@ def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared
     )
     settle(store)
     return manifest
-
-
-def remove_unplanned(store: Store, tasks: list[ImportTask]) -> None:
-    """Remove what an unfinished job wrote, and this one, which knows of other near-duplicates, will not."""
-    names = {tar_name(task.stratum, task.number) for task in tasks}
-    names |= {index_name(name) for name in names}
-    for name in store.names():
-        if SHARD_FILE.fullmatch(name) and name not in names:
-            store.remove(name)
 
 
 class Films:

@@ -19,6 +19,11 @@ def check_default_is_there(place: str) -> None:
         )
 
 
+def synthetic_place(real: str) -> str:
+    """Where the synthetic set of a real one lies by default: beside it."""
+    return f"{real.rstrip('/')}-synthetic"
+
+
 def open_real(path: str) -> ShardSet:
     """A set of real images (or the phantom). Raises UserError where there is none, or a synthetic one."""
     if path.rstrip("/") == DEFAULT_SET and not store_of(path).exists(MANIFEST):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def finished_shard(
 def hashed(file: IO[bytes]) -> tuple[int, str]:
     """Bytes and SHA-256 of a file that is then at its beginning again."""
     digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-    size = file.tell()
+    size = file.seek(0, os.SEEK_END)
     file.seek(0)
     return size, digest
 
