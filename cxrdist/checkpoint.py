@@ -112,8 +112,16 @@ def load_checkpoint(
     """Put a checkpoint's weights and optimizer states in place, on the device where the models are."""
     for name, model in models.items():
         load_weights(path / f"{name}.safetensors", model)
-    states = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(states[name])
+    try:
+        states = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(states[name])
+    except OSError:
+        raise
+    except Exception as error:  # on foreign bytes it may raise nearly anything
+        raise UserError(
+            f"{path / OPTIMIZERS}: not the states of these optimizers ({type(error).__name__}); remove {path}, and "
+            "the run goes on from the checkpoint before it"
+        ) from error
     values = read_json(path / STATE)
     return Loaded(values["images"], values["state"])

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
+
+_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def shown(text: str) -> str:
+    """Text from a stranger's file or file name as a terminal can show it: it obeys none of its control characters."""
+    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(Exception):
@@ -15,7 +23,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, every_rank: bool = False) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(shown(" ".join(message.split())))
         self.every_rank = every_rank
 
 

@@ -45,6 +45,13 @@ def main(command: Callable[[], int | None]) -> NoReturn:
         if error.filename is None and error.errno is None:
             raise
         code = _report(from_os(error))
+    except MemoryError as error:
+        told = f" ({error})" if str(error) else ""
+        code = _report(
+            UserError(
+                f"memory ran out{told}: take fewer or smaller images, or a machine with more", every_rank=True
+            )
+        )
     except RuntimeError as error:
         if not _is_lost_peer(error):
             raise

@@ -41,6 +41,7 @@ TAR = "train-normal-real-000000.tar"
 @pytest.fixture
 def memory() -> Iterator[Any]:
     fs = fsspec.filesystem("memory")
+    fs.store.clear()
     yield fs
     fs.store.clear()
 

@@ -89,8 +89,11 @@ def claim(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
 def job_of(store: Store) -> dict[str, Any]:
     """What an unfinished job was asked for."""
     try:
-        return json.loads(store.read(JOB_FILE))
-    except ValueError as error:
+        job = json.loads(store.read(JOB_FILE))
+        if not isinstance(job, dict) or not isinstance(job.get("options", {}), dict):
+            raise ValueError("no job of ours")
+        return job
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{store}/{JOB_FILE}: not JSON ({error}): remove {store}, which holds an unfinished set, and run the "
             "same command again"

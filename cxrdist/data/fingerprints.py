@@ -17,6 +17,7 @@ import numpy as np
 
 from cxrdist.data.importers.base import Record
 from cxrdist.data.near_duplicates import HASH_BYTES, near_groups
+from cxrdist.errors import shown
 from cxrdist.progress import Progress, say
 
 NO_HASH = bytes(HASH_BYTES)
@@ -91,7 +92,7 @@ def tell(groups: Sequence[int], records: Sequence[Record], splits: Sequence[str]
     )
     across = [each for each in members_of(groups) if len({splits[i] for i in each}) > 1]
     for each in across[:LISTED_GROUPS]:
-        say("  " + ", ".join(f"{records[i].file} ({splits[i]})" for i in each[:4]))
+        say("  " + ", ".join(f"{shown(records[i].file)} ({splits[i]})" for i in each[:4]))
     if len(across) > LISTED_GROUPS:
         say(f"  ... and {len(across) - LISTED_GROUPS:,} more")
 

@@ -85,7 +85,11 @@ def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
-    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata."""
+    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata.
+
+    png and npy give every pixel back. jpg (quality 95) gives radiographs back with a PSNR of 42 dB or more at 64 px
+    and 44 dB or more at 256 px (the least of 600 films of ChestX-ray14 is 43.3 and 45.3 dB).
+    """
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
     _check_encoding(encoding)
     buffer = io.BytesIO()
@@ -184,7 +188,9 @@ def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
         if version != (1, 0):
             raise UndecodableImage(f"npy version {version[0]}.{version[1]}, not 1.0")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except ValueError as error:
+    except UndecodableImage:
+        raise
+    except Exception as error:  # a header is a Python literal, on which it may raise nearly anything
         raise UndecodableImage("truncated or damaged") from error
     # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
     is_right = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)

@@ -167,7 +167,7 @@ def print_mix(rule: MixRule, shards: str, synthetic: str | None) -> None:
             f"{target / epoch:.1%}" if epoch else "-",
             ", ".join(f"{origin} {times:.2f}" for origin, times in repeats.items()) or "-",
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(f"{rule.name} of {real}: {epoch:,} images an epoch", highlight=False)
     console.print(table)
     for line in warnings:

@@ -22,30 +22,23 @@ from typing import Any
 
 import numpy as np
 
+from cxrdist.data.set_form import (
+    INDEX_DTYPE,
+    ORIGINS,  # noqa: F401  (a part of the format, as the others are)
+    SPLITS,
+    check_manifest,
+    check_table,
+    index_of,
+)
 from cxrdist.data.store import Store, store_of, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
 
 FORMAT = "cxrdist-shards/1"
 MANIFEST = "manifest.json"
-SPLITS = ("train", "val", "test")
-ORIGINS = ("real", "synthetic")
 
 # Beside a manifest, the command that makes a set finds it finished: the folder has to go first.
 REMEDY = "restore the set from a copy, or remove its folder and make it again"
-
-INDEX_DTYPE = np.dtype(
-    [
-        ("key", "S40"),
-        ("split", "S5"),
-        ("class", "<u2"),
-        ("origin", "S9"),
-        ("offset_bytes", "<u8"),
-        ("length_bytes", "<u8"),
-        ("xxh3_64", "<u8"),
-        ("patient", "S24"),
-    ]
-)
 
 Manifest = dict[str, Any]
 
@@ -91,10 +84,13 @@ def read_table(store: Store, entry: dict[str, Any]) -> list[dict[str, Any]]:
     data = read_whole(store, entry["table"])
     if sha256_bytes(data) != entry["table_sha256"]:
         raise UserError(f"{store}/{entry['table']}: changed since {MANIFEST} was written; {REMEDY}")
-    shards: list[dict[str, Any]] = json.loads(data)["shards"]
-    for shard in shards:
-        check_name(store, shard["name"])
-    return shards
+    where = f"{store}/{entry['table']}"
+    try:
+        table = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not JSON as it was written ({error}); {REMEDY}") from None
+    check_table(table, where)
+    return table["shards"]
 
 
 def read_whole(store: Store, name: str) -> bytes:
@@ -169,17 +165,8 @@ def read_manifest(place: str | Path | Store) -> Manifest:
         raise UserError(f"{path}: format {found!r}, but this version reads {FORMAT!r}; {REMEDY}")
     if not is_canonical or digest_of(manifest) != manifest.get("digest"):
         raise UserError(f"{path}: changed since it was written (its digest does not fit); {REMEDY}")
-    for entry in manifest["strata"]:
-        check_name(store, entry["table"])
+    check_manifest(manifest, path)
     return manifest
-
-
-def check_name(store: Store, name: str) -> None:
-    """Raises UserError for a name that leads out of the set: no set that we wrote has one."""
-    if not name or name.startswith(".") or "/" in name or "\\" in name or "\0" in name:
-        raise UserError(
-            f"{store}: names a file {name!r}, which is not a plain name in it; do not use this set"
-        )
 
 
 def index_array(rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
@@ -194,13 +181,11 @@ def index_bytes(rows: Sequence[tuple[Any, ...]]) -> bytes:
     return buffer.getvalue()
 
 
-def read_index(store: Store, name: str, sha256: str) -> np.ndarray:
-    """An index, [samples] of ``INDEX_DTYPE``. Raises UserError where it is missing or was changed."""
+def read_index(store: Store, name: str, row: dict[str, Any], *, is_foreign: bool) -> np.ndarray:
+    """The index of a row of a shard table, [samples] of ``INDEX_DTYPE``; of others' tar the samples of all strata.
+    Raises UserError where it is missing, was
+    changed, or is none that our writer writes."""
     data = read_whole(store, name)
-    if sha256_bytes(data) != sha256:
+    if sha256_bytes(data) != row["index_sha256"]:
         raise UserError(f"{store}/{name}: changed since it was written; {REMEDY}", every_rank=True)
-    return index_of(data)
-
-
-def index_of(data: bytes) -> np.ndarray:
-    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return index_of(data, row, f"{store}/{name}", is_foreign=is_foreign)

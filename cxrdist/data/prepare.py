@@ -18,6 +18,7 @@ from cxrdist.data.ingest_report import print_rules, print_table, provenance_of
 from cxrdist.data.labels import Labelling, assign
 from cxrdist.data.manifest import SPLITS, Stratum
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
+from cxrdist.data.set_form import is_text
 from cxrdist.data.shard_pool import UndecodableSource, work
 from cxrdist.data.shard_tasks import HashTask, hash_images, patient_of
 from cxrdist.data.split import official_split, split_patients
@@ -140,6 +141,8 @@ def splits_of(
 def check_slugs(classes: tuple[str, ...]) -> None:
     seen: dict[str, str] = {}
     for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
         if other := seen.get(slug(name)):
             raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
         seen[slug(name)] = name

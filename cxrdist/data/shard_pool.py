@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.shards import Sample, finished_shard, write_shard
 from cxrdist.data.store import Store
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, shown
 from cxrdist.process import die_with_parent, keep_freed_memory
 from cxrdist.progress import Progress, say
 
@@ -134,7 +134,7 @@ def check_undecodable(undecodable: list[str], images: int) -> None:
 
 def tell_undecodable(undecodable: list[str]) -> None:
     for line in sorted(undecodable)[:LISTED_UNDECODABLE]:
-        say(f"left out, does not decode: {line}")
+        say(f"left out, does not decode: {shown(line)}")
     if len(undecodable) > LISTED_UNDECODABLE:
         say(f"... and {len(undecodable) - LISTED_UNDECODABLE} more")
 

@@ -14,6 +14,7 @@ import xxhash
 
 from cxrdist.data.images import FOREIGN, UndecodableImage, decode
 from cxrdist.data.manifest import (
+    MANIFEST,
     REMEDY,
     Manifest,
     Stratum,
@@ -48,7 +49,12 @@ class StratumReader:
 
     @cached_property
     def shards(self) -> list[dict[str, Any]]:
-        return read_table(self.store, self.entry)
+        shards = read_table(self.store, self.entry)
+        if sum(shard["samples"] for shard in shards) != self.samples:
+            raise UserError(
+                f"{self.store}/{self.entry['table']}: not the samples that {MANIFEST} tells of; {REMEDY}"
+            )
+        return shards
 
     @cached_property
     def ends(self) -> np.ndarray:
@@ -66,13 +72,17 @@ class StratumReader:
     def index(self, shard: int) -> np.ndarray:
         if shard not in self._indexes:
             row = self.shards[shard]
-            index = read_index(self.store, index_name(row["name"]), row["index_sha256"])
+            index = read_index(self.store, index_name(row["name"]), row, is_foreign=self.is_foreign)
             if self.is_foreign:
                 index = index[
                     (index["split"] == self.entry["split"].encode())
                     & (index["class"] == self.class_index)
                     & (index["origin"] == self.entry["origin"].encode())
                 ]
+                if len(index) != row["samples"]:
+                    raise UserError(
+                        f"{self.store}/{index_name(row['name'])}: not the index of its table; {REMEDY}"
+                    )
             self._indexes[shard] = index
         return self._indexes[shard]
 

@@ -18,7 +18,9 @@ from typing import IO, Any, TypeVar, cast
 
 import xxhash
 
+from cxrdist.data.foreign_tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
 from cxrdist.data.manifest import REMEDY, Stratum, index_bytes
+from cxrdist.data.set_form import check_meta, is_key
 from cxrdist.data.store import Store, write_to
 from cxrdist.data.tar_writer import TarWriter
 from cxrdist.errors import UserError
@@ -173,39 +175,77 @@ def read_tar(file: IO[bytes], name: str, class_index: int, encoding: str) -> Ite
     seen: set[str] = set()
     parts: dict[str, bytes] = {}
     offset, key = 0, ""
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                # A tar of many samples would otherwise keep a record of each member.
-                tar.members = []  # type: ignore[attr-defined]
-                before = key if parts else None
-                key, _, suffix = member.name.partition(".")
-                stream = tar.extractfile(member) if member.isreg() else None
-                if stream is None or suffix != suffixes[len(parts)] or before not in (None, key):
-                    raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
-                if not parts and key in seen:
-                    raise UserError(f"{name}: {member.name} stands in it twice; {REMEDY}")
-                if suffix == encoding:
-                    offset = member.offset_data
-                parts[suffix] = stream.read()
-                if len(parts[suffix]) != member.size:
-                    raise UserError(f"{name}: ends inside {member.name}; {REMEDY}")
-                if len(parts) == len(suffixes):
-                    seen.add(key)
-                    yield offset, _sample(name, key, class_index, parts, encoding)
-                    parts = {}
-    except (tarfile.TarError, ValueError, EOFError, RecursionError, OverflowError) as error:
-        raise UserError(f"{name}: not a tar as it was written ({error}); {REMEDY}") from None
+    for member, at in _members(file, name):
+        before = key if parts else None
+        key, _, suffix = member.name.partition(".")
+        if (
+            not member.isreg()
+            or suffix != suffixes[len(parts)]
+            or before not in (None, key)
+            or not is_key(key)
+        ):
+            raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
+        if not parts and key in seen:
+            raise UserError(f"{name}: {member.name} stands in it twice; {REMEDY}")
+        if member.size > (MAX_IMAGE_BYTES if suffix == encoding else MAX_TEXT_BYTES):
+            raise UserError(f"{name}: {member.name} has {member.size:,} bytes, which no sample has; {REMEDY}")
+        if suffix == encoding:
+            offset = at
+        parts[suffix] = _content(file, member, name)
+        if len(parts) == len(suffixes):
+            seen.add(key)
+            yield offset, _sample(name, key, class_index, parts, encoding)
+            parts = {}
     if parts:
         raise UserError(f"{name}: {key} lacks its .{suffixes[len(parts)]} member; {REMEDY}")
 
 
+def _members(file: IO[bytes], name: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Each member's header, and the offset of its bytes, which are to be read before the next one.
+
+    Not tarfile's own loop: that one follows extended headers, which our tars have none of, wherever they lead, and
+    takes a damaged header for the end.
+    """
+    at = 0
+    while (header := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+        at += tarfile.BLOCKSIZE
+        try:
+            member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+        except (tarfile.HeaderError, ValueError) as error:
+            raise UserError(
+                f"{name}: not a tar as it was written (the header at byte {at - len(header)}: {error}); {REMEDY}"
+            ) from None
+        if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
+            raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
+        yield member, at
+        at += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    if not header:
+        raise UserError(f"{name}: ends without an end mark at byte {at:,}; {REMEDY}")
+    while chunk := file.read(2**20):
+        if chunk.strip(b"\0"):
+            raise UserError(f"{name}: goes on after its end mark at byte {at:,}; {REMEDY}")
+
+
+def _content(file: IO[bytes], member: tarfile.TarInfo, name: str) -> bytes:
+    """A member's bytes, its padding read, too."""
+    data = file.read(member.size)
+    padding = file.read(-member.size % tarfile.BLOCKSIZE)
+    if len(data) + len(padding) < -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE:
+        raise UserError(f"{name}: ends inside {member.name}; {REMEDY}")
+    if padding.strip(b"\0"):
+        raise UserError(f"{name}: changed behind {member.name}; {REMEDY}")
+    return data
+
+
 def _sample(name: str, key: str, class_index: int, parts: dict[str, bytes], encoding: str) -> Sample:
     if parts["cls"] != str(class_index).encode():
-        raise UserError(
-            f"{name}: sample {key} has class {parts['cls'].decode()}, not {class_index}; {REMEDY}"
-        )
-    meta = json.loads(parts["json"])
+        told = parts["cls"][:20].decode(errors="replace")
+        raise UserError(f"{name}: sample {key} has class {told}, not {class_index}; {REMEDY}")
+    try:
+        meta = json.loads(parts["json"])
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{name}: {key}.json is not JSON ({error}); {REMEDY}") from None
     if not isinstance(meta, dict):
         raise UserError(f"{name}: {key}.json is not a mapping; {REMEDY}")
+    check_meta(meta, f"{name}: {key}.json")
     return Sample(key, parts[encoding], meta)

@@ -101,15 +101,22 @@ class LocalStore:
         return (self.folder / name).stat().st_size
 
     def read(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
+        return self._file(name).read_bytes()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
         if name not in self._descriptors:
-            self._descriptors[name] = os.open(self.folder / name, os.O_RDONLY)
+            self._descriptors[name] = os.open(self._file(name), os.O_RDONLY)
         return os.pread(self._descriptors[name], length, start)
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        return (self.folder / name).open("rb")
+        return self._file(name).open("rb")
+
+    def _file(self, name: str) -> Path:
+        """Raises UserError for what may never end, as a pipe or a device does."""
+        path = self.folder / name
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a file, as all of a set are; move it away", every_rank=True)
+        return path
 
     def writer(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         return atomic_writer(self.folder / name)

@@ -91,7 +91,14 @@ class Stream:
         """This rank's part of global batch ``step``. Raises UserError for a corrupt sample, naming it."""
         first = step * self.batch
         positions = range(first + self.part.start, first + self.part.stop)
-        strata, samples = self.order.at(positions.start, positions.stop)
+        try:
+            strata, samples = self.order.at(positions.start, positions.stop)
+        except MemoryError:
+            planned = sum(stratum.samples for stratum in self.order.strata)
+            raise UserError(
+                f"{planned:,} samples, {self.epoch_images:,} an epoch, are too many for the memory of this machine: "
+                "take a smaller set, or a mix that takes fewer"
+            ) from None
         pixels = np.empty((len(positions), 1, self.image_size, self.image_size), np.uint8)
         keys = np.empty(len(positions), "S40")
         for i, (stratum, sample) in enumerate(zip(strata.tolist(), samples.tolist())):

@@ -28,13 +28,13 @@ from cxrdist.data.manifest import (
     counts_of,
     index_array,
     index_bytes,
-    index_of,
     read_table,
 )
+from cxrdist.data.set_form import index_of
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import IndexRow, hashed, index_name, index_row, read_tar
 from cxrdist.data.store import Store, store_of
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, shown
 from cxrdist.files import sha256_bytes
 from cxrdist.progress import Progress
 
@@ -65,12 +65,15 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
     found: list[str] = []
     tasks: list[tuple[dict[str, Any], dict[str, Any]]] = []
     known = {MANIFEST}
+    # Whose table can't be read has its files all the same: nobody is to move them away.
+    unread: list[str] = []
     for entry in shards.manifest["strata"]:
         known.add(entry["table"])
         try:
             table = read_table(store, entry)
         except UserError as error:
             found.append(str(error))
+            unread.append(f"{Stratum(entry['split'], entry['class'], entry['origin']).stem}-")
             continue
         for name, there in (("samples", sum(s["samples"] for s in table)), ("bytes", sum(s["bytes"] for s in table)),
                             ("shards", len(table))):  # fmt: skip
@@ -95,11 +98,11 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
         if shards.is_foreign:
             found += check_strata(shards, indexes)
-    strangers = [name for name in store.names() if name not in known]
+    strangers = [name for name in store.names() if name not in known and not name.startswith(tuple(unread))]
     if shards.is_foreign:
         # The folder is others' own: what else lies in it is not ours to judge, but a tar would seem to be read.
         strangers = [name for name in strangers if name.endswith(".tar")]
-    return found + [f"{name}{STRANGER}" for name in strangers]
+    return found + [f"{shown(name)}{STRANGER}" for name in strangers]
 
 
 def check_strata(shards: ShardSet, indexes: list[np.ndarray]) -> Iterator[str]:
@@ -158,13 +161,15 @@ def check_sizes(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
 def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
     """Tar and index against the table, the index against the tar, each image against the index and the set."""
     store, name = shards.store, row["name"]
-    index, problems = check_index(store, index_name(name), row["index_sha256"])
+    index, problems = check_index(shards, index_name(name), row)
     if shards.is_foreign:
         return check_foreign(shards, row, index, problems)
     try:
         rows, of_tar = check_tar(shards, entry, row)
     except FileNotFoundError:
         return Checked(np.empty(0, INDEX_DTYPE), [*problems, f"{name}: missing"])
+    except UserError as error:
+        return Checked(np.empty(0, INDEX_DTYPE), [*problems, str(error)])
     problems += of_tar
     if rows is not None and sha256_bytes(index_bytes(rows)) != row["index_sha256"]:
         problems.append(f"{index_name(name)}: not the index of {name}")
@@ -196,14 +201,16 @@ def size_and_digest(name: str, file: IO[bytes], row: dict[str, Any]) -> list[str
     return [f"{name}: changed since it was written"] if digest != row["sha256"] else []
 
 
-def check_index(store: Store, name: str, sha256: str) -> tuple[np.ndarray | None, list[str]]:
+def check_index(shards: ShardSet, name: str, row: dict[str, Any]) -> tuple[np.ndarray | None, list[str]]:
     try:
-        data = store.read(name)
+        data = shards.store.read(name)
+        if sha256_bytes(data) != row["index_sha256"]:
+            return None, [f"{name}: changed since it was written"]
+        return index_of(data, row, name, is_foreign=shards.is_foreign), []
     except FileNotFoundError:
         return None, [f"{name}: missing"]
-    if sha256_bytes(data) != sha256:
-        return None, [f"{name}: changed since it was written"]
-    return index_of(data), []
+    except UserError as error:
+        return None, [str(error)]
 
 
 def check_tar(

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.chexpert_labels import OBSERVATIONS, CheXpertLabelled
-from cxrdist.data.importers.tables import Row, age_years, cell, find_table, inner_path, rows_of, sex_of
+from cxrdist.data.importers.tables import (
+    Row,
+    age_years,
+    cell,
+    find_table,
+    inner_path,
+    rows_of,
+    sex_of,
+    view_of,
+)
 from cxrdist.errors import UserError
 
 TEST_TABLES = ("test.csv", "test_labels.csv")
@@ -59,7 +68,7 @@ class CheXpert(CheXpertLabelled):
                     uncounted=labels.uncounted,
                     left_out=self.left_out_view(view) or labels.left_out,
                     split=split,
-                    view="LATERAL" if view == "lateral" else row.get("AP/PA") or None,
+                    view="LATERAL" if view == "lateral" else view_of(row.get("AP/PA", "")),
                     sex=sex_of(row.get("Sex", "")),
                     # A few rows hold 0, all others the ages of adults.
                     age=age_years(row.get("Age", "")) or None,

@@ -16,6 +16,7 @@ from cxrdist.data.importers.tables import (
     rows_of,
     sex_of,
     split_word,
+    view_of,
 )
 from cxrdist.errors import UserError
 
@@ -55,7 +56,7 @@ class CsvTable(ConfinedImporter):
                 patient_id=row.get("patient_id", ""),
                 label=cell(row, "label", where),
                 split=split_word(row.get("split", ""), where),
-                view=row.get("view") or None,
+                view=view_of(row.get("view", "")),
                 sex=sex_of(row.get("sex", "")),
                 age=age_years(row.get("age", "")),
                 file=file,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cxrdist.data.importers.base import Record, check_choice
 from cxrdist.data.importers.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
-from cxrdist.data.importers.tables import cell, find_table, plain_name, rows_of
+from cxrdist.data.importers.tables import cell, find_table, plain_name, rows_of, view_of
 from cxrdist.errors import UserError, nearest
 
 LABELERS = ("chexpert", "negbio")
@@ -73,7 +73,7 @@ class MimicCxrJpg(CheXpertLabelled):
                 uncounted=labels.uncounted,
                 left_out=self._left_out_position(row["ViewPosition"]) or labels.left_out,
                 split=split_of.get(image),
-                view=row["ViewPosition"] or None,
+                view=view_of(row["ViewPosition"]),
                 file=f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg",
             )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.tables import age_years, cell, find_table, plain_name, rows_of, sex_of
+from cxrdist.data.importers.tables import age_years, cell, find_table, plain_name, rows_of, sex_of, view_of
 from cxrdist.errors import UserError
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -50,7 +50,7 @@ class NIH14(FileImporter):
                 patient_id=cell(row, "Patient ID", where),
                 findings=tuple(f.strip() for f in cell(row, "Finding Labels", where).split("|")),
                 split=split_of.get(file_name),
-                view=row.get("View Position") or None,
+                view=view_of(row.get("View Position", "")),
                 sex=sex_of(row.get("Patient Gender", "")),
                 age=age_years(row.get("Patient Age", "")),
                 file=f"{folder_of.get(file_name, 'images')}/{file_name}",

@@ -13,7 +13,16 @@ import numpy as np
 
 from cxrdist.data.images import load_grey
 from cxrdist.data.importers.base import FileImporter, Record, check_choice
-from cxrdist.data.importers.tables import Row, age_years, cell, find_table, plain_name, rows_of, sex_of
+from cxrdist.data.importers.tables import (
+    Row,
+    age_years,
+    cell,
+    find_table,
+    plain_name,
+    rows_of,
+    sex_of,
+    view_of,
+)
 from cxrdist.errors import UserError
 
 TABLES = (
@@ -101,7 +110,7 @@ class PadChest(FileImporter):
                 uncounted=tuple(label for label in labels if label in REMARKS),
                 left_out=self._left_out(row, labels, findings),
                 notes=(INVERTED,) if is_inverted else (),
-                view=row["Projection"] or None,
+                view=view_of(row["Projection"]),
                 sex=sex_of(row.get("PatientSex_DICOM", "")),
                 age=_age(row),
                 file=image if is_flat else f"{plain_name(folder, 'ImageDir', where)}/{image}",
@@ -137,7 +146,10 @@ def labels_of(text: str, where: str) -> tuple[str, ...]:
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise UserError(f"{where}: Labels is {text[:60]!r}, not a list such as ['normal']; put it right")
-    return tuple(dict.fromkeys(label.strip() for label in labels if label.strip()))
+    labels = [" ".join(label.split()) for label in labels]
+    if not all(label.isprintable() for label in labels):
+        raise UserError(f"{where}: Labels holds what is no text; put it right")
+    return tuple(dict.fromkeys(label for label in labels if label))
 
 
 def grey_of(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarray:

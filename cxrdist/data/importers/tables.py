@@ -26,7 +26,12 @@ SPLIT_OF = {
 """Words for a split, as tables and file names use them."""
 
 Row = dict[str, str]
-"""Column -> the cell's text, stripped; "" where the cell is empty or the row too short."""
+"""Column -> the cell's text without control characters, stripped; "" where it is empty or the row too short."""
+
+LONGEST_LINE = 2**20
+"""Characters. A line that never ends, packed into a few kilobytes of .gz, would fill the memory."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_VIEW = re.compile(r"[A-Za-z][A-Za-z0-9 _/()-]{0,23}")
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -50,7 +55,7 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
     is_empty = True
     try:
         with _open(table) as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(_lines(file, table))
             names = [(name or "").strip() for name in reader.fieldnames or ()]
             if missing := [name for name in needed if name not in names]:
                 raise UserError(
@@ -64,7 +69,10 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
                         f"{table}, line {reader.line_num}: more cells than the {len(names)} columns; quote "
                         "those that hold a comma"
                     )
-                yield f"{table}, line {reader.line_num}", {k: (v or "").strip() for k, v in row.items()}
+                yield (
+                    f"{table}, line {reader.line_num}",
+                    {k: _CONTROL.sub(" ", v or "").strip() for k, v in row.items()},
+                )
     except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{table}: is not a CSV table in UTF-8 ({error}); download it again") from error
     if is_empty:
@@ -75,6 +83,15 @@ def _open(table: Path) -> IO[str]:
     if table.suffix == ".gz":
         return io.TextIOWrapper(gzip.open(table), encoding="utf-8-sig", newline="")
     return table.open(newline="", encoding="utf-8-sig")
+
+
+def _lines(file: IO[str], table: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise UserError(f"{table}, line {number}: longer than any row can be; download it again")
+        yield line
 
 
 def cell(row: Row, column: str, where: str) -> str:
@@ -113,6 +130,11 @@ def sex_of(text: str) -> str | None:
     """M or F, from "M", "male", "Female" ...; None for anything else."""
     first = text[:1].upper()
     return first if text.upper() in ("M", "F", "MALE", "FEMALE") else None
+
+
+def view_of(text: str) -> str | None:
+    """How the image was taken, such as PA or AP_horizontal; None for anything that is not a word or two."""
+    return text if _VIEW.fullmatch(text) else None
 
 
 def age_years(text: str) -> int | None:

@@ -16,7 +16,7 @@ from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.confined import confined
-from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word
+from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
@@ -127,7 +127,7 @@ class WebDataset(FileImporter):
             label=label,
             notes=tuple(f"beside it {reason}" for reason in sample.refused),
             split=split_word(said, where) or split,
-            view=_text(values.get("view")) or None,
+            view=view_of(_text(values.get("view")) or ""),
             sex=sex_of(_text(values.get("sex")) or ""),
             age=age_years(_text(values.get("age")) or ""),
             file=f"{tar}#{sample.image.offset_bytes}+{sample.image.length_bytes}",
