@@ -130,7 +130,8 @@ def _to_grey(image: Image.Image) -> Image.Image:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
-    return image.convert("L")
+    # convert() copies even where there is nothing to convert.
+    return image if image.mode == "L" else image.convert("L")
 
 
 def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:

@@ -171,10 +171,10 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Where a set comes from, without a path: enough to tell whether a command would make the same set."""
     content = hashlib.sha256()
-    for line in sorted(
-        json.dumps([salt.key(record.source_id), label, split, sample_meta(record, importer, salt)])
-        for (record, label), split in zip(used, splits)
-    ):
+    keys = [salt.key(record.source_id) for record, _ in used]
+    for i in sorted(range(len(used)), key=keys.__getitem__):
+        record, label = used[i]
+        line = json.dumps([keys[i], label, splits[i], sample_meta(record, importer, salt)])
         content.update(line.encode() + b"\n")
     return {
         "importer": importer.name,

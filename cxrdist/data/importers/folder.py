@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -40,41 +41,49 @@ class Folder(FileImporter):
         for folder in classes:
             if not folder.resolve().is_relative_to(real_root):
                 raise UserError(f"{folder}: a link that leads out of {root}; move the folder itself there")
-            files = sorted(_images(folder))
+            files = sorted(_images(folder, folder.name))
             if not files:
                 raise UserError(
                     f"{folder}: no PNG or JPEG image in this class; add some or remove the folder"
                 )
-            yield from (_record(file, folder.name, root, real_root) for file in files)
+            yield from (_record(*file, folder.name, root, real_root) for file in files)
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        file = Path(self.root) / record.file
-        if not file.resolve().is_relative_to(Path(self.root).resolve()):
+        file = Path(self.root, record.file)
+        # Its folder in place of a file that is no link: known from the file before, and quicker than to resolve each.
+        if not _is_within(str(file if file.is_symlink() else file.parent), self.root):
             raise UndecodableImage("a link that leads out of the folder", str(file))
         return super().pixels(record, size, fit)
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            file = Path(parent, name)
-            if not name.startswith(".") and file.suffix.lower() in SUFFIXES:
-                yield file
+@lru_cache(maxsize=1024)
+def _is_within(path: str, root: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path(root).resolve())
 
 
-def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:
-    source_id = file.relative_to(root).as_posix()
+def _images(folder: Path, inner: str) -> Iterator[tuple[str, bool]]:
+    """(path from the class folder's name on, whether it is a link) of all images at any depth."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = f"{inner}/{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                if entry.name.lower().endswith(SUFFIXES):
+                    yield path, entry.is_symlink()
+            elif not entry.is_symlink():
+                yield from _images(folder / entry.name, path)
+
+
+def _record(source_id: str, is_link: bool, label: str, root: Path, real_root: Path) -> Record:
     try:
         source_id.encode()
     except UnicodeEncodeError:
         raise UserError(f"{root}: the file name {source_id!a} is not UTF-8; rename the file") from None
-    target = file.resolve() if file.is_symlink() else file
-    is_link_within = file.is_symlink() and target.is_relative_to(real_root)
-    return Record(
-        source_id=source_id,
+    patient_id = ""
+    if is_link:
+        target = (root / source_id).resolve()
         # Two names of one file must not land in two splits.
-        patient_id=target.relative_to(real_root).as_posix() if is_link_within else "",
-        label=label,
-        file=source_id,
-    )
+        if target.is_relative_to(real_root):
+            patient_id = target.relative_to(real_root).as_posix()
+    return Record(source_id=source_id, patient_id=patient_id, label=label, file=source_id)
