@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cxrdist.errors import UserError, nearest
 
 ENCODINGS = ("png", "jpg", "npy")
+LOSSLESS = ("png", "npy")
 FITS = ("pad", "crop")
 FOREIGN = {"pad": "foreign-pad", "crop": "foreign-crop"}
 """The "encoding" of a set whose tars others wrote: any file that ``grey_of`` reads, made square as the name says."""
@@ -161,7 +162,8 @@ def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
-    grey = image.convert("L")
+    # convert() copies even where there is nothing to convert.
+    grey = image if image.mode == "L" else image.convert("L")
     return Image.fromarray(tone(np.asarray(grey))) if tone else grey
 
 

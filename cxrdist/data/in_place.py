@@ -111,7 +111,7 @@ def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: P
                 options.size,
                 options.fit,
                 prepared.salt,
-                prepared.near_duplicates is None,
+                options.find_duplicates and prepared.near_duplicates is None,
                 [prepared.records[i] for i in numbers],
                 [prepared.splits[i] for i in numbers],
                 [prepared.classes.index(prepared.labels[i]) for i in numbers],
@@ -172,7 +172,7 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
             store.remove(index_name(tar))
         settle(store)
         raise
-    near = prepared.near_duplicates or compare(tasks, results)
+    near = compare(tasks, results) if any(task.makes_hashes for task in tasks) else prepared.near_duplicates
     manifest = write_manifest(
         store,
         classes=list(prepared.classes),

@@ -67,7 +67,8 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
 
 def plan(store: Store, options: IngestOptions, importer: Importer, prepared: Prepared) -> list[ImportTask]:
     """The shards to write: per stratum, in the order of the keys, which is as good as random."""
-    salt, makes_hashes = prepared.salt, prepared.near_duplicates is None and not importer.is_phantom
+    salt = prepared.salt
+    makes_hashes = prepared.provenance["options"]["find_duplicates"] and prepared.near_duplicates is None
     by_stratum: dict[Stratum, list[Record]] = {}
     for record, label, split in zip(prepared.records, prepared.labels, prepared.splits):
         by_stratum.setdefault(Stratum(split, label, "real"), []).append(record)

@@ -43,6 +43,7 @@ def provenance_of(
             "fit": options.fit,
             "label_rule": options.label_rule if importer.targets else None,
             "split": way,
+            "find_duplicates": options.find_duplicates and not importer.is_phantom,
             "dedup": dedup,
             # 20.0 asks for the set that 20 asks for.
             "val": options.val if options.val < 1 else int(options.val),

@@ -78,7 +78,8 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
     is_unknown = not all(record.patient_id for record in used)
-    dedup = way == "drawn" and (is_unknown if options.dedup is None else options.dedup)
+    asked = is_unknown and options.find_duplicates if options.dedup is None else options.dedup
+    dedup = way == "drawn" and asked and not importer.is_phantom  # whose patients are known
     # Also drawn before the images are looked at: what can't be split is told at once.
     splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
     provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
