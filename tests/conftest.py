@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +15,9 @@ from PIL import Image
 
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import IngestOptions, ingest
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 CLONE = Path(__file__).resolve().parents[1]
 CLASSES = {"Normal": 14, "Pneumothorax": 8, "Pleural Effusion": 10}
@@ -56,6 +61,42 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
         IngestOptions(out=str(out), size=32, val=0.2, test=0.2, salt_file=str(salt), workers=1),
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Its address and keys are in the environment, as users give them, so that commands and workers see them."""
+    from s3_server import S3Server
+
+    with pytest.MonkeyPatch.context() as patch:
+        started = S3Server()
+        patch.setenv("AWS_ENDPOINT_URL", started.url)
+        patch.setenv("AWS_ACCESS_KEY_ID", "key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            patch.setenv(name, os.devnull)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "HTTP_PROXY", "http_proxy"):
+            patch.delenv(name, raising=False)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> S3Server:
+    """With an empty bucket."""
+    s3_server.start_bucket()
+    return s3_server
+
+
+@pytest.fixture
+def remote(s3: S3Server, tiny_set: Path) -> S3Server:
+    """With the tiny set, copied as anyone would, at s3://bucket/set."""
+    for path in tiny_set.iterdir():
+        s3.put(f"set/{path.name}", path.read_bytes())
+    s3.requests.clear()
+    return s3
 
 
 def launch(script: str, *words: str, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:

@@ -247,7 +247,7 @@ def test_a_table_that_no_set_has(tmp_path: Path, table: Callable[[Any], Any]) ->
         {"name": "a\nb.tar"},
         {"name": MANIFEST},
         {"name": None},
-        {"samples": 5},
+        {"samples": 6},
         {"samples": -1},
         {"bytes": 2**60},
         {"sha256": None},

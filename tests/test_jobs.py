@@ -13,9 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import launch, launch_command, launch_environment
+from s3_server import S3Server
 from safetensors.numpy import load_file
 
+from cxrdist.cls.config import ClsConfig
+from cxrdist.cls.sources import synthetic_path
+from cxrdist.config import find_named, load_yaml
+from cxrdist.data.mix import rule_from
 from cxrdist.data.shard_set import ShardSet
+from cxrdist.errors import UserError
 
 GAN = ["--config", "configs/gan/demo.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
 GAN += ["--looks", "2", "--learning-rate", "0.002", "--images-per-class", "7"]
@@ -346,3 +352,32 @@ def test_synthetic_images_of_another_lineage_are_refused(
     done = launch("synthesize.py", "--gan", str(work / "gan"), "--shards", str(other), cwd=tmp_path)
     assert done.returncode == 2
     assert "has learnt from another set" in done.stderr
+
+
+def test_sets_may_lie_in_an_object_store(
+    work: Path, remote: S3Server, tiny_set: Path, tmp_path: Path
+) -> None:
+    """Two ranks write to it and a classifier reads from it as from folders; the runs' own files stay local."""
+    url = "s3://bucket/set/"
+    run("synthesize.py", "--gan", str(work / "gan"), "--shards", url, cwd=tmp_path, processes=2)
+    assert remote.objects("set-synthetic/") == {
+        path.name: path.read_bytes() for path in (work / "synthetic").iterdir()
+    }
+    short = [*CLS, "--budget", "64 images", "--evaluations", "1", "--mix", "DS3"]
+    run("train_cls.py", *short, "--shards", url, "--run", "there", cwd=tmp_path)
+    local = ["--shards", str(tiny_set), "--synthetic", str(work / "synthetic")]
+    run("train_cls.py", *short, *local, "--run", "here", cwd=tmp_path)
+    here, there = summary(tmp_path / "here"), summary(tmp_path / "there")
+    for key in ("shards", "order_sha256", "weights_sha256", "metrics"):
+        assert here[key] == there[key], key
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "here", "there"}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["synth-set-synthetic"]
+
+
+def test_a_synthetic_set_is_looked_for_where_the_real_one_lies(remote: S3Server) -> None:
+    rule, config = rule_from(load_yaml(find_named("mix", "DS3"))), ClsConfig(shards="s3://bucket/set/")
+    place = "s3://bucket/set-synthetic"
+    with pytest.raises(UserError, match=f"DS3 needs synthetic images, and there are none in {place}. "):
+        synthetic_path(config, rule)
+    remote.put("set-synthetic/manifest.json", b"{}")
+    assert synthetic_path(config, rule) == place

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.data.mix import MixRule
+from cxrdist.data.open import synthetic_place
 from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.progress import say
 
@@ -20,8 +21,8 @@ def synthetic_path(config: ClsConfig, rule: MixRule) -> str | None:
     """
     if not rule.needs_synthetic:
         return None
-    path = config.synthetic or f"{config.shards}-synthetic"
-    if not Path(path).exists():
+    path = config.synthetic or synthetic_place(config.shards)
+    if not store_of(path).is_there():
         raise UserError(
             f"{rule.name} needs synthetic images, and there are none in {path}. These two commands make them: "
             f"`accelerate launch launch/train_gan.py --shards {config.shards} --run runs/gan` and "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cxrdist.data.manifest import MANIFEST, ORIGINS, SPLITS, Manifest, read_manifest
+from cxrdist.data.shards import index_name
 from cxrdist.data.store import Store, locked, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
@@ -19,6 +20,7 @@ FOUND_LATER = ("undecodable", "near_duplicates", "gates")
 # They follow from the images and the options, so they are told only where nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 PLAIN_WORDS = {
+    "converted": "source or conversion",
     "left_out": "number of images left out",
     "records_sha256": "images, patients or labels",
     "salt_fingerprint": "salt",
@@ -75,8 +77,6 @@ def claim(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
         store.tidy()
         if store.exists(JOB_FILE):
             check_same_job(store, job_of(store), provenance)
-            # Written again in a moment, and under other names where an image was repaired meanwhile.
-            remove(store, TABLE_FILE)
             say(f"{store}: going on with an unfinished set")
         else:
             write_to(store, JOB_FILE, canonical_json(provenance))
@@ -115,15 +115,29 @@ def settle(store: Store) -> None:
     store.remove(JOB_FILE)
 
 
+def remove_leftovers(
+    store: Store, strata: list[dict[str, Any]], shards: Iterable[list[dict[str, Any]]]
+) -> None:
+    """Before the manifest is written: remove what an earlier, killed run of this job wrote and this one, which
+    knows of other near-duplicates or of images repaired meanwhile, did not. ``shards``: the rows of each table.
+
+    Not sooner: in an object store, which has no locks, a second process may be about to name these files.
+    """
+    named = {entry["table"] for entry in strata}
+    for rows in shards:
+        for row in rows:
+            named |= {row["name"], index_name(row["name"])}
+    remove_all_but(store, named)
+
+
 def clear(store: Store) -> None:
     """Remove all that a job which can't go on has written, and nothing else."""
     store.tidy()
-    remove(store, SHARD_FILE)
-    remove(store, TABLE_FILE)
+    remove_all_but(store, set())
     settle(store)
 
 
-def remove(store: Store, names: re.Pattern[str]) -> None:
+def remove_all_but(store: Store, named: set[str]) -> None:
     for name in store.names():
-        if names.fullmatch(name):
+        if name not in named and (SHARD_FILE.fullmatch(name) or TABLE_FILE.fullmatch(name)):
             store.remove(name)

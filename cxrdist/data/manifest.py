@@ -181,10 +181,11 @@ def index_bytes(rows: Sequence[tuple[Any, ...]]) -> bytes:
     return buffer.getvalue()
 
 
-def read_index(store: Store, name: str, row: dict[str, Any]) -> np.ndarray:
-    """The index of a row of a shard table, [samples] of ``INDEX_DTYPE``. Raises UserError where it is missing, was
+def read_index(store: Store, name: str, row: dict[str, Any], *, is_foreign: bool) -> np.ndarray:
+    """The index of a row of a shard table, [samples] of ``INDEX_DTYPE``; of others' tar the samples of all strata.
+    Raises UserError where it is missing, was
     changed, or is none that our writer writes."""
     data = read_whole(store, name)
     if sha256_bytes(data) != row["index_sha256"]:
         raise UserError(f"{store}/{name}: changed since it was written; {REMEDY}", every_rank=True)
-    return index_of(data, row, f"{store}/{name}")
+    return index_of(data, row, f"{store}/{name}", is_foreign=is_foreign)

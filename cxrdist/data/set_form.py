@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cxrdist.data.foreign_tars import MAX_IMAGE_BYTES
-from cxrdist.data.images import ENCODINGS, MAX_PIXELS
+from cxrdist.data.images import ENCODINGS, FOREIGN, MAX_PIXELS
 from cxrdist.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -35,8 +35,8 @@ INDEX_DTYPE = np.dtype(
 )
 LARGEST_COUNT = 2**53
 """Larger whole numbers are not exact in every reader of JSON."""
-LEAST_SAMPLE_BYTES = 6 * 512
-"""Three members of a tar, each a header and a block."""
+LEAST_SAMPLE_BYTES = 4 * 512
+"""Two members of a tar, an image and what is told of it, each a header and a block."""
 
 # What a terminal takes for a command, and what has no UTF-8.
 _NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -126,7 +126,7 @@ _LINEAGE: Form = {"kind": is_text, "real_digest": is_text, "split": is_text, "an
 _MANIFEST: Form = {
     "classes": lambda names: _list_of(is_text)(names) and 0 < len(names) == len(set(names)) < 2**16,
     "image_size": lambda size: is_count(size) and 0 < size <= math.isqrt(MAX_PIXELS),
-    "encoding": lambda encoding: encoding in ENCODINGS,
+    "encoding": lambda encoding: encoding in (*ENCODINGS, *FOREIGN.values()),
     "strata": _list_of(_with(_STRATUM, _STRATUM)),
     "counts": _mapping_of(_mapping_of(_mapping_of(is_count))),
     "provenance": _with(_PROVENANCE),
@@ -178,8 +178,9 @@ def _is_room(rows: list[dict[str, Any]]) -> bool:
     return all(row["samples"] * LEAST_SAMPLE_BYTES <= row["bytes"] for row in rows)
 
 
-def index_of(data: bytes, row: Mapping[str, Any], where: str) -> np.ndarray:
-    """The bytes of an index, as [samples] of ``INDEX_DTYPE``, for a row of a shard table. Raises UserError where
+def index_of(data: bytes, row: Mapping[str, Any], where: str, *, is_foreign: bool = False) -> np.ndarray:
+    """The bytes of an index, as [samples] of ``INDEX_DTYPE``, for a row of a shard table; of a tar that others wrote
+    (``is_foreign``) it also has the samples of other tables. Raises UserError where
     they are anything else, or name a place outside the tar; nothing is unpickled, or allocated at their word."""
     stream = io.BytesIO(data)
     try:
@@ -187,8 +188,10 @@ def index_of(data: bytes, row: Mapping[str, Any], where: str) -> np.ndarray:
         shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception:  # on foreign bytes it may raise nearly anything
         version, shape, dtype = (0, 0), (), np.dtype(object)
-    is_right = version == (1, 0) and dtype == INDEX_DTYPE and shape == (row["samples"],)
-    if not is_right or len(data) - stream.tell() != row["samples"] * INDEX_DTYPE.itemsize:
+    is_right = version == (1, 0) and dtype == INDEX_DTYPE and len(shape) == 1
+    if not is_right or len(data) - stream.tell() != shape[0] * INDEX_DTYPE.itemsize:
+        raise _refusal(where, "form")
+    if shape[0] < row["samples"] or (shape[0] > row["samples"] and not is_foreign):
         raise _refusal(where, "form")
     index = np.frombuffer(data, INDEX_DTYPE, offset=stream.tell())
     for name in ("key", "split", "origin", "patient"):

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from cxrdist.data.fingerprints import NO_HASH
-from cxrdist.data.images import UndecodableImage, decode, encode
+from cxrdist.data.images import LOSSLESS, UndecodableImage, decode, encode
 from cxrdist.data.importers.base import Importer, Record
 from cxrdist.data.importers.tables import OLDEST_TOLD_YEARS
 from cxrdist.data.near_duplicates import perceptual_hash
@@ -40,21 +42,19 @@ class ImportTask(ShardTask):
                 result.undecodable.append(str(error))
                 result.hashes += NO_HASH
                 continue
-            sample = Sample(
-                self.salt.key(record.source_id),
-                encode(pixels, self.encoding),
-                sample_meta(record, self.importer, self.salt),
-            )
+            image = encode(pixels, self.encoding)
             if self.makes_hashes:
-                result.hashes += self.hash_of(sample)
-            yield sample
+                # Of what the set holds, so that a shard taken over from a killed job gives the same.
+                is_lossless = self.encoding in LOSSLESS
+                result.hashes += perceptual_hash(pixels if is_lossless else self.decoded(image))
+            meta = sample_meta(record, self.importer, self.salt)
+            yield Sample(self.salt.key(record.source_id), image, meta)
 
-    def hash_of(self, sample: Sample) -> bytes:
-        # Of what the set holds, so that a shard taken over from a killed job gives the same.
-        return perceptual_hash(decode(sample.image, self.encoding, self.image_size))
+    def decoded(self, image: bytes) -> np.ndarray:
+        return decode(image, self.encoding, self.image_size)
 
     def look(self, sample: Sample) -> tuple[dict[str, Any], bytes]:
-        return sample.meta, self.hash_of(sample) if self.makes_hashes else NO_HASH
+        return sample.meta, perceptual_hash(self.decoded(sample.image)) if self.makes_hashes else NO_HASH
 
     def take_over(
         self, row: dict[str, Any], samples: dict[str, tuple[dict[str, Any], bytes]]

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxrdist.data.open import synthetic_place
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.study.collect import ClsRun, Study
@@ -72,7 +73,7 @@ def _open(run: ClsRun, key: str, origin: str, notes: list[str]) -> ShardSet | No
         notes.append(f"No run of this study read {origin} images.")
         return None
     # A run may leave the synthetic set to its default place, beside the real one.
-    path = run.config.get(key) or f"{run.config.get('shards')}-synthetic"
+    path = run.config.get(key) or synthetic_place(str(run.config.get("shards")))
     try:
         opened = ShardSet(path)
     except UserError as error:

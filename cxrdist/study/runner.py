@@ -17,6 +17,8 @@ from pathlib import Path
 from cxrdist.config import find, find_named, load_yaml
 from cxrdist.data.manifest import MANIFEST
 from cxrdist.data.mix import rule_from
+from cxrdist.data.open import synthetic_place
+from cxrdist.data.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent
 from cxrdist.progress import duration, say
@@ -66,7 +68,7 @@ class StudyConfig:
 
     @property
     def synthetic(self) -> str:
-        return f"{self.shards}-synthetic"
+        return synthetic_place(self.shards)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def steps_of(config: StudyConfig) -> list[Step]:
     if config.source is not None:
         words = [*shlex.split(config.source), "--out", config.shards]
         steps.append(Step(f"import {words[0]}", [sys.executable, "-m", "cxrdist", "import", *words]))
-    elif not (Path(config.shards) / MANIFEST).exists():
+    elif not store_of(config.shards).exists(MANIFEST):
         raise UserError(f"{config.shards}: no such shard set; import it first, or give the study a source")
     launch = launcher(config.processes)
     common = ["--shards", config.shards, *tracking_words(config)]

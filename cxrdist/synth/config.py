@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cxrdist.data.open import DEFAULT_SET
+from cxrdist.data.open import DEFAULT_SET, synthetic_place
 from cxrdist.tracking import TrackingConfig
 
 
@@ -24,7 +24,7 @@ class SynthConfig:
     mix: str = "DS3"
     """Mix whose synthetic images are made."""
     out: str | None = None
-    """Folder of the new set; by default <shards>-synthetic."""
+    """Folder of the new set, or its URL (s3://bucket/set, gs://...); by default <shards>-synthetic."""
     run: str | None = None
     """Folder of this job's config and summary; by default runs/synth-<out>."""
     encoding: Literal["png", "jpg", "npy"] = "png"
@@ -36,7 +36,7 @@ class SynthConfig:
 
     @property
     def out_place(self) -> str:
-        return self.out or f"{self.shards.rstrip('/')}-synthetic"
+        return self.out or synthetic_place(self.shards)
 
     @property
     def run_folder(self) -> Path:

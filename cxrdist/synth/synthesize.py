@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from cxrdist.config import find_named, load_yaml, to_dict
-from cxrdist.data.claim import claim, finished_set, settle
+from cxrdist.data.claim import claim, finished_set, remove_leftovers, settle
 from cxrdist.data.images import encode
+from cxrdist.data.lineage import made_from
 from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.mix import quotas, rule_from
 from cxrdist.data.open import open_real
@@ -279,6 +280,7 @@ def conclude(
     strata = [
         write_table(store, Stratum("train", name, "synthetic"), rows_) for name, rows_ in shards.items()
     ]
+    remove_leftovers(store, strata, shards.values())
     manifest = write_manifest(
         store,
         classes=real.classes,
@@ -286,12 +288,7 @@ def conclude(
         encoding=config.encoding,
         strata=strata,
         provenance=provenance | {"gates": gates},
-        lineage={
-            "kind": "synthetic",
-            "real_digest": real.digest,
-            "split": "train",
-            "generators": provenance["generators"],
-        },
+        lineage={"kind": "synthetic", **made_from(real), "generators": provenance["generators"]},
     )
     settle(store)
     return manifest
