@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from test_ingest import contents, inline, is_running, wait_until, workers_of  # noqa: F401  (a fixture)
+from test_ingest import contents, inline, is_running, make_unfinished, wait_until, workers_of  # noqa: F401  (a fixture)
 
 from cxrdist.data import ingest as ingest_module
 from cxrdist.data.importers.folder import Folder
@@ -230,3 +230,28 @@ def test_one_worker_killed_in_either_pass(tmp_path: Path) -> None:
         assert not (out / "manifest.json").exists()
     finish(start(root, out, 2))
     assert contents(out) == contents(tmp_path / "one")
+
+
+@pytest.mark.usefixtures("inline")
+def test_a_bit_that_flips_before_an_import_goes_on_is_written_again(tmp_path: Path) -> None:
+    """Wherever in a finished tar or index it is: also where nothing that is read tells of it."""
+    root, whole = draw(tmp_path / "root", size=20), tmp_path / "whole"
+    import_here(root, whole, dedup=False)
+    expected = contents(whole)
+    out = Path(shutil.copytree(whole, tmp_path / "set"))
+    make_unfinished(out)
+    unfinished = contents(out)
+    names = sorted(name for name in expected if name.endswith((".tar", ".npy")))
+    rng = random.Random(3)
+    places = [(name, rng.randrange(len(expected[name]))) for name in names for _ in range(3)]
+    # A header's checksum ends in a zero and a space that no reader looks at; after the end mark, zeros follow.
+    places += [(names[1], at) for at in (154, 155, 156, 500, 512, 513, 800, len(expected[names[1]]) - 1)]
+    for name, at in places:
+        for other, data in unfinished.items():
+            (out / other).write_bytes(data)
+        (out / "manifest.json").unlink(missing_ok=True)
+        damaged = bytearray(unfinished[name])
+        damaged[at] ^= 1 << rng.randrange(8)
+        (out / name).write_bytes(damaged)
+        import_here(root, out, dedup=False)
+        assert contents(out) == expected, (name, at)
