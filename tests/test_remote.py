@@ -133,7 +133,7 @@ def test_another_job_into_the_same_url_is_refused(
 def test_an_import_killed_in_the_middle_is_finished_by_the_same_command(
     s3: S3Server, images: Path, tmp_path: Path
 ) -> None:
-    words = ["--root", str(images), *OPTIONS, "--min-shards", "3", "--workers", "2"]
+    words = ["--root", str(images), *OPTIONS, "--dedup", "false", "--min-shards", "3", "--workers", "2"]
     assert cxrdist("import", "folder", *words, "--out", str(tmp_path / "whole")).returncode == 0
     whole = contents(tmp_path / "whole")
     reached, go_on = threading.Event(), threading.Event()
@@ -403,7 +403,7 @@ def test_a_missing_bucket_and_a_missing_set_end_a_command_with_one_line(s3: S3Se
 
 
 FORBIDDEN = ("403 Forbidden", error_body("InvalidAccessKeyId", "The key does not exist in our records."))
-CREDENTIALS = "check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+CREDENTIALS = "check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), "
 
 
 def test_wrong_credentials_end_a_command_with_one_line(s3: S3Server, images: Path) -> None:
@@ -421,13 +421,17 @@ def test_wrong_credentials_end_a_command_with_one_line(s3: S3Server, images: Pat
 @pytest.mark.usefixtures("s3")
 def test_no_credentials_end_a_command_with_one_line() -> None:
     told = error_of(cxrdist("shards", "info", URL, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY=""))
-    assert told.startswith(f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}")
+    assert told == (
+        f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}and that they permit to list, read and "
+        "write there"
+    )
 
 
 def test_rights_that_end_in_the_middle_of_an_import_end_it_with_one_line(s3: S3Server, images: Path) -> None:
     """In a worker process."""
     s3.instead = lambda method, path: FORBIDDEN if method == "PUT" and path.endswith(".tar") else None
-    words = ["import", "folder", "--root", str(images), *OPTIONS, "--workers", "2", "--out", URL]
+    words = ["import", "folder", "--root", str(images), *OPTIONS, "--dedup", "false", "--workers", "2"]
+    words += ["--out", URL]
     told = error_of(cxrdist(*words))
     assert ".tar: The key does not exist in our records: " in told and told.startswith(f"{URL}/")
     s3.instead = lambda method, path: None
