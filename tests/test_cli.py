@@ -62,6 +62,10 @@ def test_there_are_seven_commands() -> None:
         "import folder",
         "shards info",
         "shards verify",
+        "shards preview",
+        "shards index",
+        "shards convert",
+        "shards stats",
         "mix show",
         "report",
     }
@@ -125,6 +129,16 @@ def test_there_are_seven_commands() -> None:
             "tiny already holds another set (size 32, now 64; test 0.2, now 0.15; val 0.2, now 0.15)",
         ),
         (["shards", "info", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
+        (["shards", "info"], "shards/phantom is not there yet: make it with `cxrdist import phantom`"),
+        (["shards", "verify"], "shards/phantom is not there yet"),
+        (["shards", "preview"], "shards/phantom is not there yet"),
+        (["shards", "preview", "tiny", "shards/phantom/"], "shards/phantom is not there yet"),
+        (["shards", "index"], "shards/phantom is not there yet"),
+        (["shards", "convert"], "shards/phantom is not there yet"),
+        (["shards", "stats"], "shards/phantom is not there yet"),
+        (["shards", "preview", "tiny", "--out", "tiny/a.png"], "--out tiny/a.png: "),
+        (["shards", "convert", "tiny", "--encoding", "pgn"], "--encoding pgn: unknown; did you mean 'png'?"),
+        (["shards", "convert", "tiny", "--size", "64"], "--size 64: tiny has images of 32 px, and a larger"),
         (["shards", "verify", "root"], "root: not a shard set, or an unfinished one (no manifest.json)"),
         (["mix", "show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),
     ],
@@ -186,7 +200,11 @@ def test_info_as_json_has_exactly_these_keys(desk: Path) -> None:
     done = cxrdist(desk, "shards", "info", "tiny", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
+    manifest = json.loads((desk / "tiny" / "manifest.json").read_bytes())
+    assert told.pop("strata") == manifest["strata"]
+    assert told.pop("provenance") == manifest["provenance"]
     assert told == {
+        "lineage": {"kind": "real"},
         "digest": json.loads((desk / "tiny" / "manifest.json").read_bytes())["digest"],
         "image_size": 32,
         "encoding": "png",
@@ -208,9 +226,16 @@ def test_info_for_people(desk: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert lines[0] == ["tiny", "folder", "of", "images"]
-    assert lines[2][:6] == ["images", "32", "x", "32", "grey,", "png,"]
-    assert ["class", "train", "val", "test"] in lines
-    assert ["Pleural", "Effusion", "6", "real", "2", "real", "2", "real"] in lines
+    assert lines[2][:11] == ["images", "32", "x", "32", "grey,", "png,", "32", "in", "9", "tars,", "160.0"]
+    assert lines[3] == ["made", "by", "folder"]
+    assert ["class", "train", "val", "test", "size"] in lines
+    kib = sum(tar.stat().st_size for tar in (desk / "tiny").glob("*-pleural-effusion-*.tar")) / 1024
+    assert ["Pleural", "Effusion", "6", "real", "2", "real", "2", "real", f"{kib:.1f}", "KiB"] in lines
+    options = (
+        "dedup yes, encoding png, fit pad, min shards 1, seed 0, size 32, split drawn, test 0.2, val 0.2"
+    )
+    assert f"\noptions   {options}\n" in done.stdout
+    assert re.search(r"^salt      fingerprint [0-9a-f]{16}$", done.stdout, re.MULTILINE)
 
 
 def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path) -> None:
@@ -222,13 +247,57 @@ def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path
     (bad / "notes.txt").write_text("mine")
     done = cxrdist(desk, "shards", "verify", bad)
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.endswith(f"notes.txt: a file that no table names\n{bad}: 1 problem\n")
+    end = f"{bad}: 1 problem\nwhat to do: move away the files that no table names\n"
+    assert done.stdout.endswith(f"notes.txt: a file that no table names\n{end}")
     (bad / "val-normal-real-000000.tar").unlink()
     done = cxrdist(desk, "shards", "verify", bad)
-    assert done.returncode == 1 and done.stdout.endswith(f"{bad}: 2 problems\n")
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or remove its folder and make it again; "
+        "move away the files that no table names\n"
+    )
     (bad / "manifest.json").write_bytes(b"{}")
     done = cxrdist(desk, "shards", "verify", bad)
-    assert (done.returncode, done.stderr) == (1, "") and done.stdout.endswith(f"{bad}: 1 problem\n")
+    assert (done.returncode, done.stderr) == (1, "") and f"\n{bad}: 1 problem\nwhat to do: " in done.stdout
+
+
+def test_verify_quick_reads_no_image(desk: Path, tmp_path: Path) -> None:
+    bad = Path(shutil.copytree(desk / "tiny", tmp_path / "bad"))
+    tar = bad / "val-normal-real-000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[3000] ^= 1
+    tar.write_bytes(data)
+    done = cxrdist(desk, "shards", "verify", bad, "--quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"{bad}: sizes and tables are as they were written\n")
+    tar.write_bytes(data + b"more")
+    done = cxrdist(desk, "shards", "verify", bad, "--quick")
+    assert done.returncode == 1
+    assert f"\n{tar.name}: {len(data) + 4:,} bytes, not {len(data):,}\n{bad}: 1 problem\n" in done.stdout
+
+
+def test_a_set_is_converted_looked_at_and_mended(desk: Path, tmp_path: Path) -> None:
+    """One after the other in a folder of one's own, with what each prints last."""
+    shutil.copytree(desk / "tiny", tmp_path / "tiny")
+    done = cxrdist(tmp_path, "shards", "convert", "tiny", "--workers", "1")
+    assert (done.returncode, done.stderr) == (0, "")
+    digest = json.loads((tmp_path / "tiny-32-npy" / "manifest.json").read_bytes())["digest"]
+    assert done.stdout.endswith(f"tiny-32-npy: 32 images, digest {digest[:12]}\n")
+    done = cxrdist(tmp_path, "shards", "info", "tiny-32-npy")
+    of = json.loads((tmp_path / "tiny" / "manifest.json").read_bytes())["digest"][:12]
+    assert f"\nconvert   from {of} to 32 px npy\nlineage   the images of {of}, newest first\n" in done.stdout
+    done = cxrdist(tmp_path, "shards", "preview", "tiny", "tiny-32-npy")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "preview: preview.png\n", "")
+    done = cxrdist(tmp_path, "shards", "stats", "tiny")
+    assert (done.returncode, done.stderr) == (0, "") and "warning" not in done.stdout
+    (tmp_path / "tiny" / "val-normal-real-000000.index.npy").unlink()
+    done = cxrdist(tmp_path, "shards", "verify", "tiny")
+    assert done.returncode == 1
+    assert done.stdout.endswith("\nwhat to do: `cxrdist shards index tiny` makes the indexes again\n")
+    done = cxrdist(tmp_path, "shards", "index", "tiny")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("tiny: indexes: 8 whole, 1 rebuilt\n")
+    assert cxrdist(tmp_path, "shards", "verify", "tiny").returncode == 0
 
 
 def test_mix_show_tells_what_an_epoch_takes(desk: Path) -> None:

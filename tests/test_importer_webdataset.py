@@ -491,7 +491,7 @@ def test_nothing_is_read_through_a_link_that_is_put_there_later(tmp_path: Path) 
     (record,) = records(root)
     (root / "a.tar").unlink()
     (root / "a.tar").symlink_to(outside)
-    with pytest.raises(UndecodableImage, match=r"a\.tar/a: a link that leads out of the folder"):
+    with pytest.raises(UndecodableImage, match=r"a\.tar: a link that leads out of the folder"):
         WebDataset(root=str(root)).pixels(record, 16, "pad")
 
 

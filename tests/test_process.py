@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -36,3 +37,25 @@ def test_a_command_that_is_process_1_may_have_children(monkeypatch: pytest.Monke
     monkeypatch.setattr(process.os, "_exit", lambda _: pytest.fail("killed itself"))
     monkeypatch.setattr(process.ctypes, "CDLL", lambda *_, **__: type("C", (), {"prctl": lambda *_: 0})())
     process.die_with_parent(1)
+
+
+TAKES_MEMORY_AGAIN = """
+import resource
+from cxrdist.process import keep_freed_memory
+{call}
+faults = []
+for _ in range(4):
+    [b"x" * 2**20 for _ in range(8)]
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[3] - faults[1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_memory_that_is_kept_is_not_taken_from_the_system_again() -> None:
+    def pages(call: str) -> int:
+        command = [sys.executable, "-c", TAKES_MEMORY_AGAIN.format(call=call)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+
+    # Twice 8 MiB, in pages of 4 KiB; the system may hand out a few of them at once.
+    assert pages("") > 2048 > 100 > pages("keep_freed_memory()")

@@ -24,7 +24,9 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
 
   cxrdist import NAME                   radiographs -> a shard set; NAME is one of
                                         {", ".join(imports.COMMANDS)}
-  cxrdist shards info|verify SET        what a set holds; whether it is whole
+  cxrdist shards info|stats|preview SET what a set holds: counts and origin; grey values, views, people; a picture
+  cxrdist shards verify|index SET       whether it is whole; indexes made again
+  cxrdist shards convert SET            the same set in another encoding or a smaller size
   cxrdist mix show DS3                  what an epoch of a mix takes
   cxrdist study configs/study/demo.yaml the whole experiment
   cxrdist report runs/... --out report  a page about finished runs

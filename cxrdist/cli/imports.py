@@ -9,7 +9,6 @@ from typing import Any
 from cxrdist.config import parse
 from cxrdist.data.importers import IMPORTERS, Importer
 from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.open import DEFAULT_SET
 
 
 def command_of(source: type[Importer]) -> Callable[[Sequence[str]], None]:
@@ -29,7 +28,7 @@ def command_of(source: type[Importer]) -> Callable[[Sequence[str]], None]:
 
 def options_of(source: type[Importer]) -> type:
     """A dataclass with the source's fields, then those of every import."""
-    out: list[tuple[str, type, str]] = [("out", str, DEFAULT_SET)] if source.is_phantom else []
+    out = [] if source.default_out is None else [("out", str, source.default_out)]
     options = make_dataclass(
         source.__name__,
         out,

@@ -1,13 +1,29 @@
-"""``cxrdist shards ...``: what a shard set holds, and whether it is whole."""
+"""``cxrdist shards ...``: what a shard set holds, whether it is whole, how it looks; and making it another one."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from cxrdist.config import parse
-from cxrdist.data.open import DEFAULT_SET
+from cxrdist.data.convert import ConvertOptions
+from cxrdist.data.open import DEFAULT_SET, check_default_is_there
+
+T = TypeVar("T")
+
+
+def options_of(cls: type[T], argv: Sequence[str], name: str, example: str, positional: str = "set") -> T:
+    """The command's options. Raises UserError where they mean the default set and it is not there."""
+    prog = f"cxrdist shards {name}"
+    options = parse(cls, argv, prog=prog, example=f"{prog} {example}", positional=(positional,))
+    named = getattr(options, positional)
+    for place in (named,) if isinstance(named, str) else named:
+        check_default_is_there(place)
+    return options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,19 +31,13 @@ class ShardsInfo:
     """What a shard set holds and where it comes from."""
 
     set: str = DEFAULT_SET
-    """Folder of the set."""
+    """Folder of the set, or its URL."""
     json: bool = False
-    """As JSON: digest, image_size, encoding, classes, counts."""
+    """As JSON: digest, image_size, encoding, classes, counts, strata, provenance, lineage."""
 
 
 def info(argv: Sequence[str]) -> None:
-    options = parse(
-        ShardsInfo,
-        argv,
-        prog="cxrdist shards info",
-        example="cxrdist shards info shards/phantom",
-        positional=("set",),
-    )
+    options = options_of(ShardsInfo, argv, "info", "shards/phantom")
     from cxrdist.data.info import as_json, print_info
 
     if options.json:
@@ -41,25 +51,115 @@ class ShardsVerify:
     """Read a whole shard set and list all that is wrong with it; exit code 1 if anything is."""
 
     set: str = DEFAULT_SET
-    """Folder of the set."""
+    """Folder of the set, or its URL."""
+    quick: bool = False
+    """Compare sizes, manifest and tables only; no image is read."""
 
 
 def verify(argv: Sequence[str]) -> int:
-    options = parse(
-        ShardsVerify,
-        argv,
-        prog="cxrdist shards verify",
-        example="cxrdist shards verify shards/phantom",
-        positional=("set",),
-    )
-    from cxrdist.data.verify import verify
+    options = options_of(ShardsVerify, argv, "verify", "shards/phantom --quick")
+    from cxrdist.data.verify import remedy, verify
 
-    found = verify(options.set)
+    found = verify(options.set, quick=options.quick)
     for line in found:
         print(line)
-    count = f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else "all is as it was written"
-    print(f"{options.set}: {count}")
+    well = "sizes and tables are as they were written" if options.quick else "all is as it was written"
+    print(f"{options.set}: {problems(found) or well}")
+    if found:
+        print(remedy(options.set, found))
     return 1 if found else 0
 
 
-COMMANDS = {"info": info, "verify": verify}
+def problems(found: Sequence[str]) -> str:
+    return f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsPreview:
+    """Draw a contact sheet of one or several shard sets: a row for each class and origin."""
+
+    sets: tuple[str, ...] = (DEFAULT_SET,)
+    """Folders of sets, or their URLs: a set and its synthetic one side by side, say."""
+    out: str = "preview.png"
+    """The PNG file to write; not within a shard set."""
+    split: str = "train"
+    """train, val or test."""
+    count: int = 8
+    """Images of each row."""
+
+
+def preview(argv: Sequence[str]) -> None:
+    options = options_of(ShardsPreview, argv, "preview", "shards/phantom --out preview.png", "sets")
+    from cxrdist.data.preview import preview
+
+    preview(options.sets, options.out, split=options.split, count=options.count)
+    print(f"preview: {options.out}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsIndex:
+    """Rebuild the indexes of a shard set that are missing or damaged, from its tars; exit code 1 if one can't be."""
+
+    set: str = DEFAULT_SET
+    """Folder of the set, or its URL."""
+
+
+def index(argv: Sequence[str]) -> int:
+    options = options_of(ShardsIndex, argv, "index", "shards/phantom")
+    from cxrdist.data.manifest import REMEDY
+    from cxrdist.data.reindex import reindex
+
+    result = reindex(options.set)
+    for name in result.rebuilt:
+        print(f"{name}: rebuilt")
+    for line in result.problems:
+        print(line)
+    counts = f"{result.whole:,} whole, {len(result.rebuilt):,} rebuilt"
+    print(f"{options.set}: indexes: {counts}{', ' * bool(result.problems)}{problems(result.problems)}")
+    if result.problems:
+        print(f"what to do: {REMEDY}")
+    return 1 if result.problems else 0
+
+
+def convert(argv: Sequence[str]) -> None:
+    example = "shards/phantom --encoding npy --out shards/phantom-npy"
+    options = options_of(ConvertOptions, argv, "convert", example)
+    from cxrdist.data.convert import convert
+
+    convert(options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardsStats:
+    """Grey values, views, sex and age of each class, with a warning where they tell the class.
+
+    Reads every image.
+    """
+
+    set: str = DEFAULT_SET
+    """Folder of the set, or its URL."""
+    json: bool = False
+    """As JSON; progress then goes to stderr."""
+
+
+def stats(argv: Sequence[str]) -> None:
+    options = options_of(ShardsStats, argv, "stats", "shards/phantom")
+    from cxrdist.data.stats import as_json, stats
+    from cxrdist.data.stats_tables import print_stats
+
+    if options.json:
+        with contextlib.redirect_stdout(sys.stderr):
+            found = stats(options.set)
+        print(json.dumps(as_json(found), indent=1))
+    else:
+        print_stats(stats(options.set))
+
+
+COMMANDS = {
+    "info": info,
+    "verify": verify,
+    "preview": preview,
+    "index": index,
+    "convert": convert,
+    "stats": stats,
+}

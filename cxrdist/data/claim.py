@@ -20,6 +20,7 @@ FOUND_LATER = ("undecodable", "near_duplicates", "gates")
 # They follow from the images and the options, so they are told only where nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 PLAIN_WORDS = {
+    "converted": "source or conversion",
     "left_out": "number of images left out",
     "records_sha256": "images, patients or labels",
     "salt_fingerprint": "salt",

@@ -16,6 +16,8 @@ from cxrdist.errors import UserError, nearest
 
 ENCODINGS = ("png", "jpg", "npy")
 FITS = ("pad", "crop")
+FOREIGN = {"pad": "foreign-pad", "crop": "foreign-crop"}
+"""The "encoding" of a set whose tars others wrote: any file that ``grey_of`` reads, made square as the name says."""
 MAX_PIXELS = 100_000_000
 """No radiograph is larger; a file that declares more is a decompression bomb or damaged."""
 
@@ -77,6 +79,11 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
     return _decoding(lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values())), tone), size, fit))
 
 
+def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A square image [H, H] uint8 as [size, size] uint8, by the anti-aliasing filter of an import."""
+    return _resize(Image.fromarray(pixels), size, "pad")
+
+
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
     """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata."""
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
@@ -94,8 +101,12 @@ def encode(pixels: np.ndarray, encoding: str) -> bytes:
 def decode(data: bytes, encoding: str, size: int) -> np.ndarray:
     """The bytes of a shard member as a new [size, size] uint8 array.
 
-    Raises UndecodableImage for anything else than one whole grey image of exactly this size and encoding.
+    Raises UndecodableImage for anything else than one whole grey image of exactly this size and encoding; where
+    the encoding is one of ``FOREIGN``, for anything that ``grey_of`` does not read.
     """
+    for fit, name in FOREIGN.items():
+        if encoding == name:
+            return grey_of(data, size, fit)
     _check_encoding(encoding)
     if encoding == "npy":
         return _decode_npy(data, size)

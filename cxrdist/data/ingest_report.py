@@ -13,6 +13,7 @@ from cxrdist.data.labels import Labelling
 from cxrdist.data.manifest import SPLITS
 from cxrdist.data.privacy import Salt
 from cxrdist.data.shard_tasks import sample_meta
+from cxrdist.data.wording import worded
 from cxrdist.progress import say
 
 
@@ -81,13 +82,7 @@ def print_rules(provenance: dict[str, Any], unknown: int) -> None:
     rules = {k: provenance["options"][k] for k in ("label_rule", "split", "dedup", "fit")} | provenance[
         "source_options"
     ]
-    words = {True: "yes", False: "no"}
-    told = (
-        f"{name.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
-        for name, value in rules.items()
-        if value is not None
-    )
-    say(f"rules: {', '.join(told)}")
+    say(f"rules: {worded(rules)}")
     if unknown:
         say(
             f"warning: {unknown:,} images name no patient, so each counts as one: two images of one patient may "

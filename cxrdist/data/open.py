@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from cxrdist.data.importers.phantom import DEFAULT_SET, Phantom
+from cxrdist.data.lineage import descends_from
 from cxrdist.data.manifest import MANIFEST
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.progress import say
 
-DEFAULT_SET = "shards/phantom"
+
+def check_default_is_there(place: str) -> None:
+    """Raises UserError where the default set is meant and nobody has made it yet."""
+    if place.rstrip("/") == DEFAULT_SET and not store_of(place).is_there():
+        raise UserError(
+            f"{DEFAULT_SET} is not there yet: make it with `cxrdist import phantom`, or name another set"
+        )
 
 
 def synthetic_place(real: str) -> str:
@@ -19,7 +27,6 @@ def synthetic_place(real: str) -> str:
 def open_real(path: str) -> ShardSet:
     """A set of real images (or the phantom). Raises UserError where there is none, or a synthetic one."""
     if path.rstrip("/") == DEFAULT_SET and not store_of(path).exists(MANIFEST):
-        from cxrdist.data.importers.phantom import Phantom
         from cxrdist.data.ingest import IngestOptions, ingest
 
         say(
@@ -33,7 +40,8 @@ def open_real(path: str) -> ShardSet:
 
 
 def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = False) -> ShardSet:
-    """A synthetic set that descends from the train split of ``real``.
+    """A synthetic set that descends from the train split of ``real``, or of a conversion of it, or of what it was
+    converted from.
 
     Raises UserError where it does not: its generator may have seen validation or test patients.
     """
@@ -42,8 +50,7 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
     if lineage["kind"] != "synthetic":
         raise UserError(f"{path} is a set of real images: give it as --shards")
     check_same_kind(real, synthetic)
-    descends = lineage["real_digest"] == real.digest and lineage["split"] == "train"
-    if not descends and not allow_other_lineage:
+    if not descends_from(lineage, real) and not allow_other_lineage:
         raise UserError(
             f"{path} descends from another real set ({lineage['real_digest'][:12]}) than {real} "
             f"({real.digest[:12]}), so its generator may have seen validation or test patients: synthesise from "
@@ -61,7 +68,8 @@ def check_same_kind(real: ShardSet, synthetic: ShardSet) -> None:
             "mix sets of the same classes only"
         )
     if real.image_size != synthetic.image_size:
+        small, large = sorted((real, synthetic), key=lambda shards: shards.image_size)
         raise UserError(
-            f"{real} has images of {real.image_size} px and {synthetic} of "
-            f"{synthetic.image_size} px: make the second one again at --size {real.image_size}"
+            f"{real} has images of {real.image_size} px and {synthetic} of {synthetic.image_size} px: make the "
+            f"larger one smaller with `cxrdist shards convert {large} --size {small.image_size}`"
         )

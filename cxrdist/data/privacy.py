@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import os
 import secrets
@@ -40,7 +39,7 @@ class Salt:
 
     def _hash(self, purpose: bytes, text: str) -> str:
         message = purpose + b"\0" + text.encode()
-        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:HASH_DIGITS]
+        return hmac.digest(self.secret, message, "sha256").hex()[:HASH_DIGITS]
 
 
 def default_salt_file() -> Path:

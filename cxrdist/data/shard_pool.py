@@ -17,7 +17,7 @@ from cxrdist.data.manifest import Stratum
 from cxrdist.data.shards import Sample, finished_shard, write_shard
 from cxrdist.data.store import Store
 from cxrdist.errors import UserError
-from cxrdist.process import die_with_parent
+from cxrdist.process import die_with_parent, keep_freed_memory
 from cxrdist.progress import Progress, say
 
 MAX_UNDECODABLE_SHARE = 0.01
@@ -45,8 +45,8 @@ class Stopped(Exception):
     """Ends the task of a worker whose result nobody waits for."""
 
 
-class UndecodableSource(Exception):
-    """Too many images of a source do not decode to make a set of the others."""
+class UndecodableSource(UserError):
+    """Too many images of a source do not decode to make a set of the others; nothing was written."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +117,26 @@ def write_all(
             take(task, result)
         results[task.stratum, task.number] = result
         undecodable += result.undecodable
-        if len(undecodable) > MAX_UNDECODABLE_SHARE * images:
-            raise UndecodableSource(
-                f"{len(undecodable)} or more of {images} images do not decode, over "
-                f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or take "
-                "these images out of the table"
-            )
+        check_undecodable(undecodable, images)
+    tell_undecodable(undecodable)
+    return results
+
+
+def check_undecodable(undecodable: list[str], images: int) -> None:
+    """Raises UndecodableSource where more than 1 % of the images do not decode."""
+    if len(undecodable) > MAX_UNDECODABLE_SHARE * images:
+        raise UndecodableSource(
+            f"{len(undecodable)} or more of {images} images do not decode, over "
+            f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or take "
+            "these images out of the table; nothing was written"
+        )
+
+
+def tell_undecodable(undecodable: list[str]) -> None:
     for line in sorted(undecodable)[:LISTED_UNDECODABLE]:
         say(f"left out, does not decode: {line}")
     if len(undecodable) > LISTED_UNDECODABLE:
         say(f"... and {len(undecodable) - LISTED_UNDECODABLE} more")
-    return results
 
 
 def rows_of(results: Results) -> dict[Stratum, list[dict[str, Any]]]:
@@ -197,6 +206,7 @@ def without_interrupts() -> Iterator[None]:
 
 def start_worker(parent: int, shared: Shared) -> None:
     die_with_parent(parent)
+    keep_freed_memory()
     share(shared)
 
 

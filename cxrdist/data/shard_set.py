@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from cxrdist.data.images import UndecodableImage, decode
+from cxrdist.data.images import FOREIGN, UndecodableImage, decode
 from cxrdist.data.manifest import (
     REMEDY,
     Manifest,
@@ -41,6 +41,11 @@ class StratumReader:
     def samples(self) -> int:
         return self.entry["samples"]
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the tars are others' own, each perhaps with samples of several strata."""
+        return self.encoding in FOREIGN.values()
+
     @cached_property
     def shards(self) -> list[dict[str, Any]]:
         return read_table(self.store, self.entry)
@@ -61,7 +66,14 @@ class StratumReader:
     def index(self, shard: int) -> np.ndarray:
         if shard not in self._indexes:
             row = self.shards[shard]
-            self._indexes[shard] = read_index(self.store, index_name(row["name"]), row["index_sha256"])
+            index = read_index(self.store, index_name(row["name"]), row["index_sha256"])
+            if self.is_foreign:
+                index = index[
+                    (index["split"] == self.entry["split"].encode())
+                    & (index["class"] == self.class_index)
+                    & (index["origin"] == self.entry["origin"].encode())
+                ]
+            self._indexes[shard] = index
         return self._indexes[shard]
 
     def key(self, number: int) -> bytes:
@@ -71,7 +83,9 @@ class StratumReader:
     def image_bytes(self, number: int) -> bytes:
         """The encoded image. Raises UserError, naming shard, key and offset, where its hash does not fit."""
         shard, row = self.locate(number)
-        entry = self.index(shard)[row]
+        return self._bytes(shard, self.index(shard)[row])
+
+    def _bytes(self, shard: int, entry: np.void) -> bytes:
         name = self.shards[shard]["name"]
         try:
             data = self.store.read_range(name, int(entry["offset_bytes"]), int(entry["length_bytes"]))
@@ -98,10 +112,23 @@ class StratumReader:
             with self.store.open(row["name"]) as file:
                 if hashed(file)[1] != row["sha256"]:
                     raise UserError(f"{where}: changed since it was written; {REMEDY}")
+                if self.is_foreign:
+                    yield from self._foreign(shard)
+                    return
                 for _, sample in read_tar(file, where, self.class_index, self.encoding):
                     yield sample
         except FileNotFoundError:
             raise UserError(f"{where}: missing; {REMEDY}") from None
+
+    def _foreign(self, shard: int) -> Iterator[Sample]:
+        """What is known of samples in others' tars: their metadata stays there."""
+        for entry in self.index(shard):
+            meta = {
+                "patient": entry["patient"].decode(),
+                "origin": self.entry["origin"],
+                "source": "webdataset",
+            }
+            yield Sample(entry["key"].decode(), self._bytes(shard, entry), meta)
 
     def _corrupt(self, shard: int, entry: np.void, why: str) -> UserError:
         return UserError(
@@ -133,6 +160,11 @@ class ShardSet:
     @property
     def image_size(self) -> int:
         return self.manifest["image_size"]
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its tars are others' own, indexed where they lie."""
+        return self.manifest["encoding"] in FOREIGN.values()
 
     @property
     def strata(self) -> list[Stratum]:

@@ -8,7 +8,6 @@ sample i costs one read at a known offset, wherever i stands.
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -21,13 +20,13 @@ import xxhash
 
 from cxrdist.data.manifest import REMEDY, Stratum, index_bytes
 from cxrdist.data.store import Store, write_to
+from cxrdist.data.tar_writer import TarWriter
 from cxrdist.errors import UserError
 from cxrdist.files import sha256_bytes
 
 SHARD_BYTES = 64 * 2**20
 TYPICAL_BYTES_PER_PIXEL = {"npy": 1.0, "png": 0.55, "jpg": 0.3}
 TAR_BYTES_PER_SAMPLE = 3072
-OWNER = "cxrdist"
 
 T = TypeVar("T")
 IndexRow = tuple[Any, ...]
@@ -48,6 +47,13 @@ def samples_per_shard(image_size: int, encoding: str, shard_bytes: int = SHARD_B
     on which process writes them, nor on which images turn out not to decode."""
     sample_bytes = image_size**2 * TYPICAL_BYTES_PER_PIXEL[encoding] + TAR_BYTES_PER_SAMPLE
     return max(1, int(shard_bytes / sample_bytes))
+
+
+def cuts(samples: int, length: int, min_shards: int) -> list[tuple[int, int]]:
+    """Start and stop of each shard of a stratum: about equal, at most ``length`` long, and ``min_shards`` of them
+    where there are so many samples."""
+    shards = max(-(-samples // length), min(min_shards, samples))
+    return [(samples * n // shards, samples * (n + 1) // shards) for n in range(shards)]
 
 
 def tar_name(stratum: Stratum, number: int) -> str:
@@ -80,60 +86,22 @@ def write_shard(
     if first is None:
         return {"samples": 0}
     with store.writer(name) as file:
-        hashing = _Hashing(file)
-        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in itertools.chain((first,), iterator):
-                if sample.key in written:
-                    raise UserError(f"{store}/{name}: {sample.key} would stand in it twice")
-                written.add(sample.key)
-                members = {
-                    encoding: sample.image,
-                    "cls": str(class_index).encode(),
-                    "json": json.dumps(sample.meta, sort_keys=True).encode(),
-                }
-                offsets = {
-                    suffix: _add(tar, f"{sample.key}.{suffix}", members[suffix]) for suffix in sorted(members)
-                }
-                rows.append(index_row(sample, stratum, class_index, offsets[encoding]))
+        tar = TarWriter(file)
+        for sample in itertools.chain((first,), iterator):
+            if sample.key in written:
+                raise UserError(f"{store}/{name}: {sample.key} would stand in it twice")
+            written.add(sample.key)
+            members = {
+                encoding: sample.image,
+                "cls": str(class_index).encode(),
+                "json": json.dumps(sample.meta, sort_keys=True).encode(),
+            }
+            offsets = tar.add({f"{sample.key}.{suffix}": members[suffix] for suffix in sorted(members)})
+            rows.append(index_row(sample, stratum, class_index, offsets[f"{sample.key}.{encoding}"]))
+        tar.finish()
     index = index_bytes(rows)
     write_to(store, index_name(name), index)
-    return _table_row(name, (hashing.bytes, hashing.sha256), index, len(rows))
-
-
-class _Hashing(io.RawIOBase):
-    """Passes on what is written, and knows its length and SHA-256."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self.bytes = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._file.write(data)
-        self._sha256.update(data)
-        self.bytes += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self.bytes
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
-    """Add a member; returns the offset of its bytes."""
-    member = tarfile.TarInfo(name)
-    # Fixed owner, mode and time: the bytes of a tar are a function of its samples alone.
-    member.size, member.mode, member.mtime = len(data), 0o444, 0
-    member.uname = member.gname = OWNER
-    tar.addfile(member, io.BytesIO(data))
-    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    return tar.offset - padded
+    return _table_row(name, (tar.bytes, tar.sha256), index, len(rows))
 
 
 def index_row(sample: Sample, stratum: Stratum, class_index: int, offset: int) -> IndexRow:

@@ -29,9 +29,11 @@ def split_patients(
     matters. ``test=None`` draws no test split. Raises UserError, naming the class, where this cannot be done.
     """
     assert len(patients) == len(labels)
-    images: dict[str, Counter[str]] = defaultdict(Counter)
+    # Most patients have one image: they share the counts of its class, since a Counter takes 300 bytes.
+    one_image = {label: Counter((label,)) for label in labels}
+    images: dict[str, Counter[str]] = {}
     for patient, label in zip(patients, labels):
-        images[patient][label] += 1
+        images[patient] = images[patient] + one_image[label] if patient in images else one_image[label]
     patients_of: dict[str, list[str]] = defaultdict(list)
     for patient, counts in images.items():
         for label in counts:

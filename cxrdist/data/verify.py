@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import xxhash
@@ -37,6 +37,8 @@ from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError
 from cxrdist.files import sha256_bytes
 from cxrdist.progress import Progress
+
+STRANGER = ": a file that no table names"
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,51 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         known |= {name for row in table for name in (row["name"], index_name(row["name"]))}
     if counts_of(shards.manifest["strata"], shards.classes) != shards.manifest["counts"]:
         found.append(f"{MANIFEST}: its counts are not those of its strata")
+    if shards.is_foreign:
+        # One tar holds samples of several strata, and is read once.
+        tasks = [*{row["name"]: (entry, row) for entry, row in tasks}.values()]
     indexes: list[np.ndarray] = []
-    with Progress(f"verify {store}", sum(row["samples"] for _, row in tasks)) as progress:
+    with Progress(
+        f"verify {store}", sum(entry["samples"] for entry in shards.manifest["strata"])
+    ) as progress:
         for row, checked in check_all(shards, tasks, quick):
             found += checked.problems
             indexes.append(checked.index)
-            progress.advance(row["samples"])
+            progress.advance(row["samples"] if quick else len(checked.index))
     if not quick:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
-    found += [f"{name}: a file that no table names" for name in store.names() if name not in known]
-    return found
+        if shards.is_foreign:
+            found += check_strata(shards, indexes)
+    strangers = [name for name in store.names() if name not in known]
+    if shards.is_foreign:
+        # The folder is others' own: what else lies in it is not ours to judge, but a tar would seem to be read.
+        strangers = [name for name in strangers if name.endswith(".tar")]
+    return found + [f"{name}{STRANGER}" for name in strangers]
+
+
+def check_strata(shards: ShardSet, indexes: list[np.ndarray]) -> Iterator[str]:
+    """Others' tars: how many samples of each stratum the indexes tell of."""
+    index = np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)])
+    for entry in shards.manifest["strata"]:
+        here = (index["split"] == entry["split"].encode()) & (
+            index["class"] == shards.classes.index(entry["class"])
+        )
+        if (count := int(here.sum())) != entry["samples"]:
+            yield f"{entry['table']}: the indexes tell of {count:,} samples, not {entry['samples']:,}"
+
+
+def remedy(place: str, found: list[str]) -> str:
+    """What to do about what ``verify`` found, in one line."""
+    strangers = sum(line.endswith(STRANGER) for line in found)
+    indexes = sum(line.partition(": ")[0].endswith(index_name("")) for line in found)
+    todo = []
+    if len(found) > strangers + indexes:
+        todo.append(REMEDY)
+    elif indexes:
+        todo.append(f"`cxrdist shards index {place}` makes the indexes again")
+    if strangers:
+        todo.append("move away the files that no table names")
+    return f"what to do: {'; '.join(todo)}"
 
 
 def check_all(
@@ -103,8 +140,11 @@ def check_all(
 
 def check_sizes(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
     problems = []
-    index_bytes_ = len(index_bytes([])) + row["samples"] * INDEX_DTYPE.itemsize
-    for name, expected in ((row["name"], row["bytes"]), (index_name(row["name"]), index_bytes_)):
+    expected_bytes = {row["name"]: row["bytes"]}
+    if not shards.is_foreign:
+        # The index of a tar of others' has rows of several strata.
+        expected_bytes[index_name(row["name"])] = len(index_bytes([])) + row["samples"] * INDEX_DTYPE.itemsize
+    for name, expected in expected_bytes.items():
         try:
             size = shards.store.size(name)
         except FileNotFoundError:
@@ -119,6 +159,8 @@ def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
     """Tar and index against the table, the index against the tar, each image against the index and the set."""
     store, name = shards.store, row["name"]
     index, problems = check_index(store, index_name(name), row["index_sha256"])
+    if shards.is_foreign:
+        return check_foreign(shards, row, index, problems)
     try:
         rows, of_tar = check_tar(shards, entry, row)
     except FileNotFoundError:
@@ -129,6 +171,29 @@ def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
     if of_tar and index is not None:
         problems += [f"{name}: {line}" for line in damaged(store, name, index)]
     return Checked(index_array(rows or []) if index is None else index, problems)
+
+
+def check_foreign(
+    shards: ShardSet, row: dict[str, Any], index: np.ndarray | None, problems: list[str]
+) -> Checked:
+    """A tar that others wrote, against the table; every image that its index tells of, against the index."""
+    store, name = shards.store, row["name"]
+    index = np.empty(0, INDEX_DTYPE) if index is None else index
+    try:
+        with store.open(name) as file:
+            problems += size_and_digest(name, file, row)
+        problems += [f"{name}: {line}" for line in damaged(store, name, index)]
+    except FileNotFoundError:
+        return Checked(np.empty(0, INDEX_DTYPE), [*problems, f"{name}: missing"])
+    return Checked(index, problems)
+
+
+def size_and_digest(name: str, file: IO[bytes], row: dict[str, Any]) -> list[str]:
+    """What is wrong with a tar as a file, which is then at its beginning again."""
+    size, digest = hashed(file)
+    if size != row["bytes"]:
+        return [f"{name}: {size:,} bytes, not {row['bytes']:,}"]
+    return [f"{name}: changed since it was written"] if digest != row["sha256"] else []
 
 
 def check_index(store: Store, name: str, sha256: str) -> tuple[np.ndarray | None, list[str]]:
@@ -151,11 +216,7 @@ def check_tar(
     rows: list[IndexRow] = []
     problems: list[str] = []
     with shards.store.open(name) as file:
-        size, digest = hashed(file)
-        if size != row["bytes"]:
-            problems.append(f"{name}: {size:,} bytes, not {row['bytes']:,}")
-        elif digest != row["sha256"]:
-            problems.append(f"{name}: changed since it was written")
+        problems += size_and_digest(name, file, row)
         try:
             for offset, sample in read_tar(file, name, class_index, encoding):
                 rows.append(index_row(sample, stratum, class_index, offset))

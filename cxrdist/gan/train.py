@@ -22,6 +22,7 @@ from cxrdist.checkpoint import (
     weights_sha256,
 )
 from cxrdist.config import to_dict
+from cxrdist.data.lineage import made_from
 from cxrdist.data.mix import check_divides
 from cxrdist.data.open import open_real
 from cxrdist.data.shard_set import ShardSet
@@ -275,7 +276,7 @@ class ClassTrainer:
                 "network": dataclasses.asdict(self.network),
                 "class": self.class_name,
                 "weights_sha256": digest,
-                "lineage": {"real_digest": self.shards.digest, "split": "train"},
+                "lineage": made_from(self.shards),
             }
             write_atomic(self.folder / MODEL_FILE, canonical_json(model))
             write_summary(

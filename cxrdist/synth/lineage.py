@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrdist.checkpoint import load_weights, weights_sha256
+from cxrdist.data.lineage import descends_from
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import read_json, slug
@@ -24,16 +25,21 @@ class TrainedGenerator:
 
 def load_generator(gan_run: Path, class_name: str, shards: ShardSet) -> TrainedGenerator:
     """The generator of a class. Raises UserError where it is missing, changed, of another image size, or has
-    learnt from anything but the train split of ``shards``."""
+    learnt from anything but the train split of ``shards`` or of a conversion of it."""
     folder = gan_run / slug(class_name)
     again = f"accelerate launch launch/train_gan.py --shards {shards} --run {gan_run}"
     if not (folder / "model.json").exists():
         raise UserError(f"{gan_run} has no finished generator of {class_name}; train it with `{again}`")
     model: dict[str, Any] = read_json(folder / "model.json")
-    if model["lineage"] != {"real_digest": shards.digest, "split": "train"}:
+    if not descends_from(model["lineage"], shards):
         raise UserError(
             f"{folder}: this generator has learnt from another set ({model['lineage']['real_digest'][:12]}) than "
             f"{shards} ({shards.digest[:12]}); train one on it with `{again}-other`"
+        )
+    if model["network"]["size"] != shards.image_size:
+        raise UserError(
+            f"{folder}: this generator makes images of {model['network']['size']} px, and {shards} has "
+            f"{shards.image_size} px; train one on it with `{again}-other`"
         )
     network = Generator(DCGANConfig(**model["network"]))
     load_weights(folder / "generator.safetensors", network)

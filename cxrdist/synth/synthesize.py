@@ -22,6 +22,7 @@ import torch
 from cxrdist.config import find_named, load_yaml, to_dict
 from cxrdist.data.claim import claim, finished_set, remove_leftovers, settle
 from cxrdist.data.images import encode
+from cxrdist.data.lineage import made_from
 from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.mix import quotas, rule_from
 from cxrdist.data.open import open_real
@@ -287,12 +288,7 @@ def conclude(
         encoding=config.encoding,
         strata=strata,
         provenance=provenance | {"gates": gates},
-        lineage={
-            "kind": "synthetic",
-            "real_digest": real.digest,
-            "split": "train",
-            "generators": provenance["generators"],
-        },
+        lineage={"kind": "synthetic", **made_from(real), "generators": provenance["generators"]},
     )
     settle(store)
     return manifest

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cxrdist.data.images import UndecodableImage, load_grey
+from cxrdist.data.images import load_grey
 from cxrdist.errors import UserError, nearest
 
 PLACES = ("root", "table")
@@ -66,6 +66,8 @@ class Importer:
     is_phantom: ClassVar[bool] = False
     largest_size: ClassVar[int] = 2048
     """Pixels a side that it can give."""
+    default_out: ClassVar[str | None] = None
+    """What ``--out`` is where it is not given; None where it must be."""
     default_split: ClassVar[str] = "drawn"
     """What ``--split`` is where it is not given: "official" where the user wrote the source's splits."""
 
@@ -94,22 +96,6 @@ class FileImporter(Importer):
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         return load_grey(Path(self.root) / record.file, size, fit)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfinedImporter(FileImporter):
-    """A source that others may have filled: nothing is read through a link that leads out of its root."""
-
-    def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        return load_grey(confined(self.root, record.file), size, fit)
-
-
-def confined(root: str, file: str) -> Path:
-    """A file below ``root``. Raises UndecodableImage where a link leads out of there."""
-    path = Path(root, file)
-    if not path.resolve().is_relative_to(Path(root).resolve()):
-        raise UndecodableImage("a link that leads out of the folder", str(path))
-    return path
 
 
 def check_choice(option: str, value: str, choices: Sequence[str]) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.base import ConfinedImporter, Record
+from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.confined import ConfinedImporter
 from cxrdist.data.importers.tables import (
     age_years,
     cell,
@@ -24,10 +25,10 @@ class CsvTable(ConfinedImporter):
     """Import the PNG, JPEG or DICOM files that a CSV lists, one a line, in the columns path, label and, where known,
     patient_id, view, sex, age (years) and split (train, val or test). Paths are relative to the root.
 
-    The label is the class. Other columns are ignored. An image without patient_id counts as a patient of its
-    own; where any line has a split, the lines without one are left out, unless ``--split drawn``. Nothing is
-    read through a link that leads out of the root: such an image, like one that is not there, stays a record,
-    and counts as undecodable later.
+    The label is the class. Other columns are ignored. What the table leaves open a DICOM file may say; an image
+    without any patient counts as one of its own. Where any line has a split, the lines without one are left out,
+    unless ``--split drawn``. Nothing is read through a link that leads out of the root: such an image, like one
+    that is not there, stays a record, and counts as undecodable later.
     """
 
     table: str = "labels.csv"
@@ -39,6 +40,9 @@ class CsvTable(ConfinedImporter):
     default_split = "official"
 
     def records(self) -> Iterator[Record]:
+        return self.described(self._records())
+
+    def _records(self) -> Iterator[Record]:
         table = find_table(Path(self.root), self.table)
         seen: set[str] = set()
         for where, row in rows_of(table, ("path", "label")):

@@ -1,4 +1,4 @@
-"""Any radiographs sorted into one folder per class; their patients are unknown."""
+"""Any radiographs sorted into one folder per class; only DICOM files tell whose they are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.base import ConfinedImporter, Record
+from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.confined import ConfinedImporter
 from cxrdist.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
@@ -16,8 +17,8 @@ _DICOM_PREAMBLE_BYTES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(ConfinedImporter):
-    """Import DIR/<class>/*.png|jpg|jpeg|dcm|dicom at any depth, and DICOM files without an ending. Each image counts
-    as a patient of its own.
+    """Import DIR/<class>/*.png|jpg|jpeg|dcm|dicom at any depth, and DICOM files without an ending. Each PNG and JPEG
+    counts as a patient of its own; near-duplicate films are kept on one side of the split.
 
     Files that are hidden, or no images by their name, are ignored; one without an ending, or with a number for
     one (a UID), is an image where it begins like a DICOM file. All names of one file (symbolic links) are one
@@ -30,6 +31,9 @@ class Folder(ConfinedImporter):
     example = "cxrdist import folder --root my_images --out shards/mine --size 64"
 
     def records(self) -> Iterator[Record]:
+        return self.described(self._records())
+
+    def _records(self) -> Iterator[Record]:
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; name a folder that holds one folder per class")

@@ -13,6 +13,9 @@ from cxrdist.data.phantom import CLASSES, describe, render
 from cxrdist.data.phantom.anatomy import Stream, generator
 from cxrdist.errors import UserError, nearest
 
+DEFAULT_SET = "shards/phantom"
+"""What every command takes where no set is named."""
+
 # The paper's radiographs per class (Salehinejad et al. 2018).
 _PAPER = {
     "Cardiomegaly": 17_098,
@@ -53,6 +56,7 @@ class Phantom(Importer):
     example = "cxrdist import phantom --out shards/phantom --size 64 --seed 0"
     is_phantom = True
     largest_size = 1024
+    default_out = DEFAULT_SET
 
     def __post_init__(self) -> None:
         if self.images < 1:

@@ -14,7 +14,8 @@ import numpy as np
 
 from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
-from cxrdist.data.importers.base import FileImporter, Record, confined
+from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.confined import confined
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word
 from cxrdist.errors import UserError
 
@@ -43,6 +44,9 @@ class WebDataset(FileImporter):
     """Field of the .json that holds the patient."""
     split_from_names: bool = False
     """Take the split from the word train, val or test in the path of each tar."""
+    in_place: bool = False
+    """Write no tars: make a set of the folder itself, with indexes and a manifest beside its tars. They keep the
+    names and the metadata that others gave them; images are decoded and resized as they are read."""
 
     name = "webdataset"
     release = "WebDataset tars"
@@ -50,6 +54,7 @@ class WebDataset(FileImporter):
         "cxrdist import webdataset --root my_tars --class-names Normal,Pneumonia --out shards/mine --size 64"
     )
     default_split = "official"
+    default_out = ""  # not asked for with --in-place
 
     def __post_init__(self) -> None:
         names = self.class_names or ()
@@ -67,18 +72,29 @@ class WebDataset(FileImporter):
                 yield self._record(sample, tar, split)
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        tar, _, place = record.file.rpartition("#")
-        offset_bytes, length_bytes = map(int, place.split("+"))
         try:
-            data = read_place(confined(self.root, tar), Place(offset_bytes, length_bytes))
-            if len(data) < length_bytes:
-                raise UndecodableImage("truncated since its tar was read")
-            return grey_of(data, size, fit)
-        except FileNotFoundError:
-            raise UndecodableImage("missing", str(Path(self.root, tar))) from None
+            return grey_of(self.image_bytes(record), size, fit)
         except UndecodableImage as error:
             # The sample's name, since an offset tells nobody which one it is.
-            raise UndecodableImage(error.reason, str(Path(self.root, record.source_id))) from error.__cause__
+            where = error.file or str(Path(self.root, record.source_id))
+            raise UndecodableImage(error.reason, where) from error.__cause__
+
+    def image_bytes(self, record: Record) -> bytes:
+        """An image as it lies in its tar. Raises UndecodableImage where it is no longer there."""
+        tar, offset_bytes, length_bytes = self.place_of(record)
+        try:
+            data = read_place(confined(self.root, tar), Place(offset_bytes, length_bytes))
+        except FileNotFoundError:
+            raise UndecodableImage("missing", str(Path(self.root, tar))) from None
+        if len(data) < length_bytes:
+            raise UndecodableImage("truncated since its tar was read", str(Path(self.root, record.source_id)))
+        return data
+
+    def place_of(self, record: Record) -> tuple[str, int, int]:
+        """The tar of a record's image, relative to the root, and its offset and length in bytes."""
+        tar, _, place = record.file.rpartition("#")
+        offset_bytes, length_bytes = map(int, place.split("+"))
+        return tar, offset_bytes, length_bytes
 
     def _record(self, sample: ForeignSample, tar: str, split: str | None) -> Record:
         source_id = f"{tar}/{sample.key}"

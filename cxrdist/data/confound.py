@@ -1,0 +1,121 @@
+"""Whether a set's classes can be told by something that is no sign of disease: the view, the sex, the age.
+
+Where films of one class are mostly taken at the bedside (AP) and those of another standing (PA), a classifier
+can learn the view instead of the finding, and its test figures look well: the test split has the same bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEAST_CRAMERS_V = 0.1
+"""From here on an association is worth a warning: Cohen's "small effect" (1988)."""
+LEAST_Z = 2.33
+"""And only where chance alone makes so large a one in fewer than 1 of 100 sets."""
+AGE_GROUPS = ((0, 19), (20, 39), (40, 59), (60, 79), (80, None))
+"""Years, both ends included."""
+HOW_IT_IS_TOLD = {
+    "view": "by how the film was taken",
+    "sex": "by the patient's sex",
+    "age": "by the patient's age",
+}
+
+Table = dict[str, dict[str, int]]
+"""{class: {value: images}}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Association:
+    """How far one thing that is known of the images tells their class."""
+
+    about: str
+    """view, sex or age."""
+    images: int
+    """Those of which it is known."""
+    cramers_v: float
+    """0: independent, 1: the class follows; corrected for bias (Bergsma 2013)."""
+    is_beyond_chance: bool
+    """Whether fewer than 1 of 100 sets without any association show so large a one (chi-squared, upper 1 %)."""
+    accuracy: float
+    """Of guessing, for each value, the class that most of its images have."""
+    majority: float
+    """Accuracy of always guessing the largest class."""
+    balanced_accuracy: float
+    """Of the best guess from the value, were all classes equally large, as a balanced mix makes them."""
+    chance: float
+    """Balanced accuracy of guessing without it: 1 / classes."""
+    clearest: tuple[str, str, float, float]
+    """The class and value that stand out most: the value's share in this class, and in all others together."""
+
+    @property
+    def is_confound(self) -> bool:
+        return self.cramers_v >= LEAST_CRAMERS_V and self.is_beyond_chance
+
+    @property
+    def warning(self) -> str:
+        name, value, here, elsewhere = self.clearest
+        return (
+            f"warning: class predicts {self.about}: {here:.0%} of {name} are {value}, of the others {elsewhere:.0%}. "
+            f"A classifier can tell {name} {HOW_IT_IS_TOLD[self.about]} (Cramér's V {self.cramers_v:.2f}; guessed "
+            f"from the {self.about} alone, {self.balanced_accuracy:.0%} of equally large classes are right, where "
+            f"chance gives {self.chance:.0%}): report results for each {self.about} apart"
+        )
+
+
+def association(about: str, table: Table) -> Association | None:
+    """What ``table`` says; None where fewer than two classes or two values are known."""
+    classes = [name for name, of_class in table.items() if sum(of_class.values())]
+    values = sorted({value for of_class in table.values() for value, n in of_class.items() if n})
+    if len(classes) < 2 or len(values) < 2:
+        return None
+    counts = np.array(
+        [[table[c].get(v, 0) for v in values] for c in classes], np.float64
+    )  # [classes, values]
+    images = counts.sum()
+    of_class, of_value = counts.sum(1), counts.sum(0)
+    expected = np.outer(of_class, of_value) / images
+    chi_squared = float(((counts - expected) ** 2 / expected).sum())
+    shares = counts / of_class[:, None]
+    elsewhere = (of_value - counts) / (images - of_class)[:, None]
+    # Adjusted residuals (Agresti, Categorical Data Analysis): what a few images happen to share does not stand out.
+    residuals = (counts - expected) / np.sqrt(
+        expected * (1 - of_class / images)[:, None] * (1 - of_value / images)
+    )
+    stands_out = residuals >= min(LEAST_Z, residuals.max())
+    # Of two classes each stands out as much as the other: then the one with the larger share.
+    at = max(zip(*stands_out.nonzero()), key=lambda at: (round(shares[at] - elsewhere[at], 9), shares[at]))
+    return Association(
+        about=about,
+        images=int(images),
+        cramers_v=corrected_v(chi_squared, int(images), *counts.shape),
+        is_beyond_chance=z_of(chi_squared, (len(classes) - 1) * (len(values) - 1)) > LEAST_Z,
+        accuracy=float(counts.max(0).sum() / images),
+        majority=float(of_class.max() / images),
+        balanced_accuracy=float(shares.max(0).sum() / len(classes)),
+        chance=1 / len(classes),
+        clearest=(classes[at[0]], values[at[1]], float(shares[at]), float(elsewhere[at])),
+    )
+
+
+def corrected_v(chi_squared: float, images: int, rows: int, columns: int) -> float:
+    """Cramér's V without the bias of small tables (Bergsma, J. Korean Stat. Soc. 42, 2013)."""
+    if images < 2:
+        return 0.0
+    phi_squared = max(0.0, chi_squared / images - (rows - 1) * (columns - 1) / (images - 1))
+    least = min(n - (n - 1) ** 2 / (images - 1) for n in (rows, columns)) - 1
+    return min(1.0, (phi_squared / least) ** 0.5) if least > 0 else 0.0
+
+
+def z_of(chi_squared: float, freedom: int) -> float:
+    """A chi-squared value as a standard normal one (Wilson and Hilferty, PNAS 17, 1931)."""
+    spread = 2 / (9 * freedom)
+    return ((chi_squared / freedom) ** (1 / 3) - (1 - spread)) / spread**0.5
+
+
+def age_group(years: float) -> str:
+    for low, high in AGE_GROUPS:
+        if high is None or years < high + 1:
+            return f"{low} or older" if high is None else f"{low} to {high}"
+    raise AssertionError(years)

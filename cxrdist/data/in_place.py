@@ -1,0 +1,203 @@
+"""Foreign tars as a set, indexed where they lie: beside them come indexes, tables and a manifest, nothing is moved.
+
+    tar of others, any mix of classes ── one index: every sample that is used, with its split, class and place
+    table of a stratum                ── the tars that hold some of it, and how many
+
+A reader takes from a tar's index the rows of its stratum, and decodes an image as an import would. The tars keep
+the names and metadata that others gave them; the index and all that is read through it know salted hashes alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from cxrdist.data.claim import JOB_FILE, WRITES, check_same_job, finished_set, job_of, settle
+from cxrdist.data.fingerprints import NO_HASH, FingerprintTable, count_groups, tell
+from cxrdist.data.images import FOREIGN, UndecodableImage
+from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.webdataset import WebDataset
+from cxrdist.data.ingest_options import IngestOptions
+from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, index_bytes, write_manifest, write_table
+from cxrdist.data.near_duplicates import perceptual_hash
+from cxrdist.data.prepare import Prepared, prepare, settle_splits
+from cxrdist.data.privacy import Salt
+from cxrdist.data.shard_pool import check_undecodable, count_image, tell_undecodable, work
+from cxrdist.data.shard_tasks import patient_of
+from cxrdist.data.shards import IndexRow, hashed, index_name
+from cxrdist.data.store import LocalStore, Store, locked, write_to
+from cxrdist.errors import UserError
+from cxrdist.files import canonical_json, sha256_bytes
+from cxrdist.progress import say
+
+
+@dataclass(frozen=True)
+class TarTask:
+    """One tar to index; lists of one length, in the order of the tar."""
+
+    store: Store
+    tar: str
+    importer: WebDataset
+    size: int
+    fit: str
+    salt: Salt
+    makes_hashes: bool
+    records: list[Record]
+    splits: list[str]
+    class_indexes: list[int]
+
+
+@dataclass
+class TarResult:
+    rows: list[IndexRow] = field(default_factory=list)
+    undecodable: list[str] = field(default_factory=list)
+    hashes: bytearray = field(default_factory=bytearray)
+    of_table: dict[str, Any] = field(default_factory=dict)
+
+
+def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
+    """Index a folder of foreign tars; returns the manifest. Raises UserError as ``ingest`` does."""
+    root = Path(importer.root)
+    if options.out and Path(options.out).resolve() != root.resolve():
+        raise UserError(f"--in-place makes a set of {root} itself: leave --out away")
+    store = LocalStore(root)
+    prepared = prepare(importer, options)
+    prepared.provenance["options"]["encoding"] = FOREIGN[options.fit]
+    if store.exists(MANIFEST):
+        return finished_set(store, prepared.provenance)
+    with locked(store, WRITES):
+        begin(store, prepared.provenance)
+        settle_splits(prepared, importer, options, lambda: settle(store))
+        tasks = plan(store, importer, options, prepared)
+        return fill(store, tasks, options, prepared)
+
+
+def begin(store: Store, provenance: dict[str, Any]) -> None:
+    """Mark the folder as this job's. Raises UserError where it is another's."""
+    if store.exists(JOB_FILE):
+        check_same_job(store, job_of(store), provenance)
+        say(f"{store}: going on with an unfinished set")
+        return
+    if taken := [name for name in store.names() if name.endswith(".index.npy")]:
+        raise UserError(
+            f"{store}/{taken[0]}: an index of somebody else's stands in the way; move it elsewhere"
+        )
+    store.tidy()
+    write_to(store, JOB_FILE, canonical_json(provenance))
+
+
+def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: Prepared) -> list[TarTask]:
+    """A task per tar that has a sample which is used."""
+    by_tar: dict[str, list[int]] = {}
+    for i, record in enumerate(prepared.records):
+        by_tar.setdefault(importer.place_of(record)[0], []).append(i)
+    tasks = []
+    for tar, numbers in sorted(by_tar.items()):
+        if "/" in tar:
+            settle(store)
+            raise UserError(
+                f"{store}/{tar}: a set is one folder: index {store}/{Path(tar).parent} on its own, or leave "
+                "--in-place away"
+            )
+        tasks.append(
+            TarTask(
+                store,
+                tar,
+                importer,
+                options.size,
+                options.fit,
+                prepared.salt,
+                prepared.near_duplicates is None,
+                [prepared.records[i] for i in numbers],
+                [prepared.splits[i] for i in numbers],
+                [prepared.classes.index(prepared.labels[i]) for i in numbers],
+            )
+        )
+    return tasks
+
+
+def index_tar(task: TarTask) -> TarResult:
+    """Read every image that is used, and write the index of its tar."""
+    result = TarResult()
+    for record, split, class_index in zip(task.records, task.splits, task.class_indexes):
+        count_image()
+        try:
+            data = task.importer.image_bytes(record)
+            pixels = task.importer.pixels(record, task.size, task.fit)
+        except UndecodableImage as error:
+            result.undecodable.append(str(error))
+            result.hashes += NO_HASH
+            continue
+        _, offset, length = task.importer.place_of(record)
+        key, patient = task.salt.key(record.source_id), task.salt.patient(patient_of(record))
+        digest = xxhash.xxh3_64_intdigest(data)
+        result.rows.append((key, split, class_index, "real", offset, length, digest, patient))
+        if task.makes_hashes:
+            result.hashes += perceptual_hash(pixels)
+    index = index_bytes(result.rows)
+    write_to(task.store, index_name(task.tar), index)
+    with task.store.open(task.tar) as file:
+        size, sha256 = hashed(file)
+    result.of_table = {"name": task.tar, "bytes": size, "sha256": sha256, "index_sha256": sha256_bytes(index)}
+    return result
+
+
+def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: Prepared) -> Manifest:
+    """Write indexes and tables, the manifest last. Raises UserError, with the tars alone left, where too many
+    images do not decode."""
+    images = len(prepared.records)
+    results: dict[str, TarResult] = {}
+    undecodable: list[str] = []
+    for task, result in work(index_tar, tasks, f"index {store}", images, options.workers, in_process=False):
+        results[task.tar] = result
+        undecodable += result.undecodable
+    tables: dict[Stratum, list[dict[str, Any]]] = {}
+    for tar in sorted(results):
+        strata = Counter(
+            Stratum(split, prepared.classes[class_index], "real")
+            for _, split, class_index, *_ in results[tar].rows
+        )
+        for stratum, samples in strata.items():
+            tables.setdefault(stratum, []).append(results[tar].of_table | {"samples": samples})
+    try:
+        check_undecodable(undecodable, images)
+        tell_undecodable(undecodable)
+        prepared.check_still_covered(tables)
+    except UserError:
+        for tar in results:
+            store.remove(index_name(tar))
+        settle(store)
+        raise
+    near = prepared.near_duplicates or compare(tasks, results)
+    manifest = write_manifest(
+        store,
+        classes=list(prepared.classes),
+        image_size=options.size,
+        encoding=FOREIGN[options.fit],
+        strata=[write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())],
+        provenance=prepared.provenance | {"undecodable": len(undecodable), "near_duplicates": near},
+        lineage={"kind": "real"},
+    )
+    settle(store)
+    say(f"{store}: {images - len(undecodable):,} images indexed in place, digest {manifest['digest'][:12]}")
+    say(
+        "note: the tars keep the names and metadata that others gave them; look at them before they go anywhere"
+    )
+    return manifest
+
+
+def compare(tasks: list[TarTask], results: dict[str, TarResult]) -> dict[str, int]:
+    records = [record for task in tasks for record in task.records]
+    splits = [split for task in tasks for split in task.splits]
+    table = FingerprintTable(len(records))
+    start = 0
+    for task in tasks:
+        table.put(start, bytes(results[task.tar].hashes))
+        start += len(task.records)
+    groups = table.groups("comparing films")
+    tell(groups, records, splits)
+    return asdict(count_groups(groups, splits))
