@@ -23,6 +23,7 @@ from conftest import CLASSES, draw_folder
 from s3_server import BUCKET, Folders, S3Server, error_body
 
 from cxrdist.data import ingest as ingest_module
+from cxrdist.data.convert import ConvertOptions, convert
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.shard_set import ShardSet
@@ -105,6 +106,12 @@ def test_info_and_verify_take_a_url(remote: S3Server, tiny_set: Path) -> None:
     done = cxrdist("shards", "verify", f"{URL}/")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == f"{URL}/: all is as it was written"
+
+
+def test_a_set_is_converted_from_url_to_url(remote: S3Server, tiny_set: Path, tmp_path: Path) -> None:
+    convert(ConvertOptions(set=str(tiny_set), out=str(tmp_path / "npy"), encoding="npy", workers=1))
+    convert(ConvertOptions(set=f"{URL}/", encoding="npy", workers=2))
+    assert remote.objects("set-32-npy/") == contents(tmp_path / "npy")
 
 
 def test_another_job_into_the_same_url_is_refused(
