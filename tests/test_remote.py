@@ -21,6 +21,7 @@ import pytest
 import torch
 from conftest import CLASSES, draw_folder
 from s3_server import BUCKET, Folders, S3Server, error_body
+from s3fs import S3FileSystem
 
 from cxrdist.data import ingest as ingest_module
 from cxrdist.data.convert import ConvertOptions, convert
@@ -464,6 +465,26 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again(remote: S3Server, tin
     remote.instead = lambda method, path: next(refusals, None)
     assert ShardSet(URL).digest == ShardSet(tiny_set).digest
     assert [path for _, path, _ in remote.requests] == [f"/{BUCKET}/set/manifest.json"] * 2
+
+
+def test_a_silent_server_is_asked_a_few_times_only(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = threading.Event()
+    s3.instead = lambda method, path: silence.wait(30) and None
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 0.2)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(
+            UserError, match=rf'^{URL}/x: Read timeout on endpoint URL: "{s3.url}": check the'
+        ):
+            RemoteStore(URL).read("x")
+        assert [method for method, _, _ in s3.requests] == ["GET"] * 4
+        with pytest.raises(UserError, match=f"^{URL}/x: Read timeout on endpoint"):
+            RemoteStore(URL).exists("x")
+        assert [method for method, _, _ in s3.requests[4:]] == ["HEAD"] * 2
+    finally:
+        silence.set()
+        S3FileSystem.clear_instance_cache()
 
 
 WITHOUT = """

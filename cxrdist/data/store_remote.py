@@ -24,6 +24,9 @@ SETTINGS = {
     "gcs": (" (GOOGLE_APPLICATION_CREDENTIALS)", ""),
 }
 TOLD_CHARACTERS = 120
+# s3fs tries 5 times what botocore tries 5 times, and a GET 5 times that: half an hour, at 15 s a try, until a
+# server that is silent is told of. With these, five minutes.
+S3FS_TRIES = 2
 
 
 class RemoteStore:
@@ -78,13 +81,16 @@ class RemoteStore:
 
         try:
             # Another process may write while this one reads: what a place holds is asked anew each time.
-            return fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
             extra = EXTRAS.get(self.protocol)
             remedy = f"pip install 'cxrdist[{extra}]'" if extra else "install the package that it names"
             raise UserError(f"{self.url}: {error}: {remedy}") from None
         except TypeError:
             return fsspec.core.url_to_fs(self.url)  # a kind that keeps no listings
+        if EXTRAS.get(self.protocol) == "s3":
+            fs.retries = S3FS_TRIES
+        return fs, root
 
     @contextlib.contextmanager
     def _asking(self, name: str = "") -> Iterator[tuple[Any, str]]:
