@@ -11,6 +11,7 @@ import pytest
 
 from cxrdist.errors import UserError, from_os
 from cxrdist.files import (
+    LOCK_NAME,
     FolderLock,
     atomic_writer,
     canonical_json,
@@ -146,3 +147,21 @@ def test_a_lock_on_a_file_that_its_holder_removed_is_not_taken_for_one(
     with pytest.raises(UserError, match="is being written by a test"):
         FolderLock(tmp_path, "another test")
     lock.release()
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "folder"
+    mine.write_text("mine")
+    folder.mkdir()
+    (folder / LOCK_NAME).symlink_to(mine)
+    with pytest.raises(UserError, match=r"\.lock: a link, which no lock is: remove it"):
+        FolderLock(folder, "a test")
+    (folder / LOCK_NAME).unlink()
+    (folder / LOCK_NAME).symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match="a link, which no lock is"):
+        FolderLock(folder, "a test")
+    for name in ("data", f".data.{os.getpid()}.tmp"):
+        (folder / name).symlink_to(mine)
+    write_atomic(folder / "data", b"new")
+    assert (folder / "data").read_bytes() == b"new" and not (folder / "data").is_symlink()
+    assert mine.read_text() == "mine" and not (tmp_path / "nothing").exists()

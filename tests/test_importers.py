@@ -13,6 +13,7 @@ from cxrdist.data.images import UndecodableImage
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
+from cxrdist.data.importers.tables import view_of
 from cxrdist.data.labels import assign
 from cxrdist.data.split import split_patients
 from cxrdist.errors import UserError
@@ -249,3 +250,21 @@ def test_real_nih64_splits_four_classes_but_not_five() -> None:
         split_of(importer, None)
     four = ["Cardiomegaly", "Normal", "Pleural Effusion", "Pneumothorax"]
     assert len(split_of(importer, four)) == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "view"),
+    [
+        ("PA", "PA"),
+        ("AP_horizontal", "AP_horizontal"),
+        ("XTABLE LATERAL", "XTABLE LATERAL"),
+        ("lateral", "lateral"),
+        ("", None),
+        ("Jane Doe", None),
+        ("PA: Jane Doe", None),
+        ("PA 19581103", None),
+        ("Lateral Doe", None),
+    ],
+)
+def test_a_view_is_a_word_for_one_and_never_a_name(text: str, view: str | None) -> None:
+    assert view_of(text) == view

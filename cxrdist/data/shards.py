@@ -19,6 +19,7 @@ from typing import IO, Any, TypeVar, cast
 import xxhash
 
 from cxrdist.data.foreign_tars import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
+from cxrdist.data.images import UndecodableImage
 from cxrdist.data.manifest import REMEDY, Stratum, index_bytes
 from cxrdist.data.set_form import check_meta, is_key
 from cxrdist.data.store import Store, write_to
@@ -93,17 +94,22 @@ def write_shard(
             if sample.key in written:
                 raise UserError(f"{store}/{name}: {sample.key} would stand in it twice")
             written.add(sample.key)
-            members = {
-                encoding: sample.image,
-                "cls": str(class_index).encode(),
-                "json": json.dumps(sample.meta, sort_keys=True).encode(),
-            }
-            offsets = tar.add({f"{sample.key}.{suffix}": members[suffix] for suffix in sorted(members)})
+            offsets = tar.add(_members_of(sample, class_index, encoding))
             rows.append(index_row(sample, stratum, class_index, offsets[f"{sample.key}.{encoding}"]))
         tar.finish()
     index = index_bytes(rows)
     write_to(store, index_name(name), index)
     return _table_row(name, (tar.bytes, tar.sha256), index, len(rows))
+
+
+def _members_of(sample: Sample, class_index: int, encoding: str) -> dict[str, bytes]:
+    """The members of a sample by name, in their order."""
+    members = {
+        encoding: sample.image,
+        "cls": str(class_index).encode(),
+        "json": json.dumps(sample.meta, sort_keys=True).encode(),
+    }
+    return {f"{sample.key}.{suffix}": members[suffix] for suffix in sorted(members)}
 
 
 def index_row(sample: Sample, stratum: Stratum, class_index: int, offset: int) -> IndexRow:
@@ -139,20 +145,23 @@ def finished_shard(
     look: Callable[[Sample], T],
 ) -> tuple[dict[str, Any], dict[str, T]] | None:
     """The row of a shard that an earlier, killed job finished, and by key what ``look`` sees in each sample; None
-    where there is no such shard, or where it is not what its index says."""
+    where there is no such shard, or where a byte of it is not the one that would be written."""
     name = tar_name(stratum, number)
     seen: dict[str, T] = {}
     rows: list[IndexRow] = []
     try:
         index = store.read(index_name(name))
-        with store.open(name) as file:
-            tar = hashed(file)
+        with store.open(name) as file, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            tar, again = hashed(file), TarWriter(nowhere)
             for offset, sample in read_tar(file, f"{store}/{name}", class_index, encoding):
+                again.add(_members_of(sample, class_index, encoding))
                 rows.append(index_row(sample, stratum, class_index, offset))
                 seen[sample.key] = look(sample)
-    except (FileNotFoundError, UserError):
+            again.finish()
+    except (FileNotFoundError, UserError, UndecodableImage):
         return None
-    if index != index_bytes(rows):
+    # The table will vouch for every byte, also for those that no reader looks at.
+    if index != index_bytes(rows) or tar != (again.bytes, again.sha256):
         return None
     return _table_row(name, tar, index, len(rows)), seen
 

@@ -31,7 +31,11 @@ Row = dict[str, str]
 LONGEST_LINE = 2**20
 """Characters. A line that never ends, packed into a few kilobytes of .gz, would fill the memory."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_VIEW = re.compile(r"[A-Za-z][A-Za-z0-9 _/()-]{0,23}")
+_VIEW_WORD = (
+    "PA|AP|L|R|LL|RL|LAT|LATERAL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO|FRONTAL|POSTEROANTERIOR|ANTEROPOSTERIOR|LEFT|RIGHT|"
+    "AXIAL|LORDOTIC|OBLIQUE|DECUBITUS|HORIZONTAL|SUPINE|ERECT|UPRIGHT|SITTING|PORTABLE|XTABLE|SWIMMERS|COSTAL"
+)
+_VIEW = re.compile(rf"(?:{_VIEW_WORD})(?:[ _-](?:{_VIEW_WORD}))*", re.IGNORECASE)
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -133,7 +137,7 @@ def sex_of(text: str) -> str | None:
 
 
 def view_of(text: str) -> str | None:
-    """How the image was taken, such as PA or AP_horizontal; None for anything that is not a word or two."""
+    """How the image was taken, such as PA or AP_horizontal; None for anything that is more than such words."""
     return text if _VIEW.fullmatch(text) else None
 
 
