@@ -24,7 +24,6 @@ SIDES = Path(__file__).with_name("import_sides.py")
 DISTINCT = 24
 CLASSES = (NORMAL, "Pneumothorax")
 CHUNKS = (1, 8, 64)
-SHARDS_PER_WORKER = 4
 MEMORY_IMAGES = (10_000, 30_000, 100_000)
 COLUMNS = ("case", "system", "images", "img_s", "seconds", "cpu_s", "start_s", "parent_MiB", "worker_MiB")
 
@@ -88,8 +87,8 @@ def compare(folder: Path, case: Case, workers: int, repeats: int) -> tuple[list[
     options["root"] = str(make_source(folder, case))
     pairs = []
     for i in range(repeats):
-        # Several shards of each class and split for each worker, so that none waits long for the last one to end.
-        our = run("ours", folder, **options, min_shards=SHARDS_PER_WORKER * workers)
+        # A shard of each class and split for each worker, so that none waits long for the last one to end.
+        our = run("ours", folder, **options, min_shards=workers)
         per_shard = -(-case.images // our["shards"])
         pair = (our, run("peer", folder, **options, per_shard=per_shard, chunk=chunk))
         assert pair[0]["image_bytes"] == pair[1]["image_bytes"], "the two sides did not write the same images"
@@ -121,7 +120,8 @@ def memory(folder: Path, workers: int) -> tuple[list[Row], dict[str, float]]:
         case = Case(source_px=64, suffix="png", size=64, encoding="npy", images=images)
         root = str(make_source(folder, case))
         tell(f"memory: {images:,} images")
-        done = run("ours", folder, root=root, size=64, encoding="npy", workers=workers, min_shards=1)
+        options = {"size": 64, "encoding": "npy", "workers": workers, "min_shards": 1}
+        done = run("ours", folder, root=root, watches_memory=True, **options)
         row = {"case": case.name, "system": "cxrdist", "images": images, "workers": workers}
         row |= {"img_s": round(images / done["seconds"]), "seconds": round(done["seconds"], 3)}
         row |= {f"{who}_MiB": round(done[f"{who}_peak_bytes"] / 2**20, 1) for who in ("parent", "worker")}
@@ -139,7 +139,7 @@ def memory(folder: Path, workers: int) -> tuple[list[Row], dict[str, float]]:
 
 def main() -> None:
     options = parser(__doc__ or "", "python benchmarks/import.py --json benchmarks/results/import.json")
-    options.add_argument("--images", type=int, default=1200, help="radiographs of 1024 px per run")
+    options.add_argument("--images", type=int, default=3_000, help="radiographs of 1024 px per run")
     options.add_argument("--repeats", type=int, default=3, help="pairs of runs per case")
     options.add_argument("--workers", type=int, default=cores(), help="processes that decode, on both sides")
     chosen = options.parse_args()

@@ -6,6 +6,7 @@ peak memory. Interpreter and imports of the first process count for neither side
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -19,22 +20,23 @@ from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil  # type: ignore[import-untyped]
-
-from cxrdist.cli import dispatch
-from cxrdist.data.images import encode, load_grey
-
 POLL_S = 0.05
 
 
-def ours(root: str, out: str, size: int, encoding: str, workers: int, min_shards: int) -> dict[str, Any]:
-    """``cxrdist import folder``, all of it but the search for near-duplicates, which the peer has nothing like: reading
-    the folder, split, hashes, indexes, tables, manifest, fsync."""
+def ours(
+    root: str, out: str, size: int, encoding: str, workers: int, min_shards: int, watches_memory: bool = False
+) -> dict[str, Any]:
+    """``cxrdist import folder``: reading the folder, split, hashes, indexes, tables, manifest, fsync; all but the
+    search for near-duplicates, which the peer has nothing like."""
+    import numpy as np
+
+    from cxrdist.cli import dispatch
+
     words = f"import folder --root {root} --out {out} --size {size} --encoding {encoding} --workers {workers}"
     peaks = Peaks()
     began, cpu_before_s = time.perf_counter(), cpu_seconds()
-    with peaks:
+    # Watching costs time, so it is done where nobody looks at the clock.
+    with peaks if watches_memory else contextlib.nullcontext():
         dispatch(
             [
                 *words.split(),
@@ -54,7 +56,7 @@ def ours(root: str, out: str, size: int, encoding: str, workers: int, min_shards
         "image_bytes": int(sum(index["length_bytes"].sum() for index in indexes)),
         "shards": len(indexes),
         "parent_peak_bytes": high_water_bytes(os.getpid()),
-        "worker_peak_bytes": max(peaks.of_child.values()),
+        "worker_peak_bytes": max(peaks.of_child.values(), default=0),
     }
 
 
@@ -63,6 +65,8 @@ def peer(
 ) -> dict[str, Any]:
     """webdataset's ShardWriter in the parent; a pool decodes and encodes. Nothing is hashed, indexed or fsynced."""
     from webdataset import ShardWriter
+
+    import cxrdist.data.images  # noqa: F401  (before the fork: the workers have it at once)
 
     # Forked, which starts at once: the best that can be had where no thread is at work.
     context = multiprocessing.get_context("fork")
@@ -94,6 +98,8 @@ def peer(
 
 
 def encoded_sample(size: int, encoding: str, file: tuple[str, int]) -> dict[str, Any]:
+    from cxrdist.data.images import encode, load_grey
+
     path, label = file
     return {
         "__key__": Path(path).stem,
@@ -128,6 +134,8 @@ class Peaks:
         self._thread = threading.Thread(target=self._watch)
 
     def _watch(self) -> None:
+        import psutil  # type: ignore[import-untyped]
+
         me = psutil.Process()
         while not self._is_over.wait(POLL_S):
             for child in me.children():

@@ -231,9 +231,7 @@ def test_info_for_people(desk: Path) -> None:
     assert ["class", "train", "val", "test", "size"] in lines
     kib = sum(tar.stat().st_size for tar in (desk / "tiny").glob("*-pleural-effusion-*.tar")) / 1024
     assert ["Pleural", "Effusion", "6", "real", "2", "real", "2", "real", f"{kib:.1f}", "KiB"] in lines
-    options = (
-        "dedup yes, encoding png, fit pad, min shards 1, seed 0, size 32, split drawn, test 0.2, val 0.2"
-    )
+    options = "dedup yes, encoding png, find duplicates yes, fit pad, min shards 1, seed 0, size 32, split drawn, test 0.2, val 0.2"
     assert f"\noptions   {options}\n" in done.stdout
     assert re.search(r"^salt      fingerprint [0-9a-f]{16}$", done.stdout, re.MULTILINE)
 

@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import launch, launch_command, launch_environment
 from s3_server import S3Server
 from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.sources import synthetic_path
+from cxrdist.cls.sources import digests_of, synthetic_path, train_counts
 from cxrdist.config import find_named, load_yaml
-from cxrdist.data.mix import rule_from
+from cxrdist.data.mix import quotas, rule_from
 from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.stream import OrderDigest, Stream
 from cxrdist.errors import UserError
+from cxrdist.seeds import derive
 
 GAN = ["--config", "configs/gan/demo.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
 GAN += ["--looks", "2", "--learning-rate", "0.002", "--images-per-class", "7"]
@@ -364,13 +367,16 @@ def test_sets_may_lie_in_an_object_store(
         path.name: path.read_bytes() for path in (work / "synthetic").iterdir()
     }
     short = [*CLS, "--budget", "64 images", "--evaluations", "1", "--mix", "DS3"]
-    run("train_cls.py", *short, "--shards", url, "--run", "there", cwd=tmp_path)
-    local = ["--shards", str(tiny_set), "--synthetic", str(work / "synthetic")]
-    run("train_cls.py", *short, *local, "--run", "here", cwd=tmp_path)
-    here, there = summary(tmp_path / "here"), summary(tmp_path / "there")
-    for key in ("shards", "order_sha256", "weights_sha256", "metrics"):
-        assert here[key] == there[key], key
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "here", "there"}
+    run("train_cls.py", *short, "--shards", url, "--run", "cls", cwd=tmp_path)
+    here = ShardSet(tiny_set), ShardSet(work / "synthetic")
+    assert summary(tmp_path / "cls")["shards"] == digests_of(*here)
+    quotas_ = quotas(rule_from(load_yaml(find_named("mix", "DS3"))), train_counts(*here))
+    local, order = Stream(*here, quotas_, batch=16, seed=derive(0, "cls order")), OrderDigest()
+    for step in range(4):
+        order.saw(local.read(step))
+    expected = order.flush(lambda keys: keys, 1, torch.device("cpu"))
+    assert summary(tmp_path / "cls")["order_sha256"] == expected
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "cls"}
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["synth-set-synthetic"]
 
 

@@ -21,8 +21,10 @@ import pytest
 import torch
 from conftest import CLASSES, draw_folder
 from s3_server import BUCKET, Folders, S3Server, error_body
+from s3fs import S3FileSystem
 
 from cxrdist.data import ingest as ingest_module
+from cxrdist.data.convert import ConvertOptions, convert
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.shard_set import ShardSet
@@ -108,6 +110,12 @@ def test_info_and_verify_take_a_url(remote: S3Server, tiny_set: Path) -> None:
     assert done.stdout.splitlines()[-1] == f"{URL}/: all is as it was written"
 
 
+def test_a_set_is_converted_from_url_to_url(remote: S3Server, tiny_set: Path, tmp_path: Path) -> None:
+    convert(ConvertOptions(set=str(tiny_set), out=str(tmp_path / "npy"), encoding="npy", workers=1))
+    convert(ConvertOptions(set=f"{URL}/", encoding="npy", workers=2))
+    assert remote.objects("set-32-npy/") == contents(tmp_path / "npy")
+
+
 def test_another_job_into_the_same_url_is_refused(
     remote: S3Server, images: Path, tiny_set: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,7 +142,7 @@ def test_another_job_into_the_same_url_is_refused(
 def test_an_import_killed_in_the_middle_is_finished_by_the_same_command(
     s3: S3Server, images: Path, tmp_path: Path
 ) -> None:
-    words = ["--root", str(images), *OPTIONS, "--min-shards", "3", "--workers", "2"]
+    words = ["--root", str(images), *OPTIONS, "--dedup", "false", "--min-shards", "3", "--workers", "2"]
     assert cxrdist("import", "folder", *words, "--out", str(tmp_path / "whole")).returncode == 0
     whole = contents(tmp_path / "whole")
     reached, go_on = threading.Event(), threading.Event()
@@ -404,7 +412,7 @@ def test_a_missing_bucket_and_a_missing_set_end_a_command_with_one_line(s3: S3Se
 
 
 FORBIDDEN = ("403 Forbidden", error_body("InvalidAccessKeyId", "The key does not exist in our records."))
-CREDENTIALS = "check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; "
+CREDENTIALS = "check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), "
 
 
 def test_wrong_credentials_end_a_command_with_one_line(s3: S3Server, images: Path) -> None:
@@ -422,13 +430,17 @@ def test_wrong_credentials_end_a_command_with_one_line(s3: S3Server, images: Pat
 @pytest.mark.usefixtures("s3")
 def test_no_credentials_end_a_command_with_one_line() -> None:
     told = error_of(cxrdist("shards", "info", URL, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY=""))
-    assert told.startswith(f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}")
+    assert told == (
+        f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}and that they permit to list, read and "
+        "write there"
+    )
 
 
 def test_rights_that_end_in_the_middle_of_an_import_end_it_with_one_line(s3: S3Server, images: Path) -> None:
     """In a worker process."""
     s3.instead = lambda method, path: FORBIDDEN if method == "PUT" and path.endswith(".tar") else None
-    words = ["import", "folder", "--root", str(images), *OPTIONS, "--workers", "2", "--out", URL]
+    words = ["import", "folder", "--root", str(images), *OPTIONS, "--dedup", "false", "--workers", "2"]
+    words += ["--out", URL]
     told = error_of(cxrdist(*words))
     assert ".tar: The key does not exist in our records: " in told and told.startswith(f"{URL}/")
     s3.instead = lambda method, path: None
@@ -454,6 +466,26 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again(remote: S3Server, tin
     remote.instead = lambda method, path: next(refusals, None)
     assert ShardSet(URL).digest == ShardSet(tiny_set).digest
     assert [path for _, path, _ in remote.requests] == [f"/{BUCKET}/set/manifest.json"] * 2
+
+
+def test_a_silent_server_is_asked_a_few_times_only(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    silence = threading.Event()
+    s3.instead = lambda method, path: silence.wait(30) and None
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 0.2)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    S3FileSystem.clear_instance_cache()
+    try:
+        with pytest.raises(
+            UserError, match=rf'^{URL}/x: Read timeout on endpoint URL: "{s3.url}": check the'
+        ):
+            RemoteStore(URL).read("x")
+        assert [method for method, _, _ in s3.requests] == ["GET"] * 4
+        with pytest.raises(UserError, match=f"^{URL}/x: Read timeout on endpoint"):
+            RemoteStore(URL).exists("x")
+        assert [method for method, _, _ in s3.requests[4:]] == ["HEAD"] * 2
+    finally:
+        silence.set()
+        S3FileSystem.clear_instance_cache()
 
 
 WITHOUT = """

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from cxrdist.data.claim import JOB_FILE, WRITES, check_same_job, finished_set, job_of, settle
+from cxrdist.data.claim import JOB_FILE, TABLE_FILE, WRITES, check_same_job, finished_set, job_of, settle
 from cxrdist.data.fingerprints import NO_HASH, FingerprintTable, count_groups, tell
 from cxrdist.data.images import FOREIGN, UndecodableImage
 from cxrdist.data.importers.base import Record
@@ -173,12 +173,18 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
         settle(store)
         raise
     near = compare(tasks, results) if any(task.makes_hashes for task in tasks) else prepared.near_duplicates
+    strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
+    named = {entry["table"] for entry in strata}
+    for name in store.names():
+        # Of an earlier, killed run, which saw other tars. Never a tar: it may be called like one of ours.
+        if TABLE_FILE.fullmatch(name) and name not in named:
+            store.remove(name)
     manifest = write_manifest(
         store,
         classes=list(prepared.classes),
         image_size=options.size,
         encoding=FOREIGN[options.fit],
-        strata=[write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())],
+        strata=strata,
         provenance=prepared.provenance | {"undecodable": len(undecodable), "near_duplicates": near},
         lineage={"kind": "real"},
     )

@@ -17,8 +17,16 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 INDIRECT = ("blockcache", "cached", "dir", "filecache", "generic", "reference", "simplecache", "tar", "zip")
 # By name, since botocore, aiohttp and gcsfs need not be there.
 UNREACHABLE = {"ClientConnectionError", "ConnectionError", "HTTPClientError", "TimeoutError"}
-UNAUTHORISED = {"NoCredentialsError", "PartialCredentialsError", "PermissionError"}
-TOLD_CHARACTERS = 200
+UNAUTHORISED = {"NoCredentialsError", "PartialCredentialsError", "PermissionError", "ProfileNotFound"}
+# By extra: where credentials and the address are set.
+SETTINGS = {
+    "s3": (" (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)", " (AWS_ENDPOINT_URL)"),
+    "gcs": (" (GOOGLE_APPLICATION_CREDENTIALS)", ""),
+}
+TOLD_CHARACTERS = 120
+# s3fs tries 5 times what botocore tries 5 times, and a GET 5 times that: half an hour, at 15 s a try, until a
+# server that is silent is told of. With these, five minutes.
+S3FS_TRIES = 2
 
 
 class RemoteStore:
@@ -73,13 +81,16 @@ class RemoteStore:
 
         try:
             # Another process may write while this one reads: what a place holds is asked anew each time.
-            return fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
             extra = EXTRAS.get(self.protocol)
             remedy = f"pip install 'cxrdist[{extra}]'" if extra else "install the package that it names"
             raise UserError(f"{self.url}: {error}: {remedy}") from None
         except TypeError:
             return fsspec.core.url_to_fs(self.url)  # a kind that keeps no listings
+        if EXTRAS.get(self.protocol) == "s3":
+            fs.retries = S3FS_TRIES
+        return fs, root
 
     @contextlib.contextmanager
     def _asking(self, name: str = "") -> Iterator[tuple[Any, str]]:
@@ -95,13 +106,13 @@ class RemoteStore:
                 raise self._no_bucket() from None
             raise
         except Exception as error:
-            raise UserError(f"{where}: {explained(error)}", every_rank=True) from error
+            raise UserError(f"{where}: {explained(error, self.protocol)}", every_rank=True) from error
 
     def _no_bucket(self) -> UserError:
         bucket = self.url.partition("://")[2].partition("/")[0]
         return UserError(
-            f"{self.url}: there is no bucket {bucket!r}; make it, or check its name and the address that is asked "
-            "(AWS_ENDPOINT_URL)",
+            f"{self.url}: there is no bucket {bucket!r}; make it, or check its name and the address that is asked"
+            f"{SETTINGS[EXTRAS[self.protocol]][1]}",
             every_rank=True,
         )
 
@@ -193,7 +204,7 @@ def code_of(error: Exception) -> str:
     return str(getattr(error, "status", None) or getattr(error, "code", None) or "")
 
 
-def explained(error: Exception) -> str:
+def explained(error: Exception, protocol: str) -> str:
     """What a file system failed with, and what to do, in one line."""
     told = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
     # Of a long address with its query only the part that was not reached.
@@ -201,11 +212,11 @@ def explained(error: Exception) -> str:
     if len(told) > TOLD_CHARACTERS:
         told = f"{told[:TOLD_CHARACTERS]}..."
     names = {cls.__name__ for cls in type(error).__mro__}
+    credentials, address = SETTINGS.get(EXTRAS.get(protocol, ""), ("", ""))
     if names & UNAUTHORISED or code_of(error) in ("401", "403"):
         return (
-            f"{told}: check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; for gs:// "
-            "GOOGLE_APPLICATION_CREDENTIALS), and that they permit to list, read and write there"
+            f"{told}: check the credentials{credentials}, and that they permit to list, read and write there"
         )
     if names & UNREACHABLE:
-        return f"{told}: check the address (AWS_ENDPOINT_URL) and the network, and run the same command again"
+        return f"{told}: check the address{address} and the network, and run the same command again"
     return f"{told}: check the address, and run the same command again"
