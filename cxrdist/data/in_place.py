@@ -138,6 +138,9 @@ def index_tar(task: TarTask) -> TarResult:
         result.rows.append((key, split, class_index, "real", offset, length, digest, patient))
         if task.makes_hashes:
             result.hashes += perceptual_hash(pixels)
+    if not result.rows:
+        task.store.remove(index_name(task.tar))  # of an earlier run, when some of its images still decoded
+        return result
     index = index_bytes(result.rows)
     write_to(task.store, index_name(task.tar), index)
     with task.store.open(task.tar) as file:
@@ -157,11 +160,11 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
         undecodable += result.undecodable
     tables: dict[Stratum, list[dict[str, Any]]] = {}
     for tar in sorted(results):
-        strata = Counter(
+        counts = Counter(
             Stratum(split, prepared.classes[class_index], "real")
             for _, split, class_index, *_ in results[tar].rows
         )
-        for stratum, samples in strata.items():
+        for stratum, samples in counts.items():
             tables.setdefault(stratum, []).append(results[tar].of_table | {"samples": samples})
     try:
         check_undecodable(undecodable, images)
