@@ -21,6 +21,7 @@ from test_ingest import inline  # noqa: F401  (a fixture)
 from cxrdist.checkpoint import load_checkpoint, save_checkpoint
 from cxrdist.cli import COMMANDS, dispatch
 from cxrdist.config import load_yaml
+from cxrdist.data.images import FOREIGN
 from cxrdist.data.importers import IMPORTERS
 from cxrdist.data.manifest import MANIFEST, index_bytes
 from cxrdist.data.shard_set import ShardSet
@@ -73,10 +74,10 @@ def torch_bomb(owned: Path) -> bytes:
     return buffer.getvalue()
 
 
-def index_of_tar(data: bytes) -> bytes:
+def index_of_tar(data: bytes, ending: str = ".png") -> bytes:
     """The index of its images, as an honest writer would have written it."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        images = {m.name.removesuffix(".png"): m.offset_data for m in tar if m.name.endswith(".png")}
+        images = {m.name.removesuffix(ending): m.offset_data for m in tar if m.name.endswith(ending)}
     return index_bytes([index_row(sample(key), STRATUM, 0, offset) for key, offset in images.items()])
 
 
@@ -193,7 +194,10 @@ def test_a_member_that_is_a_pickle(
 
 
 @pytest.mark.usefixtures("inline")
-def test_an_npy_image_of_objects(tmp_path: Path, owned: Path, bomb: bytes, capsys: Capture) -> None:
+@pytest.mark.parametrize("encoding", ["npy", *FOREIGN.values()])
+def test_an_npy_image_of_objects(
+    tmp_path: Path, owned: Path, bomb: bytes, capsys: Capture, encoding: str
+) -> None:
     for data in (objects(owned), bomb, torch_bomb(owned)):
         members = [m for key in KEYS for m in sample_members(key)]
         members = [
@@ -203,7 +207,8 @@ def test_an_npy_image_of_objects(tmp_path: Path, owned: Path, bomb: bytes, capsy
         place = forge(
             tmp_path / f"set {len(data)}",
             tar=tar_of(*members),
-            manifest=lambda manifest: manifest | {"encoding": "npy"},
+            index=index_of_tar(tar_of(*members), ".npy"),
+            manifest=lambda manifest: manifest | {"encoding": encoding},
         )
         assert check_all(place, owned, capsys)["shards verify"] == 1
 
