@@ -185,6 +185,11 @@ def work(
             "a worker process was killed, by the system if memory ran out: run the same command again, which "
             "goes on from here, with fewer --workers"
         ) from None
+    except MemoryError:
+        raise UserError(
+            "memory ran out in a worker process: run the same command again, which goes on from here, with fewer "
+            "--workers"
+        ) from None
     finally:
         shared.is_stopping.value = True
         pool.shutdown(wait=True, cancel_futures=True)
