@@ -422,3 +422,13 @@ def test_class_names_that_give_the_same_files_are_refused(tmp_path: Path) -> Non
         with pytest.raises(UserError, match="would have the same file names; rename one"):
             ingest(Folder(root=str(root)), IngestOptions(out=str(tmp_path / "set")))
     assert not (tmp_path / "set").exists()
+
+
+def test_a_class_name_that_commands_a_terminal_is_refused(tmp_path: Path) -> None:
+    for name in ("Normal", "\x1b[2J"):
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(np.full((16, 16), i, np.uint8)).save(tmp_path / "root" / name / f"{i}.png")
+    with pytest.raises(UserError, match="a class needs a name without control characters; rename it"):
+        ingest(Folder(root=str(tmp_path / "root")), IngestOptions(out=str(tmp_path / "set")))
+    assert not (tmp_path / "set").exists()

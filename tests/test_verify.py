@@ -155,8 +155,10 @@ def test_counts_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     del manifest["digest"]
     manifest["digest"] = sha256_bytes(canonical_json(manifest))
     (tmp_path / MANIFEST).write_bytes(canonical_json(manifest))
-    assert read_manifest(tmp_path)["counts"]["train"]["Normal"]["real"] == 7
-    assert verify(str(tmp_path)) == ["manifest.json: its counts are not those of its strata"]
+    told = f"{tmp_path / MANIFEST}: its counts are not those of its strata; do not use this set"
+    with pytest.raises(UserError, match="its counts are not those of its strata"):
+        read_manifest(tmp_path)
+    assert verify(str(tmp_path)) == [told]
 
 
 def test_a_class_that_is_not_that_of_the_tar_is_listed(tmp_path: Path) -> None:

@@ -166,6 +166,8 @@ def read_manifest(place: str | Path | Store) -> Manifest:
     if not is_canonical or digest_of(manifest) != manifest.get("digest"):
         raise UserError(f"{path}: changed since it was written (its digest does not fit); {REMEDY}")
     check_manifest(manifest, path)
+    if counts_of(manifest["strata"], manifest["classes"]) != manifest["counts"]:
+        raise UserError(f"{path}: its counts are not those of its strata; do not use this set")
     return manifest
 
 

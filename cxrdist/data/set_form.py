@@ -35,6 +35,7 @@ INDEX_DTYPE = np.dtype(
 )
 LARGEST_COUNT = 2**53
 """Larger whole numbers are not exact in every reader of JSON."""
+LONGEST_NAME_BYTES = 255
 LEAST_SAMPLE_BYTES = 4 * 512
 """Two members of a tar, an image and what is told of it, each a header and a block."""
 
@@ -57,11 +58,20 @@ def is_text(value: Any) -> bool:
 
 def is_name(value: Any) -> bool:
     """The name of a file in the set itself: not hidden, and leading nowhere else."""
-    return is_text(value) and bool(value) and not value.startswith(".") and not set(value) & {"/", "\\"}
+    is_one = is_text(value) and not value.startswith(".") and not set(value) & {"/", "\\"}
+    return is_one and 0 < len(value.encode()) <= LONGEST_NAME_BYTES
 
 
 def is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+
+
+def _is_some(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST_COUNT  # which no NaN is
 
 
 def _is_digest(value: Any) -> bool:
@@ -93,18 +103,18 @@ def _wrong(value: Mapping[str, Any], form: Form, needed: Collection[str]) -> lis
 
 _ROW: Form = {
     "name": lambda name: is_name(name) and name.endswith(".tar"),
-    "bytes": is_count,
+    "bytes": _is_some,
     "sha256": _is_digest,
     "index_sha256": _is_digest,
-    "samples": is_count,
+    "samples": _is_some,
 }
 _STRATUM: Form = {
     "split": lambda split: split in SPLITS,
     "class": is_text,
     "origin": lambda origin: origin in ORIGINS,
-    "samples": is_count,
-    "bytes": is_count,
-    "shards": is_count,
+    "samples": _is_some,
+    "bytes": _is_some,
+    "shards": _is_some,
     "table": is_name,
     "table_sha256": _is_digest,
 }
@@ -139,7 +149,7 @@ _META: Form = {
     ),
     "view": lambda value: value is None or is_text(value),
     "sex": lambda value: value is None or is_text(value),
-    "age": lambda value: value is None or is_count(value),
+    "age": lambda value: value is None or is_text(value) or _is_number(value),
     "findings": _list_of(is_text),
 }
 
