@@ -123,7 +123,10 @@ def test_there_are_seven_commands() -> None:
             ["import", "folder", "--root", "root", "--out", "new", "--salt-file", "nowhere"],
             "nowhere: no such salt file; make one with",
         ),
-        (["import", "folder", "--root", "root", "--out", "root"], "--out root: lies in --root root, which is read: name a folder elsewhere"),
+        (
+            ["import", "folder", "--root", "root", "--out", "root"],
+            "--out root: lies in --root root, which is read: name a folder elsewhere",
+        ),
         (
             ["import", "folder", "--root", "root", "--out", "tiny"],
             "tiny already holds another set (size 32, now 64; test 0.2, now 0.15; val 0.2, now 0.15)",

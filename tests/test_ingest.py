@@ -484,7 +484,7 @@ def test_more_undecodable_images_stop_the_import_with_nothing_left(
         ingest(Folder(root=str(root)), options(out, size=16))
     message = str(caught.value)
     assert message.startswith("3 or more of 200 images do not decode, over 1% (one is ")
-    assert message.endswith("repair the download, or take these images out of the table; nothing was written")
+    assert message.endswith("repair the download, or take these images away; nothing was written")
     left = {"empty": [], "unfinished, with notes": ["notes.json"]}.get(before)
     assert (sorted(p.name for p in out.iterdir()) if out.exists() else None) == left
 
