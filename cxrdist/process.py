@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from cxrdist.errors import UserError, from_os
@@ -28,6 +30,14 @@ def main(command: Callable[[], int | None]) -> NoReturn:
     """
     if was_launched():
         die_with_parent()
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # else who started this wants it ignored
+        signal.signal(signal.SIGINT, interrupt_once)
+    # A terminal that has no "±" shows a question mark.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = command() or 0
     except UserError as error:
@@ -62,6 +72,12 @@ def main(command: Callable[[], int | None]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def interrupt_once(signum: int, frame: FrameType | None) -> NoReturn:
+    """The first ctrl-C ends the command; those after it, on its short way out, would leave workers waiting."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

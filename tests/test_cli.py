@@ -123,7 +123,10 @@ def test_there_are_seven_commands() -> None:
             ["import", "folder", "--root", "root", "--out", "new", "--salt-file", "nowhere"],
             "nowhere: no such salt file; make one with",
         ),
-        (["import", "folder", "--root", "root", "--out", "root"], "root is not empty (it holds Normal)"),
+        (
+            ["import", "folder", "--root", "root", "--out", "root"],
+            "--out root: lies in --root root, which is read: name a folder elsewhere",
+        ),
         (
             ["import", "folder", "--root", "root", "--out", "tiny"],
             "tiny already holds another set (size 32, now 64; test 0.2, now 0.15; val 0.2, now 0.15)",
@@ -231,7 +234,10 @@ def test_info_for_people(desk: Path) -> None:
     assert ["class", "train", "val", "test", "size"] in lines
     kib = sum(tar.stat().st_size for tar in (desk / "tiny").glob("*-pleural-effusion-*.tar")) / 1024
     assert ["Pleural", "Effusion", "6", "real", "2", "real", "2", "real", f"{kib:.1f}", "KiB"] in lines
-    options = "dedup yes, encoding png, find duplicates yes, fit pad, min shards 1, seed 0, size 32, split drawn, test 0.2, val 0.2"
+    options = (
+        "dedup yes, encoding png, find duplicates yes, fit pad, min shards 1, seed 0, size 32, split drawn, "
+        "test 0.2, val 0.2"
+    )
     assert f"\noptions   {options}\n" in done.stdout
     assert re.search(r"^salt      fingerprint [0-9a-f]{16}$", done.stdout, re.MULTILINE)
 

@@ -165,6 +165,21 @@ def test_the_manifest_is_the_same_after_a_shard_was_taken_over(
         assert imported(twins, out, encoding=encoding)["digest"] == whole["digest"]
 
 
-def test_dedup_and_an_official_split_contradict_each_other() -> None:
-    with pytest.raises(UserError, match="--dedup: a split that the source gives is taken as it is"):
-        IngestOptions(out="x", dedup=True, split="official")
+def test_dedup_and_a_whole_official_split_contradict_each_other(tmp_path: Path) -> None:
+    lines = [f"{i}.png,Normal,{split}" for i, split in enumerate(["train", "val", "test"])]
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+    with pytest.raises(UserError, match="--dedup: the source's own split is taken as it is"):
+        ingest(CsvTable(root=str(tmp_path)), IngestOptions(out=str(tmp_path.parent / "set"), dedup=True))
+    with pytest.raises(UserError, match="--dedup needs the near-duplicates"):
+        IngestOptions(out="x", dedup=True, find_duplicates=False)
+
+
+def test_without_room_for_the_table_nothing_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(
+        UserError, match=r"No space left on device, for 1\.0 MiB .* name another folder by TMPDIR"
+    ):
+        FingerprintTable(1000)

@@ -272,6 +272,18 @@ def test_ctrl_c_ends_in_one_line_and_the_import_can_go_on(tmp_path: Path, when: 
     assert not (out / "manifest.json").exists()
 
 
+def test_a_second_ctrl_c_does_not_leave_workers_waiting(tmp_path: Path) -> None:
+    root = draw(tmp_path / "root", {"a": 20, "b": 20}, size=700)
+    out = tmp_path / "set"
+    with start_import(root, out) as process:
+        wait_until(lambda: any(out.glob(".*.tar.*.tmp")), process)
+        for _ in range(3):
+            os.killpg(process.pid, signal.SIGINT)
+            time.sleep(0.01)
+        stderr = process.communicate(timeout=60)[1]
+    assert (process.returncode, stderr) == (130, "stopped; the same command resumes\n")
+
+
 def test_a_killed_worker_ends_in_one_line_and_the_import_can_go_on(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "set"
     with start_import(images, out) as process:
@@ -472,7 +484,7 @@ def test_more_undecodable_images_stop_the_import_with_nothing_left(
         ingest(Folder(root=str(root)), options(out, size=16))
     message = str(caught.value)
     assert message.startswith("3 or more of 200 images do not decode, over 1% (one is ")
-    assert message.endswith("repair the download, or take these images out of the table; nothing was written")
+    assert message.endswith("repair the download, or take these images away; nothing was written")
     left = {"empty": [], "unfinished, with notes": ["notes.json"]}.get(before)
     assert (sorted(p.name for p in out.iterdir()) if out.exists() else None) == left
 

@@ -135,10 +135,10 @@ def test_people_and_films_are_counted_by_class_and_split(tmp_path: Path) -> None
     assert (edema["images"], edema["patients"], edema["views"], edema["ages"]) == (1, 0, {"unknown": 1}, None)
 
 
-def test_ages_that_are_no_numbers_are_not_known(tmp_path: Path) -> None:
-    images = [(flat(1), {"age": age}) for age in ("060Y", -1, 0, 4.5)]
+def test_an_age_of_0_is_known_and_none_is_not(tmp_path: Path) -> None:
+    images = [(flat(1), {"age": age}) for age in (None, 0, 5)]
     (normal,) = as_json(stats(forge(tmp_path, {("train", "Normal", "real"): [images]})))["classes"]
-    assert (normal["ages"]["min"], normal["ages"]["max"], normal["ages"]["mean"]) == (0, 4.5, 2.25)
+    assert (normal["ages"]["min"], normal["ages"]["max"], normal["ages"]["mean"]) == (0, 5, 2.5)
 
 
 @pytest.mark.parametrize("q", [5, 25, 50, 75, 95])

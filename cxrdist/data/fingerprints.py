@@ -9,6 +9,7 @@ the process.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 
 from cxrdist.data.importers.base import Record
 from cxrdist.data.near_duplicates import HASH_BYTES, near_groups
-from cxrdist.errors import shown
+from cxrdist.errors import UserError, shown
 from cxrdist.progress import Progress, say
 
 NO_HASH = bytes(HASH_BYTES)
@@ -29,7 +30,14 @@ class FingerprintTable:
 
     def __init__(self, images: int) -> None:
         self._file = tempfile.TemporaryFile(prefix="cxrdist-")  # noqa: SIM115  (it lives as long as the table)
-        self._file.truncate(images * HASH_BYTES)
+        try:
+            # Room now, or an error now: a mapped file that finds none later ends the process.
+            os.posix_fallocate(self._file.fileno(), 0, images * HASH_BYTES)
+        except OSError as error:
+            raise UserError(
+                f"{tempfile.gettempdir()}: {error.strerror}, for {images * HASH_BYTES / 2**20:,.1f} MiB of film "
+                "hashes: free some space, name another folder by TMPDIR, or say --no-find-duplicates"
+            ) from None
         self._hashes = np.memmap(self._file, np.uint8, "r+", shape=(images, HASH_BYTES))
         self._has = np.zeros(images, bool)
 
@@ -77,18 +85,19 @@ def members_of(groups: Sequence[int]) -> list[list[int]]:
     return [members[group] for group in sorted(members)]
 
 
-def tell(groups: Sequence[int], records: Sequence[Record], splits: Sequence[str]) -> None:
-    """How many films stand more than once, and which of them lie on both sides of a split."""
+def tell(groups: Sequence[int], records: Sequence[Record], splits: Sequence[str], way: str) -> None:
+    """How many films stand more than once, and which of them lie on both sides of a split, made in this ``way``."""
     found = count_groups(groups, splits)
     if not found.groups:
         say("near-duplicates: none")
         return
-    say(f"near-duplicates: {found.groups:,} films stand more than once ({found.images:,} images)")
+    many = "films stand" if found.groups > 1 else "film stands"
+    say(f"near-duplicates: {found.groups:,} {many} more than once ({found.images:,} images)")
     if not found.groups_across_splits:
         return
     say(
         f"warning: {found.groups_across_splits:,} of them lie in more than one split, where a test would reward "
-        "remembering: --dedup puts them on one side"
+        f"remembering: {'--dedup' if way == 'drawn' else '--split drawn --dedup'} puts them on one side"
     )
     across = [each for each in members_of(groups) if len({splits[i] for i in each}) > 1]
     for each in across[:LISTED_GROUPS]:

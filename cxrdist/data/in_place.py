@@ -175,7 +175,9 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
             store.remove(index_name(tar))
         settle(store)
         raise
-    near = compare(tasks, results) if any(task.makes_hashes for task in tasks) else prepared.near_duplicates
+    near = prepared.near_duplicates
+    if any(task.makes_hashes for task in tasks):
+        near = compare(tasks, results, prepared.provenance["options"]["split"])
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     named = {entry["table"] for entry in strata}
     for name in store.names():
@@ -199,7 +201,7 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
     return manifest
 
 
-def compare(tasks: list[TarTask], results: dict[str, TarResult]) -> dict[str, int]:
+def compare(tasks: list[TarTask], results: dict[str, TarResult], way: str) -> dict[str, int]:
     records = [record for task in tasks for record in task.records]
     splits = [split for task in tasks for split in task.splits]
     table = FingerprintTable(len(records))
@@ -208,5 +210,5 @@ def compare(tasks: list[TarTask], results: dict[str, TarResult]) -> dict[str, in
         table.put(start, bytes(results[task.tar].hashes))
         start += len(task.records)
     groups = table.groups("comparing films")
-    tell(groups, records, splits)
+    tell(groups, records, splits, way)
     return asdict(count_groups(groups, splits))

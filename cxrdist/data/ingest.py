@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import asdict
+from pathlib import Path
 
 from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, remove_leftovers, settle
 from cxrdist.data.fingerprints import FingerprintTable, count_groups, tell
-from cxrdist.data.importers.base import Importer, Record
+from cxrdist.data.importers.base import FileImporter, Importer, Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.in_place import index_in_place
 from cxrdist.data.ingest_options import IngestOptions
@@ -28,7 +29,7 @@ from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.shard_pool import ShardResult, ShardTask, UndecodableSource, rows_of, write_all
 from cxrdist.data.shard_tasks import ImportTask
 from cxrdist.data.shards import cuts, samples_per_shard
-from cxrdist.data.store import Store, store_of
+from cxrdist.data.store import LocalStore, Store, store_of
 from cxrdist.errors import UserError
 from cxrdist.progress import say
 
@@ -46,6 +47,7 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     if not options.out:
         raise UserError("--out: must be given: the folder of the new set, or its URL")
     store = store_of(options.out)
+    refuse_inside(store, importer)
     prepared = prepare(importer, options)
     if store.exists(MANIFEST):
         return finished_set(store, prepared.provenance)
@@ -63,6 +65,15 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     images = sum(entry["samples"] for entry in manifest["strata"])
     say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
     return manifest
+
+
+def refuse_inside(store: Store, importer: Importer) -> None:
+    """Raises UserError for a set in the folder that it is made of: the same command would next read it, too."""
+    if not (isinstance(importer, FileImporter) and importer.walks_root and isinstance(store, LocalStore)):
+        return
+    root = Path(importer.root)
+    if store.folder.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"--out {store}: lies in --root {root}, which is read: name a folder elsewhere")
 
 
 def plan(store: Store, options: IngestOptions, importer: Importer, prepared: Prepared) -> list[ImportTask]:
@@ -99,7 +110,8 @@ def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared
     """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
     where too many images do not decode."""
     near = prepared.near_duplicates
-    films = Films(tasks) if any(task.makes_hashes for task in tasks) else None
+    way = prepared.provenance["options"]["split"]
+    films = Films(tasks, way) if any(task.makes_hashes for task in tasks) else None
     try:
         results = write_all(tasks, f"import {store}", options.workers, films.take if films else None)
         rows = rows_of(results)
@@ -128,8 +140,8 @@ def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared
 class Films:
     """The images of all shards, compared with one another when they are written."""
 
-    def __init__(self, tasks: list[ImportTask]) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: list[ImportTask], way: str) -> None:
+        self._tasks, self._way = tasks, way
         ends = list(itertools.accumulate(task.images for task in tasks))
         self._start = {(t.stratum, t.number): end - t.images for t, end in zip(tasks, ends)}
         self._table = FingerprintTable(ends[-1])
@@ -143,5 +155,5 @@ class Films:
         records = [record for task in self._tasks for record in task.records]
         splits = [task.stratum.split for task in self._tasks for _ in task.records]
         groups = self._table.groups("comparing films")
-        tell(groups, records, splits)
+        tell(groups, records, splits, self._way)
         return asdict(count_groups(groups, splits))

@@ -59,8 +59,6 @@ class IngestOptions:
             raise UserError(f"--split {self.split}: unknown{nearest(self.split, SPLIT_WAYS)}")
         if self.dedup and not self.find_duplicates:
             raise UserError("--dedup needs the near-duplicates: leave --no-find-duplicates away")
-        if self.dedup and self.split == "official":
-            raise UserError("--dedup: a split that the source gives is taken as it is; take --split drawn")
         if self.min_shards < 1:
             raise UserError(f"--min-shards {self.min_shards}: 1 or more")
         if not 16 <= self.size <= 2048:

@@ -101,7 +101,7 @@ def near_pairs(
 
     ``films`` picks some rows, ascending. All pairs are listed: k copies of one film are k (k - 1) / 2 pairs. Films
     with nothing in their middle (blank, or a faint haze of noise) are near only to exact copies of themselves.
-    Whether a pair is near depends on its two hashes alone.
+    Whether a pair is near depends on its two hashes alone; at the very threshold, on how a machine rounds.
     """
     films = np.arange(len(table)) if films is None else films
     thumbnails = table[:, :-_DIGEST_BYTES].reshape(-1, _SIDE, _SIDE)  # [N, 32, 32] uint8

@@ -21,7 +21,7 @@ from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.set_form import is_text
 from cxrdist.data.shard_pool import UndecodableSource, work
 from cxrdist.data.shard_tasks import HashTask, hash_images, patient_of
-from cxrdist.data.split import official_split, split_patients
+from cxrdist.data.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.progress import say
@@ -78,8 +78,13 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
     is_unknown = not all(record.patient_id for record in used)
+    is_drawn = way == "drawn" or any(record.split == TRAIN_VAL for record in used)
+    if options.dedup and not is_drawn:
+        raise UserError(
+            "--dedup: the source's own split is taken as it is; take --split drawn, or leave it away"
+        )
     asked = is_unknown and options.find_duplicates if options.dedup is None else options.dedup
-    dedup = way == "drawn" and asked and not importer.is_phantom  # whose patients are known
+    dedup = is_drawn and asked and not importer.is_phantom  # whose patients are known
     # Also drawn before the images are looked at: what can't be split is told at once.
     splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
     provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
@@ -94,14 +99,15 @@ def settle_splits(
     unknown = sum(not record.patient_id for record in prepared.records)
     if prepared.dedup:
         groups = looked_at(importer, options, prepared.records)
-        prepared.records, patients = one_patient_each(prepared.records, groups)
+        prepared.records, together = one_patient_each(prepared.records, groups)
+        way = prepared.provenance["options"]["split"]
         try:
-            prepared.splits = splits_of(prepared.records, patients, prepared.labels, "drawn", options)
+            prepared.splits = splits_of(prepared.records, together, prepared.labels, way, options)
         except UserError as error:
             give_up()
             raise UserError(f"with near-duplicate films as one patient: {error}") from None
         prepared.near_duplicates = asdict(count_groups(groups, prepared.splits))
-        tell(groups, prepared.records, prepared.splits)
+        tell(groups, prepared.records, prepared.splits, way)
     print_table(prepared.records_read, prepared.labelling, prepared.labels, prepared.splits)
     print_rules(prepared.provenance, unknown)
 
@@ -131,12 +137,13 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
 
 
 def splits_of(
-    records: list[Record], patients: list[str], labels: list[str], way: str, options: IngestOptions
+    records: list[Record], together: list[str], labels: list[str], way: str, options: IngestOptions
 ) -> list[str]:
+    """``together``: whom a drawn split keeps on one side, a patient or all who share a film."""
     if way == "official":
-        said = [record.split or "" for record in records]
-        return official_split(patients, labels, said, val=options.val, seed=options.seed)
-    return split_patients(patients, labels, val=options.val, test=options.test, seed=options.seed)
+        said, patients = [record.split or "" for record in records], [patient_of(r) for r in records]
+        return official_split(patients, labels, said, together, val=options.val, seed=options.seed)
+    return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed)
 
 
 def check_slugs(classes: tuple[str, ...]) -> None:

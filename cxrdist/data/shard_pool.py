@@ -123,12 +123,12 @@ def write_all(
 
 
 def check_undecodable(undecodable: list[str], images: int) -> None:
-    """Raises UndecodableSource where more than 1 % of the images do not decode."""
-    if len(undecodable) > MAX_UNDECODABLE_SHARE * images:
+    """Raises UndecodableSource where more than 1 % of the images, and more than one, do not decode."""
+    if len(undecodable) > max(1, MAX_UNDECODABLE_SHARE * images):
         raise UndecodableSource(
             f"{len(undecodable)} or more of {images} images do not decode, over "
             f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or take "
-            "these images out of the table; nothing was written"
+            "these images away; nothing was written"
         )
 
 
@@ -184,6 +184,11 @@ def work(
         raise UserError(
             "a worker process was killed, by the system if memory ran out: run the same command again, which "
             "goes on from here, with fewer --workers"
+        ) from None
+    except MemoryError:
+        raise UserError(
+            "memory ran out in a worker process: run the same command again, which goes on from here, with fewer "
+            "--workers"
         ) from None
     finally:
         shared.is_stopping.value = True

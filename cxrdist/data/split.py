@@ -50,11 +50,17 @@ TRAIN_VAL = "train-val"
 
 
 def official_split(
-    patients: Sequence[str], labels: Sequence[str], said: Sequence[str], *, val: float | int, seed: int
+    patients: Sequence[str],
+    labels: Sequence[str],
+    said: Sequence[str],
+    together: Sequence[str],
+    *,
+    val: float | int,
+    seed: int,
 ) -> list[str]:
-    """The split of each image as its source says it: train, val or test; what it calls train-val is drawn apart
-    by patient, as ``split_patients`` does. Raises UserError where the source divides a patient, or where a
-    class lacks images in a split."""
+    """The split of each image as its source says it: train, val or test; what it calls train-val is drawn apart,
+    as ``split_patients`` does, by ``together``: the patients, or wider groups of images. Raises UserError where
+    the source divides a patient, or where a class lacks images in a split."""
     home: dict[str, str] = {}
     divided = {patient for patient, split in zip(patients, said) if home.setdefault(patient, split) != split}
     if divided:
@@ -64,7 +70,7 @@ def official_split(
         )
     undivided = [i for i, split in enumerate(said) if split == TRAIN_VAL]
     drawn = split_patients(
-        [patients[i] for i in undivided], [labels[i] for i in undivided], val=val, test=None, seed=seed
+        [together[i] for i in undivided], [labels[i] for i in undivided], val=val, test=None, seed=seed
     )
     splits = list(said)
     for i, split in zip(undivided, drawn):

@@ -41,7 +41,7 @@ def reading() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except (UndecodableImage, UserError):
+    except (UndecodableImage, UserError, MemoryError):
         raise
     except Exception:
         raise UndecodableImage("truncated or damaged") from None

@@ -66,6 +66,8 @@ class Importer:
     is_phantom: ClassVar[bool] = False
     largest_size: ClassVar[int] = 2048
     """Pixels a side that it can give."""
+    walks_root: ClassVar[bool] = False
+    """Whether it takes all that lies below its root, so that a set in there would be read, too."""
     default_out: ClassVar[str | None] = None
     """What ``--out`` is where it is not given; None where it must be."""
     default_split: ClassVar[str] = "drawn"

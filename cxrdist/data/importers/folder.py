@@ -27,6 +27,7 @@ class Folder(ConfinedImporter):
     """
 
     name = "folder"
+    walks_root = True
     release = "folder of images"
     example = "cxrdist import folder --root my_images --out shards/mine --size 64"
 

@@ -49,6 +49,7 @@ class WebDataset(FileImporter):
     names and the metadata that others gave them; images are decoded and resized as they are read."""
 
     name = "webdataset"
+    walks_root = True
     release = "WebDataset tars"
     example = (
         "cxrdist import webdataset --root my_tars --class-names Normal,Pneumonia --out shards/mine --size 64"
