@@ -21,7 +21,7 @@ from cxrdist.data.privacy import load_salt
 from cxrdist.data.reindex import reindex
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import Stream
-from cxrdist.data.verify import verify
+from cxrdist.data.verify import remedy, verify
 from cxrdist.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("inline")
@@ -158,9 +158,6 @@ def test_a_lost_index_needs_the_import_again(tars: Path) -> None:
     (problem,) = reindex(str(tars)).problems
     assert "run `cxrdist import webdataset --in-place` again" in problem
     (tars / "manifest.json").unlink()
-    (tars / "a.index.npy").unlink()
-    for table in tars.glob("*.json"):
-        table.unlink()
     assert index_in_place(importer(tars, in_place=True), options()) == manifest
 
 
@@ -183,3 +180,57 @@ def test_what_cannot_be_indexed_leaves_the_tars_alone(tars: Path, tmp_path: Path
     with pytest.raises(UserError, match=r"deep/c\.tar: a set is one folder: index .*deep on its own"):
         index_in_place(importer(tars, in_place=True), options())
     assert sorted(path.name for path in tars.iterdir()) == sorted([*before, "deep"])
+
+
+def test_another_set_can_be_made_once_the_manifest_is_gone(tars: Path) -> None:
+    index_in_place(importer(tars, in_place=True), options())
+    before = {path.name for path in tars.iterdir()}
+    with pytest.raises(
+        UserError, match=r"seed 0, now 1\): to index its tars anew remove .*/manifest\.json alone"
+    ):
+        index_in_place(importer(tars, in_place=True), options(seed=1))
+    (tars / "manifest.json").unlink()
+    (tars / "b.tar").rename(tars.parent / "b.tar")
+    manifest = index_in_place(importer(tars, in_place=True), options(seed=1))
+    # Nothing of the first set is left, the tar that is gone from the folder included.
+    tables = {entry["table"] for entry in manifest["strata"]}
+    assert {path.name for path in tars.iterdir()} == {"a.tar", "a.index.npy", "manifest.json", *tables}
+    assert "b.index.npy" in before and verify(str(tars)) == []
+
+
+def test_no_word_that_would_delete_the_tars(tars: Path, tmp_path: Path) -> None:
+    index_in_place(importer(tars, in_place=True), options())
+    with pytest.raises(UserError, match=r"remove .*manifest\.json alone, and keep the tars"):
+        ingest(importer(tars, in_place=False), options(str(tars)))
+    (tars / "a.index.npy").unlink()
+    assert remedy(str(tars), verify(str(tars))) == (
+        "what to do: restore the files from a copy; or, to index the tars as they are now, remove "
+        f"{tars}/manifest.json alone and run `cxrdist import webdataset --in-place` again; keep the tars"
+    )
+    (tars / "manifest.json").rename(tars / ".job.json")
+    with pytest.raises(UserError, match=r"remove .*/\.job\.json alone, and keep the tars"):
+        (tars / ".job.json").write_text('{"source_options": {"in_place": true}}')
+        index_in_place(importer(tars, in_place=True), options())
+    (tars / ".job.json").write_text("{")
+    with pytest.raises(
+        UserError, match=r"\.job\.json: not JSON .*: remove it alone where tars are indexed in place"
+    ):
+        index_in_place(importer(tars, in_place=True), options())
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("manifest.json", b'{"mine": 1}'), ("manifest.json", b"["), ("a.index.npy", b"mine")],
+)
+def test_files_of_the_owner_are_never_overwritten(tars: Path, name: str, data: bytes) -> None:
+    (tars / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"{name}: a file of somebody else's stands in the way"):
+        index_in_place(importer(tars, in_place=True), options())
+    assert {path.name for path in tars.iterdir()} == {"a.tar", "b.tar", name}
+    assert (tars / name).read_bytes() == data
+
+
+def test_a_file_called_like_a_table_is_the_owner_s(tars: Path) -> None:
+    (tars / "train-mine-real.0123456789ab.json").write_text("mine")
+    index_in_place(importer(tars, in_place=True), options())
+    assert (tars / "train-mine-real.0123456789ab.json").read_text() == "mine"

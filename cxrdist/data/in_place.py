@@ -9,11 +9,14 @@ the names and metadata that others gave them; the index and all that is read thr
 
 from __future__ import annotations
 
+import io
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from cxrdist.data.claim import JOB_FILE, TABLE_FILE, WRITES, check_same_job, finished_set, job_of, settle
@@ -22,7 +25,16 @@ from cxrdist.data.images import FOREIGN, UndecodableImage
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest_options import IngestOptions
-from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, index_bytes, write_manifest, write_table
+from cxrdist.data.manifest import (
+    FORMAT,
+    INDEX_DTYPE,
+    MANIFEST,
+    Manifest,
+    Stratum,
+    index_bytes,
+    write_manifest,
+    write_table,
+)
 from cxrdist.data.near_duplicates import perceptual_hash
 from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.privacy import Salt
@@ -33,6 +45,8 @@ from cxrdist.data.store import LocalStore, Store, locked, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
 from cxrdist.progress import say
+
+INDEX_ENDING = index_name("")
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,7 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
     if options.out and Path(options.out).resolve() != root.resolve():
         raise UserError(f"--in-place makes a set of {root} itself: leave --out away")
     store = LocalStore(root)
+    refuse_strangers(store)
     prepared = prepare(importer, options)
     prepared.provenance["options"]["encoding"] = FOREIGN[options.fit]
     if store.exists(MANIFEST):
@@ -76,17 +91,43 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
         return fill(store, tasks, options, prepared)
 
 
+def refuse_strangers(store: Store) -> None:
+    """Raises UserError where a file of somebody else's has a name that the set needs; its own of an earlier import
+    are written anew."""
+    taken = [name for name in store.names() if name.endswith(INDEX_ENDING) and not is_our_index(store, name)]
+    if store.exists(MANIFEST) and not is_our_manifest(store.read(MANIFEST)):
+        taken.append(MANIFEST)
+    if taken:
+        raise UserError(f"{store}/{taken[0]}: a file of somebody else's stands in the way; move it elsewhere")
+
+
+def is_our_index(store: Store, name: str) -> bool:
+    try:
+        return np.lib.format.read_array(io.BytesIO(store.read(name)), allow_pickle=False).dtype == INDEX_DTYPE
+    except Exception:  # on foreign bytes it may raise nearly anything
+        return False
+
+
+def is_our_manifest(data: bytes) -> bool:
+    """Whether it is one of ours, damaged perhaps."""
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError):
+        return FORMAT.encode() in data
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
+def is_our_table(store: Store, name: str) -> bool:
+    """Whether a file of this name is a shard table, named by its digest."""
+    return bool(TABLE_FILE.fullmatch(name)) and sha256_bytes(store.read(name))[:12] == name.split(".")[-2]
+
+
 def begin(store: Store, provenance: dict[str, Any]) -> None:
     """Mark the folder as this job's. Raises UserError where it is another's."""
     if store.exists(JOB_FILE):
         check_same_job(store, job_of(store), provenance)
         say(f"{store}: going on with an unfinished set")
         return
-    if taken := [name for name in store.names() if name.endswith(".index.npy")]:
-        raise UserError(
-            f"{store}/{taken[0]}: an index of somebody else's stands in the way; move it elsewhere"
-        )
-    store.tidy()
     write_to(store, JOB_FILE, canonical_json(provenance))
 
 
@@ -178,9 +219,11 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
     near = compare(tasks, results) if any(task.makes_hashes for task in tasks) else prepared.near_duplicates
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     named = {entry["table"] for entry in strata}
+    named |= {index_name(tar) for tar, result in results.items() if result.rows}
     for name in store.names():
-        # Of an earlier, killed run, which saw other tars. Never a tar: it may be called like one of ours.
-        if TABLE_FILE.fullmatch(name) and name not in named:
+        # Of an earlier run, which saw other tars. Never a tar: it may be called like one of ours.
+        is_ours = is_our_index(store, name) if name.endswith(INDEX_ENDING) else is_our_table(store, name)
+        if is_ours and name not in named:
             store.remove(name)
     manifest = write_manifest(
         store,

@@ -121,6 +121,11 @@ def remedy(place: str, found: list[str]) -> str:
     strangers = sum(line.endswith(STRANGER) for line in found)
     indexes = sum(line.partition(": ")[0].endswith(index_name("")) for line in found)
     todo = []
+    if is_foreign(place):
+        return (
+            "what to do: restore the files from a copy; or, to index the tars as they are now, remove "
+            f"{place}/{MANIFEST} alone and run `cxrdist import webdataset --in-place` again; keep the tars"
+        )
     if len(found) > strangers + indexes:
         todo.append(REMEDY)
     elif indexes:
@@ -128,6 +133,13 @@ def remedy(place: str, found: list[str]) -> str:
     if strangers:
         todo.append("move away the files that no table names")
     return f"what to do: {'; '.join(todo)}"
+
+
+def is_foreign(place: str) -> bool:
+    try:
+        return ShardSet(place).is_foreign
+    except UserError:
+        return False
 
 
 def check_all(
