@@ -234,3 +234,27 @@ def test_a_file_called_like_a_table_is_the_owner_s(tars: Path) -> None:
     (tars / "train-mine-real.0123456789ab.json").write_text("mine")
     index_in_place(importer(tars, in_place=True), options())
     assert (tars / "train-mine-real.0123456789ab.json").read_text() == "mine"
+
+
+def test_temporaries_of_the_owner_stay(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = {".x.123.tmp", ".notes.tar.7.tmp", ".c.index.npy.4.tmp"}
+    ours = {
+        ".a.index.npy.9.tmp",
+        ".manifest.json.9.tmp",
+        "..job.json.9.tmp",
+        ".train-mass-real.0123456789ab.json.9.tmp",
+    }
+    for name in theirs | ours:
+        (tars / name).write_bytes(b"half")
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cxrdist.data.in_place.write_manifest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            index_in_place(importer(tars, in_place=True), options())
+    # Whose they are shows only where this job was killed before.
+    assert theirs | ours | {".job.json"} <= {path.name for path in tars.iterdir()}
+    index_in_place(importer(tars, in_place=True), options())
+    assert {path.name for path in tars.iterdir() if path.name.startswith(".")} == theirs

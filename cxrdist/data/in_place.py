@@ -43,7 +43,7 @@ from cxrdist.data.shard_tasks import patient_of
 from cxrdist.data.shards import IndexRow, hashed, index_name
 from cxrdist.data.store import LocalStore, Store, locked, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, sha256_bytes
+from cxrdist.files import canonical_json, is_temporary, sha256_bytes
 from cxrdist.progress import say
 
 INDEX_ENDING = index_name("")
@@ -127,8 +127,19 @@ def begin(store: Store, provenance: dict[str, Any]) -> None:
     if store.exists(JOB_FILE):
         check_same_job(store, job_of(store), provenance)
         say(f"{store}: going on with an unfinished set")
+        remove_own_temporaries(store)
         return
     write_to(store, JOB_FILE, canonical_json(provenance))
+
+
+def remove_own_temporaries(store: Store) -> None:
+    """What a killed run of this job left; files of the owner may have names of the same form."""
+    names = store.names()
+    own = {JOB_FILE, MANIFEST, *(index_name(name) for name in names if name.endswith(".tar"))}
+    for name in names:
+        written = name[1:].rsplit(".", 2)[0]
+        if is_temporary(name) and (written in own or TABLE_FILE.fullmatch(written)):
+            store.remove(name)
 
 
 def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: Prepared) -> list[TarTask]:
