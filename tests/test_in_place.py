@@ -171,14 +171,18 @@ def test_again_there_is_nothing_to_do_and_another_job_is_refused(
         index_in_place(importer(tars, in_place=True), options(size=32))
 
 
-def test_what_cannot_be_indexed_leaves_the_tars_alone(tars: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_indexed_leaves_the_tars_alone(
+    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=r"--in-place makes a set of .* itself: leave --out away"):
         index_in_place(importer(tars, in_place=True), options(out=str(tmp_path / "elsewhere")))
     before = sorted(path.name for path in tars.iterdir())
     (tars / "deep").mkdir()
     (tars / "deep" / "c.tar").write_bytes((tars / "a.tar").read_bytes())
-    with pytest.raises(UserError, match=r"deep/c\.tar: a set is one folder: index .*deep on its own"):
-        index_in_place(importer(tars, in_place=True), options())
+    with monkeypatch.context() as patch:
+        patch.setattr(WebDataset, "image_bytes", lambda *_: pytest.fail("an image was read before"))
+        with pytest.raises(UserError, match=r"deep/c\.tar: a set is one folder: index .*deep on its own"):
+            index_in_place(importer(tars, in_place=True), options(dedup=True))
     assert sorted(path.name for path in tars.iterdir()) == sorted([*before, "deep"])
 
 
@@ -258,3 +262,48 @@ def test_temporaries_of_the_owner_stay(tars: Path, monkeypatch: pytest.MonkeyPat
     assert theirs | ours | {".job.json"} <= {path.name for path in tars.iterdir()}
     index_in_place(importer(tars, in_place=True), options())
     assert {path.name for path in tars.iterdir() if path.name.startswith(".")} == theirs
+
+
+@pytest.mark.parametrize("changes", [{"encoding": "npy"}, {"min_shards": 2}])
+def test_options_for_tars_that_are_written_are_refused(tars: Path, changes: dict[str, object]) -> None:
+    option = next(iter(changes)).replace("_", "-")
+    with pytest.raises(UserError, match=f"--{option}: --in-place writes no tars"):
+        index_in_place(importer(tars, in_place=True), options(**changes))
+    manifest = index_in_place(importer(tars, in_place=True), options())
+    assert not {"encoding", "min_shards"} & set(manifest["provenance"]["options"])
+
+
+def test_a_tar_that_no_table_could_name_is_refused(tars: Path) -> None:
+    (tars / "b.tar").rename(tars / "B.TAR")
+    with pytest.raises(UserError, match=r"B\.TAR: rename it to plain text that ends in \.tar"):
+        index_in_place(importer(tars, in_place=True), options())
+
+
+def test_tars_that_hold_nothing_used_are_known(tars: Path, tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.new("L", (20, 20)).save(png, "PNG")
+    with TarWriter(str(tars / "synthetic.tar"), encoder=False) as writer:
+        told = {"patient_id": "MRN90", "origin": "synthetic"}
+        writer.write({"__key__": "x", "png": png.getvalue(), "cls": b"0", "json": json.dumps(told).encode()})
+    with TarWriter(str(tars / "other.tar"), encoder=False) as writer:
+        writer.write({"__key__": "x", "png": png.getvalue(), "cls": b"9", "json": b'{"patient_id": "MRN91"}'})
+    (tars / "._a.tar").write_bytes(b"of a file manager")
+    names = ("Normal", "Mass", *(f"c{n}" for n in range(2, 9)), "Other")
+    source = WebDataset(root=str(tars), class_names=names, in_place=True)
+    manifest = index_in_place(source, options(classes=("Normal", "Mass")))
+    assert manifest["provenance"]["unused_tars"] == ["other.tar", "synthetic.tar"]
+    assert verify(str(tars)) == [] == verify(str(tars), quick=True)
+    assert index_in_place(source, options(classes=("Normal", "Mass"))) == manifest
+    (tars / "c.tar").write_bytes((tars / "a.tar").read_bytes())
+    assert verify(str(tars)) == ["c.tar: a file that no table names"]
+    convert(ConvertOptions(set=str(tars), out=str(tmp_path / "own"), workers=1))
+    assert b"other.tar" not in (tmp_path / "own" / "manifest.json").read_bytes()
+
+
+def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TarWriter(str(tars / "c.tar"), encoder=False) as writer:
+        writer.write({"__key__": "x", "png": b"junk", "cls": b"0", "json": b'{"patient_id": "MRN91"}'})
+    monkeypatch.setattr("cxrdist.data.shard_pool.MAX_UNDECODABLE_SHARE", 0.1)
+    manifest = index_in_place(importer(tars, in_place=True), options())
+    assert manifest["provenance"]["undecodable"] == 1
+    assert manifest["provenance"]["unused_tars"] == ["c.tar"] and verify(str(tars)) == []

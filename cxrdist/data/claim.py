@@ -15,8 +15,9 @@ from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
 from cxrdist.progress import say
 
 JOB_FILE = ".job.json"
+UNUSED_TARS = "unused_tars"
 # Found out while writing, so not known when a job is compared with the one that is there.
-FOUND_LATER = ("undecodable", "near_duplicates", "gates")
+FOUND_LATER = ("undecodable", "near_duplicates", "gates", UNUSED_TARS)
 # They follow from the images and the options, so they are told only where nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 PLAIN_WORDS = {

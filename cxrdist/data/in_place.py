@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from cxrdist.data.claim import JOB_FILE, TABLE_FILE, WRITES, check_same_job, finished_set, job_of, settle
+from cxrdist.data.claim import (
+    JOB_FILE,
+    TABLE_FILE,
+    UNUSED_TARS,
+    WRITES,
+    check_same_job,
+    finished_set,
+    job_of,
+    settle,
+)
 from cxrdist.data.fingerprints import NO_HASH, FingerprintTable, count_groups, tell
 from cxrdist.data.images import FOREIGN, UndecodableImage
 from cxrdist.data.importers.base import Record
@@ -38,6 +47,7 @@ from cxrdist.data.manifest import (
 from cxrdist.data.near_duplicates import perceptual_hash
 from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.privacy import Salt
+from cxrdist.data.set_form import is_name
 from cxrdist.data.shard_pool import check_undecodable, count_image, tell_undecodable, work
 from cxrdist.data.shard_tasks import patient_of
 from cxrdist.data.shards import IndexRow, hashed, index_name
@@ -47,6 +57,8 @@ from cxrdist.files import canonical_json, is_temporary, sha256_bytes
 from cxrdist.progress import say
 
 INDEX_ENDING = index_name("")
+WRITTEN_ANEW = ("encoding", "min_shards")
+"""Options for tars that an import writes."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +90,39 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
     root = Path(importer.root)
     if options.out and Path(options.out).resolve() != root.resolve():
         raise UserError(f"--in-place makes a set of {root} itself: leave --out away")
+    for name in WRITTEN_ANEW:
+        if getattr(options, name) != getattr(IngestOptions, name):
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option}: --in-place writes no tars that it could be for: leave --{option} away"
+            )
     store = LocalStore(root)
+    tars = tars_of(importer)
     refuse_strangers(store)
     prepared = prepare(importer, options)
-    prepared.provenance["options"]["encoding"] = FOREIGN[options.fit]
+    for name in WRITTEN_ANEW:
+        del prepared.provenance["options"][name]
     if store.exists(MANIFEST):
         return finished_set(store, prepared.provenance)
     with locked(store, WRITES):
         begin(store, prepared.provenance)
         settle_splits(prepared, importer, options, lambda: settle(store))
         tasks = plan(store, importer, options, prepared)
-        return fill(store, tasks, options, prepared)
+        return fill(store, tars, tasks, options, prepared)
+
+
+def tars_of(importer: WebDataset) -> list[str]:
+    """The tars of the folder itself. Raises UserError for one that no set can name."""
+    tars = importer.tar_names()
+    for tar in tars:
+        where = Path(importer.root, tar)
+        if "/" in tar:
+            raise UserError(
+                f"{where}: a set is one folder: index {where.parent} on its own, or leave --in-place away"
+            )
+        if not is_name(tar) or not tar.endswith(".tar"):
+            raise UserError(f"{where}: rename it to plain text that ends in .tar, or leave --in-place away")
+    return tars
 
 
 def refuse_strangers(store: Store) -> None:
@@ -149,12 +183,6 @@ def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: P
         by_tar.setdefault(importer.place_of(record)[0], []).append(i)
     tasks = []
     for tar, numbers in sorted(by_tar.items()):
-        if "/" in tar:
-            settle(store)
-            raise UserError(
-                f"{store}/{tar}: a set is one folder: index {store}/{Path(tar).parent} on its own, or leave "
-                "--in-place away"
-            )
         tasks.append(
             TarTask(
                 store,
@@ -201,7 +229,9 @@ def index_tar(task: TarTask) -> TarResult:
     return result
 
 
-def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: Prepared) -> Manifest:
+def fill(
+    store: Store, tars: list[str], tasks: list[TarTask], options: IngestOptions, prepared: Prepared
+) -> Manifest:
     """Write indexes and tables, the manifest last. Raises UserError, with the tars alone left, where too many
     images do not decode."""
     images = len(prepared.records)
@@ -230,7 +260,8 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
     near = compare(tasks, results) if any(task.makes_hashes for task in tasks) else prepared.near_duplicates
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     named = {entry["table"] for entry in strata}
-    named |= {index_name(tar) for tar, result in results.items() if result.rows}
+    used = [tar for tar, result in results.items() if result.rows]
+    named |= {index_name(tar) for tar in used}
     for name in store.names():
         # Of an earlier run, which saw other tars. Never a tar: it may be called like one of ours.
         is_ours = is_our_index(store, name) if name.endswith(INDEX_ENDING) else is_our_table(store, name)
@@ -242,7 +273,12 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
         image_size=options.size,
         encoding=FOREIGN[options.fit],
         strata=strata,
-        provenance=prepared.provenance | {"undecodable": len(undecodable), "near_duplicates": near},
+        provenance=prepared.provenance
+        | {
+            "undecodable": len(undecodable),
+            "near_duplicates": near,
+            UNUSED_TARS: [tar for tar in tars if tar not in used],
+        },
         lineage={"kind": "real"},
     )
     settle(store)

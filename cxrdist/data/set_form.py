@@ -118,6 +118,7 @@ _PROVENANCE: Form = {
     "left_out": _mapping_of(is_count),
     "notes": _mapping_of(is_count),
     "undecodable": is_count,
+    "unused_tars": _list_of(is_name),
     "near_duplicates": lambda value: value is None or _mapping_of(is_count)(value),
     "gates": _mapping_of(_with(_GATE, _GATE)),
     "converted": _list_of(_with({"from": is_text}, ("from",))),

@@ -18,6 +18,8 @@ from typing import IO, Any
 import numpy as np
 import xxhash
 
+from cxrdist.data.claim import UNUSED_TARS
+from cxrdist.data.foreign_tars import is_tar_name
 from cxrdist.data.images import UndecodableImage, decode
 from cxrdist.data.manifest import (
     INDEX_DTYPE,
@@ -101,7 +103,8 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
     strangers = [name for name in store.names() if name not in known and not name.startswith(tuple(unread))]
     if shards.is_foreign:
         # The folder is others' own: what else lies in it is not ours to judge, but a tar would seem to be read.
-        strangers = [name for name in strangers if name.endswith(".tar")]
+        unused = shards.manifest["provenance"].get(UNUSED_TARS, [])
+        strangers = [name for name in strangers if is_tar_name(name) and name not in unused]
     return found + [f"{shown(name)}{STRANGER}" for name in strangers]
 
 
