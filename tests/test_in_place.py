@@ -23,6 +23,7 @@ from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import Stream
 from cxrdist.data.verify import remedy, verify
 from cxrdist.errors import UserError
+from cxrdist.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("inline")
 SIZE = 24
@@ -307,3 +308,15 @@ def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: 
     manifest = index_in_place(importer(tars, in_place=True), options())
     assert manifest["provenance"]["undecodable"] == 1
     assert manifest["provenance"]["unused_tars"] == ["c.tar"] and verify(str(tars)) == []
+
+
+def test_a_tar_counts_once_whatever_it_holds(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index_in_place(importer(tars, in_place=True), options())
+    result = reindex(str(tars))
+    assert (result.whole, result.rebuilt, result.problems) == (2, [], [])
+    counted: list[int] = []
+    monkeypatch.setattr(Progress, "advance", lambda _, count: counted.append(count))
+    for quick in (True, False):
+        assert verify(str(tars), quick=quick) == []
+        assert counted == [12, 12]
+        counted.clear()

@@ -78,6 +78,7 @@ class ConvertTask(ShardTask):
     entry: dict[str, Any]
     source_encoding: str
     source_size: int
+    source_importer: str | None
     size: int
     start: int
     stop: int
@@ -125,7 +126,12 @@ class ConvertTask(ShardTask):
 
     def reader(self) -> StratumReader:
         return StratumReader(
-            self.source, self.entry, self.class_index, self.source_encoding, self.source_size
+            self.source,
+            self.entry,
+            self.class_index,
+            self.source_encoding,
+            self.source_size,
+            self.source_importer,
         )
 
 
@@ -208,6 +214,7 @@ def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
                     entry,
                     source.manifest["encoding"],
                     source.image_size,
+                    source.manifest["provenance"].get("importer"),
                     target.size,
                     start,
                     stop,

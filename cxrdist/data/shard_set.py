@@ -36,6 +36,8 @@ class StratumReader:
     class_index: int
     encoding: str
     image_size: int
+    importer: str | None
+    """What the manifest says that the images were imported with."""
     _indexes: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -136,7 +138,7 @@ class StratumReader:
             meta = {
                 "patient": entry["patient"].decode(),
                 "origin": self.entry["origin"],
-                "source": "webdataset",
+                "source": self.importer,
             }
             yield Sample(entry["key"].decode(), self._bytes(shard, entry), meta)
 
@@ -194,6 +196,7 @@ class ShardSet:
                         self.classes.index(class_name),
                         self.manifest["encoding"],
                         self.image_size,
+                        self.manifest["provenance"].get("importer"),
                     )
                     break
             else:

@@ -10,6 +10,7 @@ the place ── files that no table names
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -85,6 +86,9 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         known |= {name for row in table for name in (row["name"], index_name(row["name"]))}
     if counts_of(shards.manifest["strata"], shards.classes) != shards.manifest["counts"]:
         found.append(f"{MANIFEST}: its counts are not those of its strata")
+    samples = Counter[str]()
+    for _, row in tasks:
+        samples[row["name"]] += row["samples"]
     if shards.is_foreign:
         # One tar holds samples of several strata, and is read once.
         tasks = [*{row["name"]: (entry, row) for entry, row in tasks}.values()]
@@ -95,7 +99,7 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         for row, checked in check_all(shards, tasks, quick):
             found += checked.problems
             indexes.append(checked.index)
-            progress.advance(row["samples"] if quick else len(checked.index))
+            progress.advance(samples[row["name"]] if quick else len(checked.index))
     if not quick:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
         if shards.is_foreign:
