@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.mix import MixRule, quotas
 from cxrdist.data.privacy import load_salt
 from cxrdist.data.reindex import reindex
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.set_form import check_table
+from cxrdist.data.shard_set import ShardSet, StratumReader
 from cxrdist.data.stream import Stream
 from cxrdist.data.verify import remedy, verify
 from cxrdist.errors import UserError
@@ -45,6 +48,8 @@ def tars(tmp_path: Path) -> Path:
                 image = Image.fromarray(rng.integers(0, 256, shape, np.uint8))
                 image.save(buffer, "JPEG" if suffix == "jpg" else "PNG")
                 told = {"patient_id": f"MRN{number // 4}", "note": "Jane Doe"}
+                if number % 4 < 2:
+                    told |= {"view": ("PA", "AP")[number % 2], "sex": "F", "age": str(90 + number)}
                 writer.write(
                     {
                         "__key__": f"scan-{number}",
@@ -59,6 +64,10 @@ def tars(tmp_path: Path) -> Path:
 
 def importer(tars: Path, *, in_place: bool) -> WebDataset:
     return WebDataset(root=str(tars), class_names=("Normal", "Mass"), in_place=in_place)
+
+
+def metas(reader: StratumReader) -> dict[str, dict[str, Any]]:
+    return {sample.key: sample.meta for shard in range(len(reader.shards)) for sample in reader.whole(shard)}
 
 
 def options(out: str = "", **others: object) -> IngestOptions:
@@ -80,6 +89,13 @@ def test_the_set_reads_as_one_that_was_written_anew(tars: Path, tmp_path: Path) 
         assert sorted(here.key(i) for i in range(here.samples)) == sorted(by_key)
         for i in range(here.samples):
             np.testing.assert_array_equal(here.pixels(i), by_key[here.key(i)])
+        assert metas(here) == metas(there)
+    views = Counter(
+        meta["view"]
+        for stratum in placed.strata
+        for meta in metas(placed.stratum(*vars(stratum).values())).values()
+    )
+    assert views == {"AP": 6, "PA": 6, None: 12}
     assert verify(str(tars)) == [] == verify(str(tars), quick=True)
 
 
@@ -121,6 +137,7 @@ def test_convert_makes_a_set_of_our_own_of_it(tars: Path, tmp_path: Path) -> Non
         np.testing.assert_array_equal(
             [here.pixels(i) for i in range(here.samples)], [there.pixels(i) for i in range(there.samples)]
         )
+        assert metas(here) == metas(there)
     for path in (tmp_path / "own").iterdir():
         data = path.read_bytes()
         assert not any(word in data for word in (b"MRN", b"scan-", b"Jane"))
@@ -320,3 +337,13 @@ def test_a_tar_counts_once_whatever_it_holds(tars: Path, monkeypatch: pytest.Mon
         assert verify(str(tars), quick=quick) == []
         assert counted == [12, 12]
         counted.clear()
+
+
+@pytest.mark.parametrize(
+    "told", [{}, [], [{}] * 5, [{"view": "\x1b[2J"}] * 4, [{"age": -1}] * 4, [5] * 4, None]
+)
+def test_a_table_that_tells_what_no_import_does(told: object) -> None:
+    row = {"name": "a.tar", "bytes": 99999, "sha256": "0" * 64, "index_sha256": "0" * 64, "samples": 4}
+    check_table({"shards": [row | {"told": [{"age": 90, "view": "PA"}, {}, {}, {}]}]}, "table")
+    with pytest.raises(UserError, match="table: what it says of its shards can't be true"):
+        check_table({"shards": [row | {"told": told}]}, "table")

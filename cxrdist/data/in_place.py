@@ -1,7 +1,7 @@
 """Foreign tars as a set, indexed where they lie: beside them come indexes, tables and a manifest, nothing is moved.
 
     tar of others, any mix of classes ── one index: every sample that is used, with its split, class and place
-    table of a stratum                ── the tars that hold some of it, and how many
+    table of a stratum                ── the tars that hold some of it, how many, and their view, sex and age
 
 A reader takes from a tar's index the rows of its stratum, and decodes an image as an import would. The tars keep
 the names and metadata that others gave them; the index and all that is read through it know salted hashes alone.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,8 @@ from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.privacy import Salt
 from cxrdist.data.set_form import is_name
 from cxrdist.data.shard_pool import check_undecodable, count_image, tell_undecodable, work
-from cxrdist.data.shard_tasks import patient_of
-from cxrdist.data.shards import IndexRow, hashed, index_name
+from cxrdist.data.shard_tasks import patient_of, sample_meta
+from cxrdist.data.shards import TOLD, IndexRow, hashed, index_name
 from cxrdist.data.store import LocalStore, Store, locked, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, is_temporary, sha256_bytes
@@ -80,6 +79,8 @@ class TarTask:
 @dataclass
 class TarResult:
     rows: list[IndexRow] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """What is known of the image of each row."""
     undecodable: list[str] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)
     of_table: dict[str, Any] = field(default_factory=dict)
@@ -216,6 +217,8 @@ def index_tar(task: TarTask) -> TarResult:
         key, patient = task.salt.key(record.source_id), task.salt.patient(patient_of(record))
         digest = xxhash.xxh3_64_intdigest(data)
         result.rows.append((key, split, class_index, "real", offset, length, digest, patient))
+        meta = sample_meta(record, task.importer, task.salt)
+        result.told.append({name: meta[name] for name in TOLD if meta[name] not in (None, [])})
         if task.makes_hashes:
             result.hashes += perceptual_hash(pixels)
     if not result.rows:
@@ -242,12 +245,13 @@ def fill(
         undecodable += result.undecodable
     tables: dict[Stratum, list[dict[str, Any]]] = {}
     for tar in sorted(results):
-        counts = Counter(
-            Stratum(split, prepared.classes[class_index], "real")
-            for _, split, class_index, *_ in results[tar].rows
-        )
-        for stratum, samples in counts.items():
-            tables.setdefault(stratum, []).append(results[tar].of_table | {"samples": samples})
+        told_of: dict[Stratum, list[dict[str, Any]]] = {}
+        for (_, split, class_index, *_), told in zip(results[tar].rows, results[tar].told):
+            stratum = Stratum(split, prepared.classes[class_index], "real")
+            told_of.setdefault(stratum, []).append(told)
+        for stratum, of_stratum in told_of.items():
+            row = results[tar].of_table | {"samples": len(of_stratum), "told": of_stratum}
+            tables.setdefault(stratum, []).append(row)
     try:
         check_undecodable(undecodable, images)
         tell_undecodable(undecodable)
