@@ -257,7 +257,8 @@ def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path
     done = cxrdist(desk, "shards", "verify", bad)
     assert done.returncode == 1
     assert done.stdout.endswith(
-        f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or remove its folder and make it again; "
+        f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or make it again: remove its folder first, or "
+        "manifest.json alone where tars were indexed in place; "
         "move away the files that no table names\n"
     )
     (bad / "manifest.json").write_bytes(b"{}")

@@ -455,7 +455,8 @@ def test_a_pipe_or_a_device_is_never_read(tmp_path: Path, name: str, kind: str) 
 def test_a_job_that_nobody_started(tmp_path: Path, images: Path, job: bytes) -> None:
     (tmp_path / JOB_FILE).write_bytes(job)
     with pytest.raises(
-        UserError, match=r"\.job\.json: not JSON .*: remove .*, which holds an unfinished set"
+        UserError,
+        match=r"\.job\.json: not JSON .*: remove it alone .*, else all of .*, which holds an unfinished set",
     ):
         ingest(Folder(root=str(images)), IngestOptions(out=str(tmp_path), size=32))
     assert [path.name for path in tmp_path.iterdir()] == [JOB_FILE]

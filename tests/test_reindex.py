@@ -126,4 +126,7 @@ def test_the_command_tells_what_it_did(copy: Path, capsys: pytest.CaptureFixture
     assert index_command([str(copy)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3:-1] == [f"{TAR}: missing", f"{copy}: indexes: 8 whole, 0 rebuilt, 1 problem"]
-    assert lines[-1] == "what to do: restore the set from a copy, or remove its folder and make it again"
+    assert lines[-1] == (
+        "what to do: restore the set from a copy, or make it again: remove its folder first, or manifest.json alone "
+        "where tars were indexed in place"
+    )

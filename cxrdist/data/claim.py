@@ -15,8 +15,9 @@ from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
 from cxrdist.progress import say
 
 JOB_FILE = ".job.json"
+UNUSED_TARS = "unused_tars"
 # Found out while writing, so not known when a job is compared with the one that is there.
-FOUND_LATER = ("undecodable", "near_duplicates", "gates")
+FOUND_LATER = ("undecodable", "near_duplicates", "gates", UNUSED_TARS)
 # They follow from the images and the options, so they are told only where nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 PLAIN_WORDS = {
@@ -51,10 +52,23 @@ def check_same_job(store: Store, there: dict[str, Any], asked: dict[str, Any]) -
     before, now = ({**job, **job.get("options", {})} for job in (there, asked))
     differing = sorted(k for k in (before | now) if k != "options" and before.get(k) != now.get(k))
     told = [k for k in differing if k not in DERIVED] or differing
+    if is_in_place(there):
+        mark = MANIFEST if store.exists(MANIFEST) else JOB_FILE
+        remedy = f"to index its tars anew remove {store}/{mark} alone, and keep the tars"
+    elif is_in_place(asked):
+        remedy = "it can't be indexed in place; name a folder of others' tars"
+    else:
+        remedy = "name another --out, or remove the folder first"
     raise UserError(
-        f"{store} already holds another set ({'; '.join(difference(k, before, now) for k in told)}): "
-        "name another --out, or remove the folder first"
+        f"{store} already holds another set ({'; '.join(difference(k, before, now) for k in told)}): {remedy}"
     )
+
+
+def is_in_place(provenance: dict[str, Any]) -> bool:
+    """Whether a job leaves its images in others' tars, in the folder of the set itself."""
+    source_options = provenance.get("source_options")
+    is_asked = isinstance(source_options, dict) and source_options.get("in_place") is True
+    return is_asked and not provenance.get("converted")
 
 
 def difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -95,8 +109,8 @@ def job_of(store: Store) -> dict[str, Any]:
         return job
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{store}/{JOB_FILE}: not JSON ({error}): remove {store}, which holds an unfinished set, and run the "
-            "same command again"
+            f"{store}/{JOB_FILE}: not JSON ({error}): remove it alone where tars are indexed in place, else all of "
+            f"{store}, which holds an unfinished set, and run the same command again"
         ) from None
 
 

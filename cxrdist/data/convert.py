@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cxrdist.data.claim import FOUND_LATER, JOB_FILE, claim, finished_set, settle
+from cxrdist.data.claim import FOUND_LATER, JOB_FILE, UNUSED_TARS, claim, finished_set, settle
 from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, smaller
 from cxrdist.data.lineage import converted
 from cxrdist.data.manifest import MANIFEST, REMEDY, Manifest, read_manifest, write_manifest, write_table
@@ -78,6 +78,7 @@ class ConvertTask(ShardTask):
     entry: dict[str, Any]
     source_encoding: str
     source_size: int
+    source_importer: str | None
     size: int
     start: int
     stop: int
@@ -125,7 +126,12 @@ class ConvertTask(ShardTask):
 
     def reader(self) -> StratumReader:
         return StratumReader(
-            self.source, self.entry, self.class_index, self.source_encoding, self.source_size
+            self.source,
+            self.entry,
+            self.class_index,
+            self.source_encoding,
+            self.source_size,
+            self.source_importer,
         )
 
 
@@ -208,6 +214,7 @@ def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
                     entry,
                     source.manifest["encoding"],
                     source.image_size,
+                    source.manifest["provenance"].get("importer"),
                     target.size,
                     start,
                     stop,
@@ -220,6 +227,7 @@ def fill(source: ShardSet, store: Store, target: Target, asked: dict[str, Any], 
     """Write all files of the set, the manifest last."""
     rows = rows_of(write_all(plan(source, store, target), f"convert to {store}", workers))
     found = {k: v for k, v in source.manifest["provenance"].items() if k in FOUND_LATER}
+    found.pop(UNUSED_TARS, None)  # others' file names are no part of a set of our own
     manifest = write_manifest(
         store,
         classes=source.classes,

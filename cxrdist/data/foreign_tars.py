@@ -76,6 +76,10 @@ class _Draft:
     refused: list[str] = field(default_factory=list)
 
 
+def is_tar_name(name: str) -> bool:
+    return name.lower().endswith(".tar") and not name.startswith(".")
+
+
 def walk(path: Path) -> Iterator[ForeignSample]:
     """The samples of a tar, in the order of their first members, wherever the other members stand.
 

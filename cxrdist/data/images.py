@@ -190,7 +190,7 @@ def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
         if version != (1, 0):
             raise UndecodableImage(f"npy version {version[0]}.{version[1]}, not 1.0")
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except (UndecodableImage, MemoryError):
+    except UndecodableImage:
         raise
     except Exception as error:  # a header is a Python literal, on which it may raise nearly anything
         raise UndecodableImage("truncated or damaged") from error

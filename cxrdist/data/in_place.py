@@ -1,7 +1,7 @@
 """Foreign tars as a set, indexed where they lie: beside them come indexes, tables and a manifest, nothing is moved.
 
     tar of others, any mix of classes ── one index: every sample that is used, with its split, class and place
-    table of a stratum                ── the tars that hold some of it, and how many
+    table of a stratum                ── the tars that hold some of it, how many, and their view, sex and age
 
 A reader takes from a tar's index the rows of its stratum, and decodes an image as an import would. The tars keep
 the names and metadata that others gave them; the index and all that is read through it know salted hashes alone.
@@ -9,30 +9,55 @@ the names and metadata that others gave them; the index and all that is read thr
 
 from __future__ import annotations
 
-from collections import Counter
+import io
+import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
-from cxrdist.data.claim import JOB_FILE, TABLE_FILE, WRITES, check_same_job, finished_set, job_of, settle
+from cxrdist.data.claim import (
+    JOB_FILE,
+    TABLE_FILE,
+    UNUSED_TARS,
+    WRITES,
+    check_same_job,
+    finished_set,
+    job_of,
+    settle,
+)
 from cxrdist.data.fingerprints import NO_HASH, FingerprintTable, count_groups, tell
 from cxrdist.data.images import FOREIGN, UndecodableImage
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest_options import IngestOptions
-from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, index_bytes, write_manifest, write_table
+from cxrdist.data.manifest import (
+    FORMAT,
+    INDEX_DTYPE,
+    MANIFEST,
+    Manifest,
+    Stratum,
+    index_bytes,
+    write_manifest,
+    write_table,
+)
 from cxrdist.data.near_duplicates import perceptual_hash
 from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.privacy import Salt
+from cxrdist.data.set_form import is_name
 from cxrdist.data.shard_pool import check_undecodable, count_image, tell_undecodable, work
-from cxrdist.data.shard_tasks import patient_of
-from cxrdist.data.shards import IndexRow, hashed, index_name
+from cxrdist.data.shard_tasks import patient_of, sample_meta
+from cxrdist.data.shards import TOLD, IndexRow, hashed, index_name
 from cxrdist.data.store import LocalStore, Store, locked, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, sha256_bytes
+from cxrdist.files import canonical_json, is_temporary, sha256_bytes
 from cxrdist.progress import say
+
+INDEX_ENDING = index_name("")
+WRITTEN_ANEW = ("encoding", "min_shards")
+"""Options for tars that an import writes."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,8 @@ class TarTask:
 @dataclass
 class TarResult:
     rows: list[IndexRow] = field(default_factory=list)
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """What is known of the image of each row."""
     undecodable: list[str] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)
     of_table: dict[str, Any] = field(default_factory=dict)
@@ -64,16 +91,70 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
     root = Path(importer.root)
     if options.out and Path(options.out).resolve() != root.resolve():
         raise UserError(f"--in-place makes a set of {root} itself: leave --out away")
+    for name in WRITTEN_ANEW:
+        if getattr(options, name) != getattr(IngestOptions, name):
+            option = name.replace("_", "-")
+            raise UserError(
+                f"--{option}: --in-place writes no tars that it could be for: leave --{option} away"
+            )
     store = LocalStore(root)
+    tars = tars_of(importer)
+    refuse_strangers(store)
     prepared = prepare(importer, options)
-    prepared.provenance["options"]["encoding"] = FOREIGN[options.fit]
+    for name in WRITTEN_ANEW:
+        del prepared.provenance["options"][name]
     if store.exists(MANIFEST):
         return finished_set(store, prepared.provenance)
     with locked(store, WRITES):
         begin(store, prepared.provenance)
         settle_splits(prepared, importer, options, lambda: settle(store))
         tasks = plan(store, importer, options, prepared)
-        return fill(store, tasks, options, prepared)
+        return fill(store, tars, tasks, options, prepared)
+
+
+def tars_of(importer: WebDataset) -> list[str]:
+    """The tars of the folder itself. Raises UserError for one that no set can name."""
+    tars = importer.tar_names()
+    for tar in tars:
+        where = Path(importer.root, tar)
+        if "/" in tar:
+            raise UserError(
+                f"{where}: a set is one folder: index {where.parent} on its own, or leave --in-place away"
+            )
+        if not is_name(tar) or not tar.endswith(".tar"):
+            raise UserError(f"{where}: rename it to plain text that ends in .tar, or leave --in-place away")
+    return tars
+
+
+def refuse_strangers(store: Store) -> None:
+    """Raises UserError where a file of somebody else's has a name that the set needs; its own of an earlier import
+    are written anew."""
+    taken = [name for name in store.names() if name.endswith(INDEX_ENDING) and not is_our_index(store, name)]
+    if store.exists(MANIFEST) and not is_our_manifest(store.read(MANIFEST)):
+        taken.append(MANIFEST)
+    if taken:
+        raise UserError(f"{store}/{taken[0]}: a file of somebody else's stands in the way; move it elsewhere")
+
+
+def is_our_index(store: Store, name: str) -> bool:
+    try:
+        return np.lib.format.read_array(io.BytesIO(store.read(name)), allow_pickle=False).dtype == INDEX_DTYPE
+    except Exception:  # on foreign bytes it may raise nearly anything
+        return False
+
+
+def is_our_manifest(data: bytes) -> bool:
+    """Whether it is one of ours, damaged perhaps."""
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError):
+        return FORMAT.encode() in data
+    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
+
+
+def is_our_table(store: Store, name: str) -> bool:
+    """Whether a file of this name is a shard table, named by its digest."""
+    return bool(TABLE_FILE.fullmatch(name)) and sha256_bytes(store.read(name))[:12] == name.split(".")[-2]
 
 
 def begin(store: Store, provenance: dict[str, Any]) -> None:
@@ -81,13 +162,19 @@ def begin(store: Store, provenance: dict[str, Any]) -> None:
     if store.exists(JOB_FILE):
         check_same_job(store, job_of(store), provenance)
         say(f"{store}: going on with an unfinished set")
+        remove_own_temporaries(store)
         return
-    if taken := [name for name in store.names() if name.endswith(".index.npy")]:
-        raise UserError(
-            f"{store}/{taken[0]}: an index of somebody else's stands in the way; move it elsewhere"
-        )
-    store.tidy()
     write_to(store, JOB_FILE, canonical_json(provenance))
+
+
+def remove_own_temporaries(store: Store) -> None:
+    """What a killed run of this job left; files of the owner may have names of the same form."""
+    names = store.names()
+    own = {JOB_FILE, MANIFEST, *(index_name(name) for name in names if name.endswith(".tar"))}
+    for name in names:
+        written = name[1:].rsplit(".", 2)[0]
+        if is_temporary(name) and (written in own or TABLE_FILE.fullmatch(written)):
+            store.remove(name)
 
 
 def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: Prepared) -> list[TarTask]:
@@ -97,12 +184,6 @@ def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: P
         by_tar.setdefault(importer.place_of(record)[0], []).append(i)
     tasks = []
     for tar, numbers in sorted(by_tar.items()):
-        if "/" in tar:
-            settle(store)
-            raise UserError(
-                f"{store}/{tar}: a set is one folder: index {store}/{Path(tar).parent} on its own, or leave "
-                "--in-place away"
-            )
         tasks.append(
             TarTask(
                 store,
@@ -136,6 +217,8 @@ def index_tar(task: TarTask) -> TarResult:
         key, patient = task.salt.key(record.source_id), task.salt.patient(patient_of(record))
         digest = xxhash.xxh3_64_intdigest(data)
         result.rows.append((key, split, class_index, "real", offset, length, digest, patient))
+        meta = sample_meta(record, task.importer, task.salt)
+        result.told.append({name: meta[name] for name in TOLD if meta[name] not in (None, [])})
         if task.makes_hashes:
             result.hashes += perceptual_hash(pixels)
     if not result.rows:
@@ -149,7 +232,9 @@ def index_tar(task: TarTask) -> TarResult:
     return result
 
 
-def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: Prepared) -> Manifest:
+def fill(
+    store: Store, tars: list[str], tasks: list[TarTask], options: IngestOptions, prepared: Prepared
+) -> Manifest:
     """Write indexes and tables, the manifest last. Raises UserError, with the tars alone left, where too many
     images do not decode."""
     images = len(prepared.records)
@@ -160,12 +245,13 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
         undecodable += result.undecodable
     tables: dict[Stratum, list[dict[str, Any]]] = {}
     for tar in sorted(results):
-        counts = Counter(
-            Stratum(split, prepared.classes[class_index], "real")
-            for _, split, class_index, *_ in results[tar].rows
-        )
-        for stratum, samples in counts.items():
-            tables.setdefault(stratum, []).append(results[tar].of_table | {"samples": samples})
+        told_of: dict[Stratum, list[dict[str, Any]]] = {}
+        for (_, split, class_index, *_), told in zip(results[tar].rows, results[tar].told):
+            stratum = Stratum(split, prepared.classes[class_index], "real")
+            told_of.setdefault(stratum, []).append(told)
+        for stratum, of_stratum in told_of.items():
+            row = results[tar].of_table | {"samples": len(of_stratum), "told": of_stratum}
+            tables.setdefault(stratum, []).append(row)
     try:
         check_undecodable(undecodable, images)
         tell_undecodable(undecodable)
@@ -180,9 +266,12 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
         near = compare(tasks, results, prepared.provenance["options"]["split"])
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     named = {entry["table"] for entry in strata}
+    used = [tar for tar, result in results.items() if result.rows]
+    named |= {index_name(tar) for tar in used}
     for name in store.names():
-        # Of an earlier, killed run, which saw other tars. Never a tar: it may be called like one of ours.
-        if TABLE_FILE.fullmatch(name) and name not in named:
+        # Of an earlier run, which saw other tars. Never a tar: it may be called like one of ours.
+        is_ours = is_our_index(store, name) if name.endswith(INDEX_ENDING) else is_our_table(store, name)
+        if is_ours and name not in named:
             store.remove(name)
     manifest = write_manifest(
         store,
@@ -190,7 +279,12 @@ def fill(store: Store, tasks: list[TarTask], options: IngestOptions, prepared: P
         image_size=options.size,
         encoding=FOREIGN[options.fit],
         strata=strata,
-        provenance=prepared.provenance | {"undecodable": len(undecodable), "near_duplicates": near},
+        provenance=prepared.provenance
+        | {
+            "undecodable": len(undecodable),
+            "near_duplicates": near,
+            UNUSED_TARS: [tar for tar in tars if tar not in used],
+        },
         lineage={"kind": "real"},
     )
     settle(store)

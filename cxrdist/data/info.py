@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cxrdist.data.claim import UNUSED_TARS
 from cxrdist.data.images import FOREIGN
 from cxrdist.data.manifest import ORIGINS, SPLITS, Manifest
 from cxrdist.data.mix import MixRule, quotas
@@ -86,6 +87,8 @@ def left_out_lines(provenance: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "left out", f"{count:,} ({reason})"
     if provenance.get("undecodable"):
         yield "left out", f"{provenance['undecodable']:,} (do not decode)"
+    if unused := provenance.get(UNUSED_TARS):
+        yield "left out", f"{len(unused):,} tars (nothing in them is used)"
     if (near := provenance.get("near_duplicates")) and near["groups"]:
         across = near["groups_across_splits"]
         yield (

@@ -37,8 +37,12 @@ from cxrdist.files import canonical_json, sha256_bytes, slug
 FORMAT = "cxrdist-shards/1"
 MANIFEST = "manifest.json"
 
-# Beside a manifest, the command that makes a set finds it finished: the folder has to go first.
-REMEDY = "restore the set from a copy, or remove its folder and make it again"
+# Beside a manifest, the command that makes a set finds it finished: it has to go first. A broken manifest does not
+# tell whether the tars are others' own, perhaps the only copy of the images: never a word that would delete these.
+REMEDY = (
+    "restore the set from a copy, or make it again: remove its folder first, or manifest.json alone where tars were "
+    "indexed in place"
+)
 
 Manifest = dict[str, Any]
 

@@ -37,7 +37,9 @@ def reindex(place: str) -> Reindexed:
     shards = ShardSet(place)
     result = Reindexed()
     bad: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for entry, row in table_rows(shards, result.problems):
+    # A tar of others' has one index, and a row in the table of each of its strata.
+    rows = {row["name"]: (entry, row) for entry, row in table_rows(shards, result.problems)}
+    for entry, row in rows.values():
         if is_whole(shards.store, row):
             result.whole += 1
         else:
@@ -46,7 +48,7 @@ def reindex(place: str) -> Reindexed:
         result.problems += [
             f"{index_name(name)}: its tar is others' own, and only an import knows splits and patients: remove "
             f"{shards}/{MANIFEST} and run `cxrdist import webdataset --in-place` again"
-            for name in sorted({row["name"] for _, row in bad})
+            for name in sorted(row["name"] for _, row in bad)
         ]
     elif bad:
         with (

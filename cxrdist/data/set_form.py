@@ -101,13 +101,28 @@ def _wrong(value: Mapping[str, Any], form: Form, needed: Collection[str]) -> lis
     ]
 
 
+# What is read of a sample's metadata, in whichever set; others may be beside it.
+_META: Form = {
+    "patient": lambda value: (
+        value is None or (isinstance(value, str) and _PATIENT.fullmatch(value) is not None)
+    ),
+    "view": lambda value: value is None or is_text(value),
+    "sex": lambda value: value is None or is_text(value),
+    "age": lambda value: value is None or is_text(value) or _is_number(value),
+    "findings": _list_of(is_text),
+}
+_TOLD: Form = {**_META, "age": lambda value: value is None or is_count(value)}
 _ROW: Form = {
     "name": lambda name: is_name(name) and name.endswith(".tar"),
     "bytes": _is_some,
     "sha256": _is_digest,
     "index_sha256": _is_digest,
     "samples": _is_some,
+    # Of others' tars alone: our own hold what is told of each sample.
+    "told": _list_of(_with(_TOLD)),
 }
+# What a row need not have.
+_ROW_NEEDED = _ROW.keys() - {"told"}
 _STRATUM: Form = {
     "split": lambda split: split in SPLITS,
     "class": is_text,
@@ -128,6 +143,7 @@ _PROVENANCE: Form = {
     "left_out": _mapping_of(is_count),
     "notes": _mapping_of(is_count),
     "undecodable": is_count,
+    "unused_tars": _list_of(is_name),
     "near_duplicates": lambda value: value is None or _mapping_of(is_count)(value),
     "gates": _mapping_of(_with(_GATE, _GATE)),
     "converted": _list_of(_with({"from": is_text}, ("from",))),
@@ -141,16 +157,6 @@ _MANIFEST: Form = {
     "counts": _mapping_of(_mapping_of(_mapping_of(is_count))),
     "provenance": _with(_PROVENANCE),
     "lineage": _with(_LINEAGE, ("kind",)),
-}
-# What is read of a sample's metadata, in whichever set; others may be beside it.
-_META: Form = {
-    "patient": lambda value: (
-        value is None or (isinstance(value, str) and _PATIENT.fullmatch(value) is not None)
-    ),
-    "view": lambda value: value is None or is_text(value),
-    "sex": lambda value: value is None or is_text(value),
-    "age": lambda value: value is None or is_text(value) or _is_number(value),
-    "findings": _list_of(is_text),
 }
 
 
@@ -172,14 +178,15 @@ def check_manifest(manifest: dict[str, Any], where: str) -> None:
 def check_table(table: Any, where: str) -> None:
     """Likewise for a shard table."""
     wrong = (
-        _wrong(table, {"shards": _list_of(_with(_ROW, _ROW))}, ("shards",))
+        _wrong(table, {"shards": _list_of(_with(_ROW, _ROW_NEEDED))}, ("shards",))
         if isinstance(table, dict)
         else ["shards"]
     )
     if not wrong:
         rows = table["shards"]
         is_once = len({row["name"] for row in rows}) == len(rows)
-        wrong += [] if is_once and _is_room(rows) else ["shards"]
+        is_told = all(len(row["told"]) == row["samples"] for row in rows if "told" in row)
+        wrong += [] if is_once and is_told and _is_room(rows) else ["shards"]
     _refuse(where, wrong)
 
 

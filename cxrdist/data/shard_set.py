@@ -22,7 +22,7 @@ from cxrdist.data.manifest import (
     read_manifest,
     read_table,
 )
-from cxrdist.data.shards import Sample, hashed, index_name, read_tar
+from cxrdist.data.shards import TOLD, Sample, hashed, index_name, read_tar
 from cxrdist.data.store import Store, store_of
 from cxrdist.errors import UserError
 
@@ -36,6 +36,8 @@ class StratumReader:
     class_index: int
     encoding: str
     image_size: int
+    importer: str | None
+    """What the manifest says that the images were imported with."""
     _indexes: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -131,12 +133,15 @@ class StratumReader:
             raise UserError(f"{where}: missing; {REMEDY}") from None
 
     def _foreign(self, shard: int) -> Iterator[Sample]:
-        """What is known of samples in others' tars: their metadata stays there."""
-        for entry in self.index(shard):
+        """Samples in others' tars, with what the import made of their metadata."""
+        row = self.shards[shard]
+        for entry, told in zip(self.index(shard), row.get("told") or [{}] * row["samples"]):
             meta = {
                 "patient": entry["patient"].decode(),
                 "origin": self.entry["origin"],
-                "source": "webdataset",
+                "source": self.importer,
+                "phantom": False,
+                **{name: told.get(name, [] if name == "findings" else None) for name in TOLD},
             }
             yield Sample(entry["key"].decode(), self._bytes(shard, entry), meta)
 
@@ -194,6 +199,7 @@ class ShardSet:
                         self.classes.index(class_name),
                         self.manifest["encoding"],
                         self.image_size,
+                        self.manifest["provenance"].get("importer"),
                     )
                     break
             else:

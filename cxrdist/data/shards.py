@@ -63,6 +63,10 @@ def tar_name(stratum: Stratum, number: int) -> str:
     return f"{stratum.stem}-{number:06d}.tar"
 
 
+TOLD = ("view", "sex", "age", "findings")
+"""What a sample's metadata tells of the patient and the image, each unknown perhaps."""
+
+
 def index_name(tar: str) -> str:
     """The index beside a tar."""
     return tar.removesuffix(".tar") + ".index.npy"

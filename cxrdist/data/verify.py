@@ -10,6 +10,7 @@ the place ── files that no table names
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from typing import IO, Any
 import numpy as np
 import xxhash
 
+from cxrdist.data.claim import UNUSED_TARS
+from cxrdist.data.foreign_tars import is_tar_name
 from cxrdist.data.images import UndecodableImage, decode
 from cxrdist.data.manifest import (
     INDEX_DTYPE,
@@ -80,6 +83,9 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
                 found.append(f"{entry['table']}: {there} {name}, but {MANIFEST} says {entry[name]}")
         tasks += [(entry, row) for row in table]
         known |= {name for row in table for name in (row["name"], index_name(row["name"]))}
+    samples = Counter[str]()
+    for _, row in tasks:
+        samples[row["name"]] += row["samples"]
     if shards.is_foreign:
         # One tar holds samples of several strata, and is read once.
         tasks = [*{row["name"]: (entry, row) for entry, row in tasks}.values()]
@@ -90,7 +96,7 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         for row, checked in check_all(shards, tasks, quick):
             found += checked.problems
             indexes.append(checked.index)
-            progress.advance(row["samples"] if quick else len(checked.index))
+            progress.advance(samples[row["name"]] if quick else len(checked.index))
     if not quick:
         found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
         if shards.is_foreign:
@@ -98,7 +104,8 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
     strangers = [name for name in store.names() if name not in known and not name.startswith(tuple(unread))]
     if shards.is_foreign:
         # The folder is others' own: what else lies in it is not ours to judge, but a tar would seem to be read.
-        strangers = [name for name in strangers if name.endswith(".tar")]
+        unused = shards.manifest["provenance"].get(UNUSED_TARS, [])
+        strangers = [name for name in strangers if is_tar_name(name) and name not in unused]
     return found + [f"{shown(name)}{STRANGER}" for name in strangers]
 
 
@@ -118,6 +125,11 @@ def remedy(place: str, found: list[str]) -> str:
     strangers = sum(line.endswith(STRANGER) for line in found)
     indexes = sum(line.partition(": ")[0].endswith(index_name("")) for line in found)
     todo = []
+    if is_foreign(place):
+        return (
+            "what to do: restore the files from a copy; or, to index the tars as they are now, remove "
+            f"{place}/{MANIFEST} alone and run `cxrdist import webdataset --in-place` again; keep the tars"
+        )
     if len(found) > strangers + indexes:
         todo.append(REMEDY)
     elif indexes:
@@ -125,6 +137,13 @@ def remedy(place: str, found: list[str]) -> str:
     if strangers:
         todo.append("move away the files that no table names")
     return f"what to do: {'; '.join(todo)}"
+
+
+def is_foreign(place: str) -> bool:
+    try:
+        return ShardSet(place).is_foreign
+    except UserError:
+        return False
 
 
 def check_all(

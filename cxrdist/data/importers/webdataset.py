@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
+from cxrdist.data.foreign_tars import ForeignSample, Place, is_tar_name, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.confined import confined
@@ -63,14 +63,18 @@ class WebDataset(FileImporter):
             raise UserError(f"--class-names: {repeated[0]} stands twice")
 
     def records(self) -> Iterator[Record]:
-        root = Path(self.root)
-        if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
-            raise UserError(f"--root {self.root}: only local folders are read here; copy the tars into one")
-        for path in _tars(root):
-            tar = path.relative_to(root).as_posix()
+        for tar in self.tar_names():
+            path = Path(self.root, tar)
             split = _split_in(tar, path) if self.split_from_names else None
             for sample in walk(path):
                 yield self._record(sample, tar, split)
+
+    def tar_names(self) -> list[str]:
+        """All tars, relative to the root, sorted. Raises UserError where one of them cannot be read as it should."""
+        root = Path(self.root)
+        if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
+            raise UserError(f"--root {self.root}: only local folders are read here; copy the tars into one")
+        return [path.relative_to(root).as_posix() for path in _tars(root)]
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         try:
@@ -167,7 +171,7 @@ def _tars(root: Path) -> list[Path]:
                 raise UserError(
                     f"{Path(parent, name)}: only plain tars are read, in place; unpack it to a .tar, or take it away"
                 )
-            if name.lower().endswith(".tar"):
+            if is_tar_name(name):
                 tars.append(Path(parent, name))
     if not tars:
         raise UserError(f"{root}: holds no .tar; name the folder that does")
