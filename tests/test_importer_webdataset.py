@@ -197,6 +197,36 @@ def test_a_json_that_is_not_right(tmp_path: Path, meta: bytes, left_out: str | N
     assert (record.patient_id, record.view, record.sex, record.age) == ("", None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("meta", "field", "patient"),
+    [
+        (b'{"patient_id": "a", "patient": "b"}', None, "a"),
+        (b'{"patient": "b"}', None, "b"),
+        (b'{"patient_id": null, "patient": "b"}', None, "b"),
+        (b'{"patient_id": "", "patient": "b"}', None, "b"),
+        (b'{"patient_id": "a", "patient": "b"}', "patient", "b"),
+        (b'{"patient_id": "a", "patient": "b"}', "subject", ""),
+        (b"{}", None, ""),
+    ],
+)
+def test_the_field_of_the_patient(tmp_path: Path, meta: bytes, field: str | None, patient: str) -> None:
+    write_tar(tmp_path / "a.tar", ("x.png", PNG), ("x.cls", b"A"), ("x.json", meta))
+    (record,) = records(tmp_path, patient_field=field)
+    assert (record.patient_id, record.left_out) == (patient, None)
+
+
+def test_a_set_of_our_own_is_converted_and_not_imported(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", ("x.png", PNG), ("x.cls", b"A"))
+    (tmp_path / "manifest.json").write_text('{"name": "somebody else\'s"}')
+    assert len(records(tmp_path)) == 1
+    (tmp_path / "manifest.json").write_text('{"format": "cxrdist-shards/1"}')
+    with pytest.raises(
+        UserError, match="a set that cxrdist wrote; make another of it with `cxrdist shards conv"
+    ):
+        records(tmp_path)
+    assert len(records(tmp_path, in_place=True)) == 1
+
+
 def test_splits(tmp_path: Path) -> None:
     members = [
         ("a.png", PNG),

@@ -67,9 +67,13 @@ def options(out: str = "", **others: object) -> IngestOptions:
 
 def test_the_set_reads_as_one_that_was_written_anew(tars: Path, tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in tars.iterdir()}
+    ingest(importer(tars, in_place=False), options(str(tmp_path / "anew")))
     manifest = index_in_place(importer(tars, in_place=True), options())
     assert {name: (tars / name).read_bytes() for name in before} == before
-    ingest(importer(tars, in_place=False), options(str(tmp_path / "anew")))
+    with pytest.raises(
+        UserError, match="a set that cxrdist wrote; make another of it with `cxrdist shards conv"
+    ):
+        list(importer(tars, in_place=False).records())
     placed, anew = ShardSet(tars), ShardSet(tmp_path / "anew")
     assert placed.manifest["counts"] == anew.manifest["counts"] and manifest == placed.manifest
     assert len(placed.strata) == 6

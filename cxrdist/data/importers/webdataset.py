@@ -17,17 +17,20 @@ from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.confined import confined
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
+from cxrdist.data.manifest import FORMAT, MANIFEST
 from cxrdist.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
+PATIENT_FIELDS = ("patient_id", "patient")
+"""What a .json calls the patient; the second is the word of sets that cxrdist wrote."""
 NOT_REAL = "synthetic image or phantom, no radiograph"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(FileImporter):
     """Import DIR/*.tar at any depth (plain tars), whose samples are an image (.png, .jpg, .npy or .dcm) and a .cls or
-    .json member. A .json may also hold patient, view, sex, age (years) and split. Pickles, links and names that
+    .json member. A .json may also hold patient_id, view, sex, age (years) and split. Pickles, links and names that
     lead out of a tar are refused and counted; nothing is unpacked or run.
 
     Members belong together by WebDataset's rule: their key is their path up to the first dot of the file name.
@@ -40,8 +43,8 @@ class WebDataset(FileImporter):
     label_field: str | None = None
     """Field of the .json that holds the class; by default it is the .cls, or 'label' in the .json where there is no
     .cls."""
-    patient_field: str = "patient_id"
-    """Field of the .json that holds the patient."""
+    patient_field: str | None = None
+    """Field of the .json that holds the patient; by default patient_id, or patient where there is none."""
     split_from_names: bool = False
     """Take the split from the word train, val or test in the path of each tar."""
     in_place: bool = False
@@ -65,6 +68,11 @@ class WebDataset(FileImporter):
         root = Path(self.root)
         if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
             raise UserError(f"--root {self.root}: only local folders are read here; copy the tars into one")
+        if not self.in_place and _holds_a_set(root):
+            raise UserError(
+                f"{root}: a set that cxrdist wrote; make another of it with `cxrdist shards convert {root}`, which "
+                "keeps its keys, patients and splits"
+            )
         for path in _tars(root):
             tar = path.relative_to(root).as_posix()
             split = _split_in(tar, path) if self.split_from_names else None
@@ -115,10 +123,13 @@ class WebDataset(FileImporter):
         label = self._class(sample.cls, values, where)
         if label is None:
             return left_out("class")
-        patient, said = _text(values.get(self.patient_field)), _text(values.get("split"))
+        patient_field = self.patient_field or next(
+            (name for name in PATIENT_FIELDS if values.get(name) not in (None, "")), PATIENT_FIELDS[0]
+        )
+        patient, said = _text(values.get(patient_field)), _text(values.get("split"))
         if patient is None:
             # As a patient of its own it might be parted from the others of its patient.
-            return left_out(self.patient_field)
+            return left_out(patient_field)
         if said is None:
             return left_out("split")
         return Record(
@@ -152,6 +163,15 @@ class WebDataset(FileImporter):
                 "names, from 0 on; name them all"
             )
         return self.class_names[number]
+
+
+def _holds_a_set(root: Path) -> bool:
+    """Whether a folder is a set of our own, by its manifest."""
+    try:
+        manifest = _fields((root / MANIFEST).read_bytes())
+    except OSError:
+        return False
+    return str((manifest or {}).get("format")).startswith(FORMAT.partition("/")[0])
 
 
 def _tars(root: Path) -> list[Path]:
