@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from cxrdist.data.dicom import DicomHeader, read_header
 from cxrdist.data.images import UndecodableImage, load_grey
 from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.headers import check_burned_in, with_header
+from cxrdist.data.importers.headers import check_burned_in, described
 
 NO_DICOM = (".png", ".jpg", ".jpeg")
-NOTE_ONE_PATIENT = (
-    "all DICOM files bear one PatientID, which tells nobody apart: each counts as a patient of its own"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +33,15 @@ class ConfinedImporter(FileImporter):
 
     def described(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records with what DICOM files say of themselves where the source says nothing."""
-        before = list(records)
-        after = [self._with_header(record) for record in before]
-        named = [new.patient_id for old, new in zip(before, after) if new.patient_id != old.patient_id]
-        tells_nothing = len(named) > 1 and len(set(named)) == 1
-        for old, new in zip(before, after):
-            if tells_nothing and new.patient_id != old.patient_id:
-                yield replace(new, patient_id=old.patient_id, notes=(*new.notes, NOTE_ONE_PATIENT))
-            else:
-                yield new
+        yield from described(((record, self._header(record)) for record in records), self.burned_in)
 
-    def _with_header(self, record: Record) -> Record:
-        if record.file.lower().endswith(NO_DICOM):
-            return record
+    def _header(self, record: Record) -> DicomHeader | None:
+        if record.left_out is not None or record.file.lower().endswith(NO_DICOM):
+            return None
         try:
-            confined(self.root, record.file)
+            return read_header(confined(self.root, record.file))
         except UndecodableImage:
-            return record  # told when its pixels are asked for
-        return with_header(record, Path(self.root), self.burned_in)
+            return None  # told when its pixels are asked for
 
 
 def confined(root: str, file: str) -> Path:

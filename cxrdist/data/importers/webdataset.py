@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
+from cxrdist.data.dicom import DicomHeader, read_header
+from cxrdist.data.foreign_tars import ForeignSample, Place, open_place, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.confined import confined
+from cxrdist.data.importers.headers import check_burned_in, described
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.manifest import FORMAT, MANIFEST
 from cxrdist.errors import UserError
@@ -34,8 +36,8 @@ class WebDataset(FileImporter):
     lead out of a tar are refused and counted; nothing is unpacked or run.
 
     Members belong together by WebDataset's rule: their key is their path up to the first dot of the file name.
-    A sample that lacks a usable image or class is left out and counted. Where any sample has a split, those
-    without one are left out, unless ``--split drawn``.
+    What they leave open a DICOM image may say. A sample that lacks a usable image or class is left out and counted.
+    Where any sample has a split, those without one are left out, unless ``--split drawn``.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -47,6 +49,9 @@ class WebDataset(FileImporter):
     """Field of the .json that holds the patient; by default patient_id, or patient where there is none."""
     split_from_names: bool = False
     """Take the split from the word train, val or test in the path of each tar."""
+    burned_in: str = "drop"
+    """DICOM images with text in their pixels, by their own word: drop those that say YES, or strict (also those
+    that do not say), or keep."""
     in_place: bool = False
     """Write no tars: make a set of the folder itself, with indexes and a manifest beside its tars. They keep the
     names and the metadata that others gave them; images are decoded and resized as they are read."""
@@ -63,8 +68,12 @@ class WebDataset(FileImporter):
         names = self.class_names or ()
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"--class-names: {repeated[0]} stands twice")
+        check_burned_in(self.burned_in)
 
     def records(self) -> Iterator[Record]:
+        return described(self._records(), self.burned_in)
+
+    def _records(self) -> Iterator[tuple[Record, DicomHeader | None]]:
         root = Path(self.root)
         if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
             raise UserError(f"--root {self.root}: only local folders are read here; copy the tars into one")
@@ -77,7 +86,8 @@ class WebDataset(FileImporter):
             tar = path.relative_to(root).as_posix()
             split = _split_in(tar, path) if self.split_from_names else None
             for sample in walk(path):
-                yield self._record(sample, tar, split)
+                record = self._record(sample, tar, split)
+                yield record, _header(sample, path) if record.left_out is None else None
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         try:
@@ -163,6 +173,17 @@ class WebDataset(FileImporter):
                 "names, from 0 on; name them all"
             )
         return self.class_names[number]
+
+
+def _header(sample: ForeignSample, path: Path) -> DicomHeader | None:
+    """What a sample's image says of itself, where it is DICOM."""
+    if sample.image is None or not sample.is_dicom:
+        return None
+    try:
+        with open_place(path, sample.image) as member:
+            return read_header(member)
+    except UndecodableImage:
+        return None  # told when its pixels are asked for
 
 
 def _holds_a_set(root: Path) -> bool:
