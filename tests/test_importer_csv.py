@@ -156,3 +156,30 @@ def test_the_split_column_is_taken_unless_another_is_asked_for(
     drawn = ShardSet(tmp_path / "drawn").manifest
     assert Counter(entry["samples"] for entry in drawn["strata"]) == {1: 4, 2: 2}
     assert drawn["provenance"]["left_out"] == {}
+
+
+def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_pool, "_shared", None)
+    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
+    root, lines = tmp_path / "root", [ALL]
+    for label in ("Normal", "Mass"):
+        for i in range(10):
+            put_image(root / f"{label}{i}.png")
+            lines.append(f"{label}{i}.png,{label},p-{label}-{i},PA,M,50,{'test' if i < 2 else 'train'}")
+    # Not used, so its val draws nothing.
+    lines.append("other.png,Other,p,PA,M,50,val")
+    table(root, *lines)
+    words = ["import", "csv", "--root", str(root), "--out", str(tmp_path / "set"), "--size", "16"]
+    dispatch([*words, "--workers", "1", "--classes", "Normal,Mass", "--val", "0.25"])
+    manifest = ShardSet(tmp_path / "set").manifest
+    assert {
+        split: {label: count["real"] for label, count in of_split.items()}
+        for split, of_split in manifest["counts"].items()
+    } == {
+        "train": {"Normal": 6, "Mass": 6},
+        "val": {"Normal": 2, "Mass": 2},
+        "test": {"Normal": 2, "Mass": 2},
+    }
+    assert manifest["provenance"]["options"]["split"] == "official"

@@ -21,7 +21,7 @@ from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.set_form import is_text
 from cxrdist.data.shard_pool import UndecodableSource, work
 from cxrdist.data.shard_tasks import HashTask, hash_images, patient_of
-from cxrdist.data.split import official_split, split_patients
+from cxrdist.data.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.progress import say
@@ -135,6 +135,8 @@ def splits_of(
 ) -> list[str]:
     if way == "official":
         said = [record.split or "" for record in records]
+        if "val" not in said:  # they only tell test apart
+            said = [TRAIN_VAL if split == "train" else split for split in said]
         return official_split(patients, labels, said, val=options.val, seed=options.seed)
     return split_patients(patients, labels, val=options.val, test=options.test, seed=options.seed)
 
