@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from cxrdist.data.dicom import DicomHeader, read_header
 from cxrdist.data.images import UndecodableImage, load_grey
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.headers import check_burned_in, described
+from cxrdist.errors import UserError
 
 NO_DICOM = (".png", ".jpg", ".jpeg")
 
@@ -42,6 +44,34 @@ class ConfinedImporter(FileImporter):
             return read_header(confined(self.root, record.file))
         except UndecodableImage:
             return None  # told when its pixels are asked for
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds. Raises UserError where it cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files at any depth but hidden ones; no link to a folder is followed.
+
+    Raises UserError where a folder cannot be read: its images would be missing without a word.
+    """
+
+    def give_up(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for parent, folders, files in os.walk(folder, onerror=give_up):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(
+        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or take it away"
+    )
 
 
 def confined(root: str, file: str) -> Path:

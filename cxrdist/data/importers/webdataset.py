@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from cxrdist.data.dicom import DicomHeader, read_header
 from cxrdist.data.foreign_tars import ForeignSample, Place, open_place, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.confined import confined
+from cxrdist.data.importers.confined import confined, files_below
 from cxrdist.data.importers.headers import check_burned_in, described
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.manifest import FORMAT, MANIFEST
@@ -200,15 +199,13 @@ def _tars(root: Path) -> list[Path]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the folder that holds the tars")
     tars: list[Path] = []
-    for parent, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in (name for name in files if not name.startswith(".")):
-            if name.lower().endswith(COMPRESSED):
-                raise UserError(
-                    f"{Path(parent, name)}: only plain tars are read, in place; unpack it to a .tar, or take it away"
-                )
-            if name.lower().endswith(".tar"):
-                tars.append(Path(parent, name))
+    for path in files_below(root):
+        if path.name.lower().endswith(COMPRESSED):
+            raise UserError(
+                f"{path}: only plain tars are read, in place; unpack it to a .tar, or take it away"
+            )
+        if path.name.lower().endswith(".tar"):
+            tars.append(path)
     if not tars:
         raise UserError(f"{root}: holds no .tar; name the folder that does")
     name_of: dict[Path, Path] = {}
