@@ -14,6 +14,7 @@ from cxrdist.data.dicom import DicomHeader, read_header
 from cxrdist.data.images import UndecodableImage, load_grey
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.headers import check_burned_in, described
+from cxrdist.data.importers.intensity import check_intensity, tone_of
 from cxrdist.errors import UserError
 
 NO_DICOM = (".png", ".jpg", ".jpeg")
@@ -26,12 +27,16 @@ class ConfinedImporter(FileImporter):
     burned_in: str = "drop"
     """DICOM images with text in their pixels, by their file's own word: drop those that say YES, or strict (also
     those that do not say), or keep."""
+    intensity: str = "percentiles"
+    """How 16-bit PNGs become 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
+    have 12 bits, and their images would be black) or full (0 and 65535 are)."""
 
     def __post_init__(self) -> None:
         check_burned_in(self.burned_in)
+        check_intensity(self.intensity)
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        return load_grey(confined(self.root, record.file), size, fit)
+        return load_grey(confined(self.root, record.file), size, fit, tone_of(self.intensity))
 
     def described(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records with what DICOM files say of themselves where the source says nothing."""

@@ -17,6 +17,7 @@ from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
 from cxrdist.data.importers.confined import confined, files_below
 from cxrdist.data.importers.headers import check_burned_in, described
+from cxrdist.data.importers.intensity import check_intensity, tone_of
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.manifest import FORMAT, MANIFEST
 from cxrdist.errors import UserError
@@ -51,6 +52,10 @@ class WebDataset(FileImporter):
     burned_in: str = "drop"
     """DICOM images with text in their pixels, by their own word: drop those that say YES, or strict (also those
     that do not say), or keep."""
+    intensity: str | None = None
+    """How 16-bit PNGs become 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
+    have 12 bits, and their images would be black) or full (0 and 65535 are). By default percentiles; with --in-place
+    full, which is all that there is."""
     in_place: bool = False
     """Write no tars: make a set of the folder itself, with indexes and a manifest beside its tars. They keep the
     names and the metadata that others gave them; images are decoded and resized as they are read."""
@@ -68,6 +73,19 @@ class WebDataset(FileImporter):
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"--class-names: {repeated[0]} stands twice")
         check_burned_in(self.burned_in)
+        check_intensity(self._intensity)
+        if self.in_place and self._intensity != "full":
+            raise UserError(
+                f"--intensity {self.intensity}: with --in-place images are read as others wrote them; leave out one "
+                "of the two"
+            )
+
+    @property
+    def _intensity(self) -> str:
+        return self.intensity or ("full" if self.in_place else "percentiles")
+
+    def judgements(self) -> dict[str, Any]:
+        return super().judgements() | {"intensity": self._intensity}
 
     def records(self) -> Iterator[Record]:
         return described(self._records(), self.burned_in)
@@ -89,8 +107,10 @@ class WebDataset(FileImporter):
                 yield record, _header(sample, path) if record.left_out is None else None
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
+        # In place the same as a set's reader does, which knows of no such choice.
+        tone = None if self.in_place else tone_of(self._intensity)
         try:
-            return grey_of(self.image_bytes(record), size, fit)
+            return grey_of(self.image_bytes(record), size, fit, tone)
         except UndecodableImage as error:
             # The sample's name, since an offset tells nobody which one it is.
             where = error.file or str(Path(self.root, record.source_id))
