@@ -97,6 +97,11 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,label", "b/../../a.png,x"], r"line 2: the path .* leads out of the folder"),
         (["path,label", "/etc/a.png,x"], r"line 2: the path '/etc/a\.png' leads out of the folder"),
         (["path,label,split", "a.png,x,tset"], r"line 2: the split 'tset' is none of train, training, val, "),
+        (["path,label, label", "a.png,x,y"], r"labels\.csv: has two columns label; rename or remove one"),
+        (
+            ["path,label", 'a.png,"x'] + ["b.png,x" * 1000] * 20,
+            r"labels\.csv, line \d+: no row of a CSV table \(field larger than .*; look for a quotation mark",
+        ),
         (["path,label", "a.png,Mass, large"], r"line 2: more cells than the 2 columns"),
     ],
 )
@@ -183,3 +188,8 @@ def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
         "test": {"Normal": 2, "Mass": 2},
     }
     assert manifest["provenance"]["options"]["split"] == "official"
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    (record,) = table(tmp_path, ",path,label,", "0,a.png,x,").records()
+    assert (record.file, record.label) == ("a.png", "x")

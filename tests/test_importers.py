@@ -13,12 +13,16 @@ import pytest
 from PIL import Image
 
 from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
+from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.importers.tables import view_of
 from cxrdist.data.importers.webdataset import WebDataset
+from cxrdist.data.ingest_options import IngestOptions
 from cxrdist.data.labels import assign
+from cxrdist.data.prepare import split_way
 from cxrdist.data.split import split_patients
 from cxrdist.errors import UserError
 
@@ -134,6 +138,27 @@ def test_nih_folders_that_are_not_right(tmp_path: Path) -> None:
     put_image(tmp_path / "images" / "a.png")
     with pytest.raises(UserError, match="is not a CSV table in UTF-8"):
         list(importer.records())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            NIH14,
+            r"NIH ChestX-ray14 has train_val_list\.txt and test_list\.txt for it, and neither lies beside",
+        ),
+        (
+            MimicCxrJpg,
+            r"MIMIC-CXR-JPG has mimic-cxr-2\.0\.0-split\.csv for it, which does not lie beside the table:",
+        ),
+        (CsvTable, "table of images has none where its column split is missing or empty:"),
+        (WebDataset, r"WebDataset tars have none where no \.json says split: take --split-from-names"),
+        (Folder, "folder of images comes without a split of its own: leave it out"),
+    ],
+)
+def test_an_official_split_that_is_not_there(source: type[FileImporter], message: str) -> None:
+    with pytest.raises(UserError, match=f"^--split official: {message}"):
+        split_way(source(root="x"), [Record(source_id="a")], IngestOptions(out="y", split="official"))
 
 
 def test_folder_records(tmp_path: Path) -> None:

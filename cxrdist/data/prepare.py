@@ -124,9 +124,7 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
     """ "drawn" or "official". Raises UserError where an official split is asked for and the source has none."""
     is_said = any(record.split for record in records)
     if options.split == "official" and not is_said:
-        raise UserError(
-            f"--split official: {importer.release} comes without a split of its own: leave it out"
-        )
+        raise UserError(f"--split official: {importer.release} {importer.no_official_split}")
     return options.split or (importer.default_split if is_said else "drawn")
 
 

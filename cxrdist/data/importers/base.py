@@ -68,6 +68,8 @@ class Importer:
     """Pixels a side that it can give."""
     default_out: ClassVar[str | None] = None
     """What ``--out`` is where it is not given; None where it must be."""
+    no_official_split: ClassVar[str] = "comes without a split of its own: leave it out"
+    """What is said where ``--split official`` finds none."""
     default_split: ClassVar[str] = "drawn"
     """What ``--split`` is where it is not given: "official" where the user wrote the source's splits."""
 

@@ -18,6 +18,7 @@ from cxrdist.data.importers.tables import (
     age_years,
     cell,
     find_table,
+    once,
     plain_name,
     rows_of,
     sex_of,
@@ -90,9 +91,7 @@ class PadChest(FileImporter):
         seen: set[str] = set()
         for where, row in rows_of(table, ("ImageID", "PatientID", "Projection", "Labels")):
             image = plain_name(cell(row, "ImageID", where), "ImageID", where)
-            if image in seen:
-                raise UserError(f"{where}: {image} is listed twice; remove one line")
-            seen.add(image)
+            once(seen, image, where)
             folder = row.get("ImageDir", "")
             is_flat = image in in_root or not folder
             labels = labels_of(row["Labels"], where)

@@ -66,6 +66,10 @@ class WebDataset(FileImporter):
         "cxrdist import webdataset --root my_tars --class-names Normal,Pneumonia --out shards/mine --size 64"
     )
     default_split = "official"
+    no_official_split = (
+        "have none where no .json says split: take --split-from-names, where the tars' names do, or leave the option "
+        "out"
+    )
     default_out = ""  # not asked for with --in-place
 
     def __post_init__(self) -> None:
