@@ -60,7 +60,7 @@ def test_records_of_all_columns(tmp_path: Path) -> None:
         importer.pixels(second, 16, "pad")
     assert list(importer.records()) == [first, second, third]
     assert pickle.loads(pickle.dumps(importer)) == importer
-    assert importer.judgements() == {"burned_in": "drop"}
+    assert importer.judgements() == {"burned_in": "drop", "intensity": "percentiles"}
 
 
 def test_two_columns_are_enough_in_any_order_and_anywhere(tmp_path: Path) -> None:
@@ -97,6 +97,11 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,label", "b/../../a.png,x"], r"line 2: the path .* leads out of the folder"),
         (["path,label", "/etc/a.png,x"], r"line 2: the path '/etc/a\.png' leads out of the folder"),
         (["path,label,split", "a.png,x,tset"], r"line 2: the split 'tset' is none of train, training, val, "),
+        (["path,label, label", "a.png,x,y"], r"labels\.csv: has two columns label; rename or remove one"),
+        (
+            ["path,label", 'a.png,"x'] + ["b.png,x" * 1000] * 20,
+            r"labels\.csv, line \d+: no row of a CSV table \(field larger than .*; look for a quotation mark",
+        ),
         (["path,label", "a.png,Mass, large"], r"line 2: more cells than the 2 columns"),
     ],
 )
@@ -156,3 +161,35 @@ def test_the_split_column_is_taken_unless_another_is_asked_for(
     drawn = ShardSet(tmp_path / "drawn").manifest
     assert Counter(entry["samples"] for entry in drawn["strata"]) == {1: 4, 2: 2}
     assert drawn["provenance"]["left_out"] == {}
+
+
+def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_pool, "_shared", None)
+    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
+    root, lines = tmp_path / "root", [ALL]
+    for label in ("Normal", "Mass"):
+        for i in range(10):
+            put_image(root / f"{label}{i}.png")
+            lines.append(f"{label}{i}.png,{label},p-{label}-{i},PA,M,50,{'test' if i < 2 else 'train'}")
+    # Not used, so its val draws nothing.
+    lines.append("other.png,Other,p,PA,M,50,val")
+    table(root, *lines)
+    words = ["import", "csv", "--root", str(root), "--out", str(tmp_path / "set"), "--size", "16"]
+    dispatch([*words, "--workers", "1", "--classes", "Normal,Mass", "--val", "0.25"])
+    manifest = ShardSet(tmp_path / "set").manifest
+    assert {
+        split: {label: count["real"] for label, count in of_split.items()}
+        for split, of_split in manifest["counts"].items()
+    } == {
+        "train": {"Normal": 6, "Mass": 6},
+        "val": {"Normal": 2, "Mass": 2},
+        "test": {"Normal": 2, "Mass": 2},
+    }
+    assert manifest["provenance"]["options"]["split"] == "official"
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    (record,) = table(tmp_path, ",path,label,", "0,a.png,x,").records()
+    assert (record.file, record.label) == ("a.png", "x")

@@ -13,7 +13,8 @@ from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 
 from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.padchest import INVERTED, PadChest, grey_of
+from cxrdist.data.importers.intensity import eight_bit
+from cxrdist.data.importers.padchest import INVERTED, PadChest
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.labels import assign
 from cxrdist.data.privacy import load_salt
@@ -234,22 +235,22 @@ def test_16_bit_grey_between_percentiles() -> None:
     pixels = np.full((10, 100), 2000, np.uint16)
     pixels.flat[:10] = [0, 1, 2, 3, 1000, 1000, 1000, 1000, 1000, 1000]
     pixels.flat[-10:] = [3000, 3000, 3000, 3000, 3000, 3000, 4000, 4000, 4000, 65535]
-    grey = grey_of(pixels, "percentiles", is_inverted=False)
+    grey = eight_bit(pixels, "percentiles", is_inverted=False)
     assert grey.dtype == np.uint8
     assert [int(v) for v in grey.flat[[0, 4, 500, -10, -1]]] == [0, 0, 128, 255, 255]
-    inverted = grey_of(pixels, "percentiles", is_inverted=True)
+    inverted = eight_bit(pixels, "percentiles", is_inverted=True)
     np.testing.assert_array_equal(inverted, 255 - grey)
-    full = grey_of(pixels, "full", is_inverted=False)
+    full = eight_bit(pixels, "full", is_inverted=False)
     assert [int(v) for v in full.flat[[0, 500, -4, -1]]] == [0, 8, 16, 255]
 
 
 def test_one_grey_and_8_bit_grey() -> None:
     assert (
-        grey_of(np.full((4, 4), 700, np.uint16), "percentiles", is_inverted=False).tolist() == [[0] * 4] * 4
+        eight_bit(np.full((4, 4), 700, np.uint16), "percentiles", is_inverted=False).tolist() == [[0] * 4] * 4
     )
     eight = np.array([[3, 200]], np.uint8)
-    assert grey_of(eight, "percentiles", is_inverted=False).tolist() == [[3, 200]]
-    assert grey_of(eight, "percentiles", is_inverted=True).tolist() == [[252, 55]]
+    assert eight_bit(eight, "percentiles", is_inverted=False).tolist() == [[3, 200]]
+    assert eight_bit(eight, "percentiles", is_inverted=True).tolist() == [[252, 55]]
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CLONE
+from dicom_files import dicom_file
 from test_images import png_declaring
 from webdataset import TarWriter
 from webdataset import WebDataset as PlainWebDataset
 
 from cxrdist.data import foreign_tars
-from cxrdist.data.foreign_tars import ForeignSample, Place, read_place, walk
+from cxrdist.data.dicom.header import BURNED_IN, NOT_FOR_PRESENTATION, NOTE_BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.foreign_tars import ForeignSample, Place, open_place, read_place, walk
 from cxrdist.data.images import UndecodableImage, encode
 from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.headers import NOTE_ONE_PATIENT
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.verify import verify
@@ -197,6 +200,89 @@ def test_a_json_that_is_not_right(tmp_path: Path, meta: bytes, left_out: str | N
     assert (record.patient_id, record.view, record.sex, record.age) == ("", None, None, None)
 
 
+@pytest.mark.parametrize(
+    ("meta", "field", "patient"),
+    [
+        (b'{"patient_id": "a", "patient": "b"}', None, "a"),
+        (b'{"patient": "b"}', None, "b"),
+        (b'{"patient_id": null, "patient": "b"}', None, "b"),
+        (b'{"patient_id": "", "patient": "b"}', None, "b"),
+        (b'{"patient_id": "a", "patient": "b"}', "patient", "b"),
+        (b'{"patient_id": "a", "patient": "b"}', "subject", ""),
+        (b"{}", None, ""),
+    ],
+)
+def test_the_field_of_the_patient(tmp_path: Path, meta: bytes, field: str | None, patient: str) -> None:
+    write_tar(tmp_path / "a.tar", ("x.png", PNG), ("x.cls", b"A"), ("x.json", meta))
+    (record,) = records(tmp_path, patient_field=field)
+    assert (record.patient_id, record.left_out) == (patient, None)
+
+
+def test_a_set_of_our_own_is_converted_and_not_imported(tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", ("x.png", PNG), ("x.cls", b"A"))
+    (tmp_path / "manifest.json").write_text('{"name": "somebody else\'s"}')
+    assert len(records(tmp_path)) == 1
+    (tmp_path / "manifest.json").write_text('{"format": "cxrdist-shards/1"}')
+    with pytest.raises(
+        UserError, match="a set that cxrdist wrote; make another of it with `cxrdist shards conv"
+    ):
+        records(tmp_path)
+    assert len(records(tmp_path, in_place=True)) == 1
+
+
+def test_dicom_members_speak_for_themselves(tmp_path: Path) -> None:
+    def dicom(**values: Any) -> bytes:
+        return dicom_file(GREY, **values)
+
+    no = {"BurnedInAnnotation": "NO"}
+    images = {
+        "a.dcm": dicom(PatientID="one", PatientSex="F", PatientAge="058Y", ViewPosition="AP", **no),
+        "b.dicom": dicom(PatientID="two", BurnedInAnnotation="YES"),
+        "c.dcm": dicom(PatientID="two", PresentationIntentType="FOR PROCESSING", **no),
+        "d.png": dicom(PatientID="one", BurnedInAnnotation="YES"),  # pixels are read by content, too
+        "e.dcm": dicom(PatientID="two"),
+        "f.dcm": b"\0" * 128 + b"DICM" + b"damaged",
+        "g.png": PNG,
+    }
+    members = [(name, data) for name, data in images.items()] + [(f"{key}.cls", b"A") for key in "abcdefg"]
+    write_tar(tmp_path / "x.tar", *members, ("a.json", b'{"patient": "said", "sex": "M"}'))
+    told = {r.source_id[-1]: (r.patient_id, r.sex, r.left_out, r.notes) for r in records(tmp_path)}
+    assert told == {
+        "a": ("said", "M", None, ()),
+        "b": ("two", None, BURNED_IN, (NOTE_BURNED_IN,)),
+        "c": ("two", None, NOT_FOR_PRESENTATION, ()),
+        "d": ("one", None, BURNED_IN, (NOTE_BURNED_IN,)),
+        "e": ("two", None, None, (NOTE_NOT_SAID,)),
+        "f": ("", None, None, ()),
+        "g": ("", None, None, ()),
+    }
+    first = records(tmp_path)[0]
+    assert (first.view, first.age) == ("AP", 58)
+    kept = {r.source_id[-1]: r.left_out for r in records(tmp_path, burned_in="keep") if r.left_out}
+    assert kept == {"c": NOT_FOR_PRESENTATION}
+    strict = {r.source_id[-1] for r in records(tmp_path, burned_in="strict") if r.left_out}
+    assert strict == {"b", "c", "d", "e"}
+    with pytest.raises(UserError, match="--burned-in kepe: unknown; did you mean 'keep'"):
+        records(tmp_path, burned_in="kepe")
+
+
+def test_a_patient_id_that_all_dicom_members_share_tells_nobody_apart(tmp_path: Path) -> None:
+    image = dicom_file(GREY, PatientID="ANON", BurnedInAnnotation="NO")
+    write_tar(tmp_path / "x.tar", ("a.dcm", image), ("a.cls", b"A"), ("b.dcm", image), ("b.cls", b"A"))
+    assert [(r.patient_id, r.notes) for r in records(tmp_path)] == [("", (NOTE_ONE_PATIENT,))] * 2
+
+
+def test_a_member_is_a_file_that_ends_where_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"0123456789")
+    with open_place(path, Place(2, 5)) as member:
+        assert member.read() == b"23456" and member.read() == b""
+        assert (member.seek(-2, 2), member.read(9), member.seek(1), member.read(2), member.tell()) == (
+            3, b"56", 1, b"34", 3,
+        )  # fmt: skip
+        assert (member.seek(99), member.read(1)) == (99, b"")
+
+
 def test_splits(tmp_path: Path) -> None:
     members = [
         ("a.png", PNG),
@@ -307,7 +393,7 @@ def test_no_byte_of_a_pickle_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     importer = WebDataset(root=str(tmp_path))
     (record,) = importer.records()
     importer.pixels(record, 16, "pad")
-    assert reads[-2:] == [b"A", PNG]
+    assert reads[-3:] == [b"A", PNG[:132], PNG]
     # Only tarfile's look at the last byte of a member's padding, which is zero.
     assert not any(b"PP" in data for data in reads)
 

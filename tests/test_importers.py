@@ -1,20 +1,28 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import Record
+from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
+from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.importers.tables import view_of
+from cxrdist.data.importers.webdataset import WebDataset
+from cxrdist.data.ingest_options import IngestOptions
 from cxrdist.data.labels import assign
+from cxrdist.data.prepare import split_way
 from cxrdist.data.split import split_patients
 from cxrdist.errors import UserError
 
@@ -132,13 +140,49 @@ def test_nih_folders_that_are_not_right(tmp_path: Path) -> None:
         list(importer.records())
 
 
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            NIH14,
+            r"NIH ChestX-ray14 has train_val_list\.txt and test_list\.txt for it, and neither lies beside",
+        ),
+        (
+            MimicCxrJpg,
+            r"MIMIC-CXR-JPG has mimic-cxr-2\.0\.0-split\.csv for it, which does not lie beside the table:",
+        ),
+        (CsvTable, "table of images has none where its column split is missing or empty:"),
+        (WebDataset, r"WebDataset tars have none where no \.json says split: take --split-from-names"),
+        (Folder, "folder of images comes without a split of its own: leave it out"),
+    ],
+)
+def test_an_official_split_that_is_not_there(source: type[FileImporter], message: str) -> None:
+    with pytest.raises(UserError, match=f"^--split official: {message}"):
+        split_way(source(root="x"), [Record(source_id="a")], IngestOptions(out="y", split="official"))
+
+
 def test_folder_records(tmp_path: Path) -> None:
     for name in ("Normal/b.png", "Normal/deep/er/a.JPG", "Mass/x.jpeg", "Mass/.hidden.png", "Mass/.d/y.png",
                  ".trash/z.png", "loose.png"):  # fmt: skip
         put_image(tmp_path / name)
-    (tmp_path / "Mass" / "notes.txt").write_text("no image")
+    for name in ("Mass/notes.txt", "Mass/deep/a.bmp", "Normal/a.npy", "table.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("no image")
     importer = Folder(root=str(tmp_path))
-    records = list(importer.records())
+    everything = list(importer.records())
+    assert {(r.source_id, r.left_out) for r in everything if r.left_out} == {
+        ("loose.png", "in no class folder"),
+        ("table.csv", "in no class folder"),
+        ("Mass/notes.txt", "not a PNG, JPEG or DICOM file"),
+        ("Mass/deep/a.bmp", "not a PNG, JPEG or DICOM file"),
+        ("Normal/a.npy", "not a PNG, JPEG or DICOM file"),
+    }
+    assert everything == list(importer.records()) and len(everything) == 8
+    assert assign(everything, "strict", importer.targets, importer.normal, None).left_out == {
+        "in no class folder": 2,
+        "not a PNG, JPEG or DICOM file": 3,
+    }
+    records = [record for record in everything if not record.left_out]
     assert [(r.source_id, r.label) for r in records] == [
         ("Mass/x.jpeg", "Mass"),
         ("Normal/b.png", "Normal"),
@@ -178,7 +222,7 @@ def test_folder_takes_dicom_files_by_ending_or_by_content(tmp_path: Path) -> Non
         (tmp_path / "root" / "Mass" / name).write_bytes(data)
     (tmp_path / "outside").write_bytes(dicom)
     (tmp_path / "root" / "Mass" / "link").symlink_to(tmp_path / "outside")
-    records = list(Folder(root=str(tmp_path / "root")).records())
+    records = [r for r in Folder(root=str(tmp_path / "root")).records() if not r.left_out]
     assert [r.file for r in records] == ["Mass/1.2.840.113", "Mass/a.dcm", "Mass/b.DICOM", "Mass/c"]
 
 
@@ -192,6 +236,30 @@ def test_folders_that_are_not_right(tmp_path: Path) -> None:
     (tmp_path / "Edema").mkdir()
     with pytest.raises(UserError, match="Edema: no PNG, JPEG or DICOM image in this class"):
         list(Folder(root=str(tmp_path)).records())
+
+
+@pytest.mark.parametrize("name", ["", "Normal/deep"])
+@pytest.mark.parametrize("source", [Folder, WebDataset])
+def test_a_folder_that_cannot_be_read_is_told(
+    source: type[Folder] | type[WebDataset], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_image(tmp_path / "Normal/deep/a.png")
+    put_image(tmp_path / "Normal/b.png")
+    shut = tmp_path / name
+
+    def opening(function: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(path: Any = ".") -> Any:
+            if Path(path) == shut:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return function(path)
+
+        return opened
+
+    # Root, whom tests may run as, may read any folder.
+    monkeypatch.setattr(os, "scandir", opening(os.scandir))
+    monkeypatch.setattr(os, "listdir", opening(os.listdir))
+    with pytest.raises(UserError, match=f"^{shut}: cannot be read .Permission denied.; make it readable"):
+        list(source(root=str(tmp_path)).records())
 
 
 def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:

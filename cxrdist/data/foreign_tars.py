@@ -10,6 +10,7 @@ No member is unpacked, and no byte of any other member than an image, a ``.cls``
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tarfile
@@ -17,8 +18,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
+from cxrdist.data.dicom import is_dicom
 from cxrdist.errors import UserError
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "npy", "dcm", "dicom")
@@ -40,6 +42,8 @@ NOT_PLAIN = "a name that is not plain UTF-8 text"
 TOO_LARGE = "a member over the size cap, never read"
 TWICE = "a member that stands twice"
 SEVERAL_IMAGES = "several images in one sample"
+
+_START_BYTES = 132  # all that tells a DICOM file
 
 # Of base_plus_ext in webdataset 1.0.2: the key ends at the first dot of the base name.
 _KEY_AND_ENDING = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -63,6 +67,8 @@ class ForeignSample:
     key: str
     image: Place | None
     """None where there is no image, or several."""
+    is_dicom: bool = False
+    """Whether the image begins as a DICOM file, whatever its ending says."""
     cls: bytes | None
     json: bytes | None
     refused: tuple[str, ...]
@@ -95,10 +101,12 @@ def walk(path: Path) -> Iterator[ForeignSample]:
             images = [draft.places[ending] for ending in IMAGE_ENDINGS if ending in draft.places]
             if len(images) > 1:
                 draft.refused.append(SEVERAL_IMAGES)
+            image = images[0] if len(images) == 1 else None
             cls, json = (_read(file, draft.places.get(ending)) for ending in TEXT_ENDINGS)
             yield ForeignSample(
                 key=key,
-                image=images[0] if len(images) == 1 else None,
+                image=image,
+                is_dicom=image is not None and is_dicom(_start(file, image)),
                 cls=cls,
                 json=json,
                 refused=tuple(dict.fromkeys(draft.refused)),
@@ -109,6 +117,47 @@ def read_place(path: Path, place: Place) -> bytes:
     """The bytes of a member, fewer where the tar ends before. Raises OSError where there is no such tar."""
     with path.open("rb", buffering=0) as file:
         return os.pread(file.fileno(), place.length_bytes, place.offset_bytes)
+
+
+def open_place(path: Path, place: Place) -> BinaryIO:
+    """A member as a file of its own, of which no byte is read before it is asked for. Raises OSError where there
+    is no such tar."""
+    return io.BufferedReader(_Member(path, place))
+
+
+class _Member(io.RawIOBase):
+    """A part of a file, with nothing before it and nothing behind."""
+
+    def __init__(self, path: Path, place: Place) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._place = place
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._place.length_bytes}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        left = max(0, self._place.length_bytes - self._at)
+        data = os.pread(self._file.fileno(), min(len(buffer), left), self._place.offset_bytes + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _start(file: IO[bytes], place: Place) -> bytes:
+    return os.pread(file.fileno(), min(place.length_bytes, _START_BYTES), place.offset_bytes)
 
 
 def _read(file: IO[bytes], place: Place | None) -> bytes | None:

@@ -78,7 +78,7 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
     is_unknown = not all(record.patient_id for record in used)
-    is_drawn = way == "drawn" or any(record.split == TRAIN_VAL for record in used)
+    is_drawn = way == "drawn" or TRAIN_VAL in said_splits(used)
     if options.dedup and not is_drawn:
         raise UserError(
             "--dedup: the source's own split is taken as it is; take --split drawn, or leave it away"
@@ -130,9 +130,7 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
     """ "drawn" or "official". Raises UserError where an official split is asked for and the source has none."""
     is_said = any(record.split for record in records)
     if options.split == "official" and not is_said:
-        raise UserError(
-            f"--split official: {importer.release} comes without a split of its own: leave it out"
-        )
+        raise UserError(f"--split official: {importer.release} {importer.no_official_split}")
     return options.split or (importer.default_split if is_said else "drawn")
 
 
@@ -141,9 +139,18 @@ def splits_of(
 ) -> list[str]:
     """``together``: whom a drawn split keeps on one side, a patient or all who share a film."""
     if way == "official":
-        said, patients = [record.split or "" for record in records], [patient_of(r) for r in records]
+        patients = [patient_of(record) for record in records]
+        said = said_splits(records)
         return official_split(patients, labels, said, together, val=options.val, seed=options.seed)
     return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed)
+
+
+def said_splits(records: list[Record]) -> list[str]:
+    """What the source says of each image; where it only tells test apart, the others are train-val."""
+    said = [record.split or "" for record in records]
+    if "val" in said:
+        return said
+    return [TRAIN_VAL if split == "train" else split for split in said]
 
 
 def check_slugs(classes: tuple[str, ...]) -> None:

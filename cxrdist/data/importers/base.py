@@ -70,6 +70,8 @@ class Importer:
     """Whether it takes all that lies below its root, so that a set in there would be read, too."""
     default_out: ClassVar[str | None] = None
     """What ``--out`` is where it is not given; None where it must be."""
+    no_official_split: ClassVar[str] = "comes without a split of its own: leave it out"
+    """What is said where ``--split official`` finds none."""
     default_split: ClassVar[str] = "drawn"
     """What ``--split`` is where it is not given: "official" where the user wrote the source's splits."""
 

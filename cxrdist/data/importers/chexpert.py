@@ -15,6 +15,7 @@ from cxrdist.data.importers.tables import (
     cell,
     find_table,
     inner_path,
+    once,
     rows_of,
     sex_of,
     view_of,
@@ -51,9 +52,7 @@ class CheXpert(CheXpertLabelled):
         for table, split in _tables(folder).items():
             for where, row in rows_of(table, ("Path", *OBSERVATIONS)):
                 path, patient = _path(cell(row, "Path", where), where)
-                if path in seen:
-                    raise UserError(f"{where}: {path} is listed twice; remove one line")
-                seen.add(path)
+                once(seen, path, where)
                 file = path
                 if path.startswith("train/") and patient in part_of:
                     file = f"{part_of[patient].name}/{path.removeprefix('train/')}"

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from cxrdist.data.dicom import DicomHeader, read_header
 from cxrdist.data.images import UndecodableImage, load_grey
 from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.headers import check_burned_in, with_header
+from cxrdist.data.importers.headers import check_burned_in, described
+from cxrdist.data.importers.intensity import check_intensity, tone_of
+from cxrdist.errors import UserError
 
 NO_DICOM = (".png", ".jpg", ".jpeg")
-NOTE_ONE_PATIENT = (
-    "all DICOM files bear one PatientID, which tells nobody apart: each counts as a patient of its own"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,33 +27,56 @@ class ConfinedImporter(FileImporter):
     burned_in: str = "drop"
     """DICOM images with text in their pixels, by their file's own word: drop those that say YES, or strict (also
     those that do not say), or keep."""
+    intensity: str = "percentiles"
+    """How 16-bit PNGs become 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
+    have 12 bits, and their images would be black) or full (0 and 65535 are)."""
 
     def __post_init__(self) -> None:
         check_burned_in(self.burned_in)
+        check_intensity(self.intensity)
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        return load_grey(confined(self.root, record.file), size, fit)
+        return load_grey(confined(self.root, record.file), size, fit, tone_of(self.intensity))
 
     def described(self, records: Iterable[Record]) -> Iterator[Record]:
         """The records with what DICOM files say of themselves where the source says nothing."""
-        before = list(records)
-        after = [self._with_header(record) for record in before]
-        named = [new.patient_id for old, new in zip(before, after) if new.patient_id != old.patient_id]
-        tells_nothing = len(named) > 1 and len(set(named)) == 1
-        for old, new in zip(before, after):
-            if tells_nothing and new.patient_id != old.patient_id:
-                yield replace(new, patient_id=old.patient_id, notes=(*new.notes, NOTE_ONE_PATIENT))
-            else:
-                yield new
+        yield from described(((record, self._header(record)) for record in records), self.burned_in)
 
-    def _with_header(self, record: Record) -> Record:
-        if record.file.lower().endswith(NO_DICOM):
-            return record
+    def _header(self, record: Record) -> DicomHeader | None:
+        if record.left_out is not None or record.file.lower().endswith(NO_DICOM):
+            return None
         try:
-            confined(self.root, record.file)
+            return read_header(confined(self.root, record.file))
         except UndecodableImage:
-            return record  # told when its pixels are asked for
-        return with_header(record, Path(self.root), self.burned_in)
+            return None  # told when its pixels are asked for
+
+
+def listed(folder: Path) -> list[Path]:
+    """What a folder holds. Raises UserError where it cannot be read."""
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise _unreadable(error) from None
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files at any depth but hidden ones; no link to a folder is followed.
+
+    Raises UserError where a folder cannot be read: its images would be missing without a word.
+    """
+
+    def give_up(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for parent, folders, files in os.walk(folder, onerror=give_up):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in files if not name.startswith("."))
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(
+        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or take it away"
+    )
 
 
 def confined(root: str, file: str) -> Path:

@@ -13,12 +13,12 @@ from cxrdist.data.importers.tables import (
     cell,
     find_table,
     inner_path,
+    once,
     rows_of,
     sex_of,
     split_word,
     view_of,
 )
-from cxrdist.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,10 @@ class CsvTable(ConfinedImporter):
     release = "table of images"
     example = "cxrdist import csv --root my_images --table labels.csv --out shards/mine --size 64"
     default_split = "official"
+    no_official_split = (
+        "has none where its column split is missing or empty: write train, val and test there, or leave the option "
+        "out"
+    )
 
     def records(self) -> Iterator[Record]:
         return self.described(self._records())
@@ -48,9 +52,7 @@ class CsvTable(ConfinedImporter):
         seen: set[str] = set()
         for where, row in rows_of(table, ("path", "label")):
             file = inner_path(cell(row, "path", where), "path", where)
-            if file in seen:
-                raise UserError(f"{where}: {file} is listed twice; remove one line")
-            seen.add(file)
+            once(seen, file, where)
             yield Record(
                 source_id=file,
                 patient_id=row.get("patient_id", ""),

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.confined import ConfinedImporter
+from cxrdist.data.importers.confined import ConfinedImporter, files_below, listed
 from cxrdist.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+NO_IMAGE = "not a PNG, JPEG or DICOM file"
+IN_NO_CLASS = "in no class folder"
 _DICOM_PREAMBLE_BYTES = 128
 
 
@@ -20,10 +22,10 @@ class Folder(ConfinedImporter):
     """Import DIR/<class>/*.png|jpg|jpeg|dcm|dicom at any depth, and DICOM files without an ending. Each PNG and JPEG
     counts as a patient of its own; near-duplicate films are kept on one side of the split.
 
-    Files that are hidden, or no images by their name, are ignored; one without an ending, or with a number for
-    one (a UID), is an image where it begins like a DICOM file. All names of one file (symbolic links) are one
-    patient. Nothing is read through a link that leads out of the root: such an image stays a record, and
-    counts as undecodable later.
+    Hidden files are ignored. Files that are no images by their name, or lie in no class folder, are left out and
+    counted; one without an ending, or with a number for one (a UID), is an image where it begins like a DICOM
+    file. All names of one file (symbolic links) are one patient. Nothing is read through a link that leads out of
+    the root: such an image stays a record, and counts as undecodable later.
     """
 
     name = "folder"
@@ -38,28 +40,34 @@ class Folder(ConfinedImporter):
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; name a folder that holds one folder per class")
-        classes = sorted(d for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+        seen = sorted(path for path in listed(root) if not path.name.startswith("."))
+        classes = [path for path in seen if path.is_dir()]
         if not classes:
             raise UserError(f"{root}: holds no class folders; put the images of each class into one folder")
+        yield from (_left_out(path, IN_NO_CLASS, root) for path in seen if not path.is_dir())
         real_root = root.resolve()
         for folder in classes:
             if not folder.resolve().is_relative_to(real_root):
                 raise UserError(f"{folder}: a link that leads out of {root}; move the folder itself there")
-            files = sorted(_images(folder, real_root))
-            if not files:
+            is_image = {file: _is_image(file, real_root) for file in sorted(files_below(folder))}
+            if not any(is_image.values()):
                 raise UserError(
                     f"{folder}: no PNG, JPEG or DICOM image in this class; add some or remove the folder"
                 )
-            yield from (_record(file, folder.name, root, real_root) for file in files)
+            for file, is_one in is_image.items():
+                if is_one:
+                    yield _record(file, folder.name, root, real_root)
+                else:
+                    yield _left_out(file, NO_IMAGE, root)
 
 
-def _images(folder: Path, real_root: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            file = Path(parent, name)
-            if not name.startswith(".") and (file.suffix.lower() in SUFFIXES or _is_dicom(file, real_root)):
-                yield file
+def _is_image(file: Path, real_root: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES or _is_dicom(file, real_root)
+
+
+def _left_out(file: Path, reason: str, root: Path) -> Record:
+    source_id = os.fsencode(file.relative_to(root)).decode(errors="backslashreplace")
+    return Record(source_id=source_id, left_out=reason)
 
 
 def _is_dicom(file: Path, real_root: Path) -> bool:

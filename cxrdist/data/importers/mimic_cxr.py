@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cxrdist.data.importers.base import Record, check_choice
 from cxrdist.data.importers.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
-from cxrdist.data.importers.tables import cell, find_table, plain_name, rows_of, view_of
+from cxrdist.data.importers.tables import cell, find_table, once, plain_name, rows_of, view_of
 from cxrdist.errors import UserError, nearest
 
 LABELERS = ("chexpert", "negbio")
@@ -46,6 +46,10 @@ class MimicCxrJpg(CheXpertLabelled):
     example = (
         "cxrdist import mimic-cxr-jpg --root ~/mimic-cxr-jpg --out shards/mimic --size 64 --split official"
     )
+    no_official_split = (
+        "has mimic-cxr-2.0.0-split.csv for it, which does not lie beside the table: put it there, or leave the "
+        "option out"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,9 +66,7 @@ class MimicCxrJpg(CheXpertLabelled):
                 plain_name(cell(row, column, where), column, where)
                 for column in ("dicom_id", "subject_id", "study_id")
             )
-            if image in seen:
-                raise UserError(f"{where}: {image} is listed twice; remove one line")
-            seen.add(image)
+            once(seen, image, where)
             labels = labels_of.get((subject, study), Labels((), (), NO_LABELS))
             yield Record(
                 source_id=image,

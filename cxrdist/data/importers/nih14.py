@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.tables import age_years, cell, find_table, plain_name, rows_of, sex_of, view_of
+from cxrdist.data.importers.tables import (
+    age_years,
+    cell,
+    find_table,
+    once,
+    plain_name,
+    rows_of,
+    sex_of,
+    view_of,
+)
 from cxrdist.errors import UserError
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
@@ -33,6 +42,10 @@ class NIH14(FileImporter):
         "Pneumothorax": "Pneumothorax",
     }
     normal = "No Finding"
+    no_official_split = (
+        "has train_val_list.txt and test_list.txt for it, and neither lies beside the table: put them there, or "
+        "leave the option out"
+    )
 
     def records(self) -> Iterator[Record]:
         root = Path(self.root)
@@ -42,9 +55,7 @@ class NIH14(FileImporter):
         seen: set[str] = set()
         for where, row in rows_of(table, ("Image Index", "Finding Labels", "Patient ID")):
             file_name = plain_name(cell(row, "Image Index", where), "Image Index", where)
-            if file_name in seen:
-                raise UserError(f"{where}: {file_name} is listed twice; remove one line")
-            seen.add(file_name)
+            once(seen, file_name, where)
             yield Record(
                 source_id=file_name,
                 patient_id=cell(row, "Patient ID", where),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,11 +12,13 @@ import numpy as np
 
 from cxrdist.data.images import load_grey
 from cxrdist.data.importers.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.intensity import check_intensity, tone_of
 from cxrdist.data.importers.tables import (
     Row,
     age_years,
     cell,
     find_table,
+    once,
     plain_name,
     rows_of,
     sex_of,
@@ -30,8 +31,6 @@ TABLES = (
     "PADCHEST_chest_x_ray_images_labels_160K.csv",
 )
 PROJECTIONS = ("PA", "AP", "AP_horizontal", "L", "COSTAL")
-INTENSITIES = ("percentiles", "full")
-PERCENTILES = (0.5, 99.5)
 REMARKS = ("unchanged", "exclude", "suboptimal study")
 """Labels that are about the report or the film: no findings."""
 IMPLIED = {"hydropneumothorax": ("pneumothorax", "pleural effusion")}
@@ -83,7 +82,7 @@ class PadChest(FileImporter):
             raise UserError(f"--views: names none; choose among {', '.join(PROJECTIONS)}")
         for view in self.views:
             check_choice("--views", view, PROJECTIONS)
-        check_choice("--intensity", self.intensity, INTENSITIES)
+        check_intensity(self.intensity)
 
     def records(self) -> Iterator[Record]:
         root = Path(self.root)
@@ -92,9 +91,7 @@ class PadChest(FileImporter):
         seen: set[str] = set()
         for where, row in rows_of(table, ("ImageID", "PatientID", "Projection", "Labels")):
             image = plain_name(cell(row, "ImageID", where), "ImageID", where)
-            if image in seen:
-                raise UserError(f"{where}: {image} is listed twice; remove one line")
-            seen.add(image)
+            once(seen, image, where)
             folder = row.get("ImageDir", "")
             is_flat = image in in_root or not folder
             labels = labels_of(row["Labels"], where)
@@ -117,7 +114,7 @@ class PadChest(FileImporter):
             )
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        tone = partial(grey_of, intensity=self.intensity, is_inverted=INVERTED in record.notes)
+        tone = tone_of(self.intensity, is_inverted=INVERTED in record.notes)
         return load_grey(Path(self.root) / record.file, size, fit, tone)
 
     def _left_out(self, row: Row, labels: tuple[str, ...], findings: list[str]) -> str | None:
@@ -150,24 +147,6 @@ def labels_of(text: str, where: str) -> tuple[str, ...]:
     if not all(label.isprintable() for label in labels):
         raise UserError(f"{where}: Labels holds what is no text; put it right")
     return tuple(dict.fromkeys(label for label in labels if label))
-
-
-def grey_of(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarray:
-    """[H, W] uint16 or uint8 grey as [H, W] uint8; the latter keeps its range."""
-    if pixels.dtype == np.uint8:
-        return 255 - pixels if is_inverted else pixels
-    low, high = (0, 65535) if intensity == "full" else _percentiles(pixels)
-    values = np.arange(65536, dtype=np.float64)
-    grey = (values - low) / max(high - low, 1) * 255
-    table = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
-    return (255 - table if is_inverted else table)[pixels]
-
-
-def _percentiles(pixels: np.ndarray) -> tuple[int, int]:
-    """The PERCENTILES, nearest rank."""
-    cumulative = np.cumsum(np.bincount(pixels.ravel(), minlength=65536))
-    low, high = (int(np.searchsorted(cumulative, cumulative[-1] * p / 100)) for p in PERCENTILES)
-    return low, high
 
 
 def _age(row: Row) -> int | None:

@@ -54,7 +54,8 @@ def find_table(root: Path, *names: str) -> Path:
 def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """("<table>, line <n>", row) of a CSV in UTF-8, plain or gzipped.
 
-    Raises UserError where it lacks one of the ``needed`` columns, is no such CSV, or has no rows.
+    Raises UserError where it lacks one of the ``needed`` columns or has two of one name, is no such CSV, or has no
+    rows.
     """
     is_empty = True
     try:
@@ -65,6 +66,8 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 raise UserError(
                     f"{table}: lacks the columns {', '.join(missing)}; its columns are: {', '.join(names)}"
                 )
+            if twice := [name for name in names if name and names.count(name) > 1]:
+                raise UserError(f"{table}: has two columns {twice[0]}; rename or remove one")
             reader.fieldnames = names
             for row in reader:
                 is_empty = False
@@ -77,7 +80,12 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
                     f"{table}, line {reader.line_num}",
                     {k: _CONTROL.sub(" ", v or "").strip() for k, v in row.items()},
                 )
-    except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except csv.Error as error:
+        raise UserError(
+            f"{table}, line {reader.line_num}: no row of a CSV table ({error}); look for a quotation mark that is "
+            "never closed, or download it again"
+        ) from error
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{table}: is not a CSV table in UTF-8 ({error}); download it again") from error
     if is_empty:
         raise UserError(f"{table}: has no rows; download it again")
@@ -103,6 +111,13 @@ def cell(row: Row, column: str, where: str) -> str:
     if not row[column]:
         raise UserError(f"{where}: no {column}; put it in, or remove the line")
     return row[column]
+
+
+def once(seen: set[str], name: str, where: str) -> None:
+    """Adds a name to those that were seen. Raises UserError where it is among them."""
+    if name in seen:
+        raise UserError(f"{where}: {name} is listed twice; remove one line")
+    seen.add(name)
 
 
 def plain_name(text: str, column: str, where: str) -> str:

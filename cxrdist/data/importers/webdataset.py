@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,27 +11,33 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.foreign_tars import ForeignSample, Place, is_tar_name, read_place, walk
+from cxrdist.data.dicom import DicomHeader, read_header
+from cxrdist.data.foreign_tars import ForeignSample, Place, is_tar_name, open_place, read_place, walk
 from cxrdist.data.images import UndecodableImage, grey_of
 from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.confined import confined
+from cxrdist.data.importers.confined import confined, files_below
+from cxrdist.data.importers.headers import check_burned_in, described
+from cxrdist.data.importers.intensity import check_intensity, tone_of
 from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
+from cxrdist.data.manifest import FORMAT, MANIFEST
 from cxrdist.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
+PATIENT_FIELDS = ("patient_id", "patient")
+"""What a .json calls the patient; the second is the word of sets that cxrdist wrote."""
 NOT_REAL = "synthetic image or phantom, no radiograph"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(FileImporter):
     """Import DIR/*.tar at any depth (plain tars), whose samples are an image (.png, .jpg, .npy or .dcm) and a .cls or
-    .json member. A .json may also hold patient, view, sex, age (years) and split. Pickles, links and names that
+    .json member. A .json may also hold patient_id, view, sex, age (years) and split. Pickles, links and names that
     lead out of a tar are refused and counted; nothing is unpacked or run.
 
     Members belong together by WebDataset's rule: their key is their path up to the first dot of the file name.
-    A sample that lacks a usable image or class is left out and counted. Where any sample has a split, those
-    without one are left out, unless ``--split drawn``.
+    What they leave open a DICOM image may say. A sample that lacks a usable image or class is left out and counted.
+    Where any sample has a split, those without one are left out, unless ``--split drawn``.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -40,10 +45,17 @@ class WebDataset(FileImporter):
     label_field: str | None = None
     """Field of the .json that holds the class; by default it is the .cls, or 'label' in the .json where there is no
     .cls."""
-    patient_field: str = "patient_id"
-    """Field of the .json that holds the patient."""
+    patient_field: str | None = None
+    """Field of the .json that holds the patient; by default patient_id, or patient where there is none."""
     split_from_names: bool = False
     """Take the split from the word train, val or test in the path of each tar."""
+    burned_in: str = "drop"
+    """DICOM images with text in their pixels, by their own word: drop those that say YES, or strict (also those
+    that do not say), or keep."""
+    intensity: str | None = None
+    """How 16-bit PNGs become 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
+    have 12 bits, and their images would be black) or full (0 and 65535 are). By default percentiles; with --in-place
+    full, which is all that there is."""
     in_place: bool = False
     """Write no tars: make a set of the folder itself, with indexes and a manifest beside its tars. They keep the
     names and the metadata that others gave them; images are decoded and resized as they are read."""
@@ -55,19 +67,47 @@ class WebDataset(FileImporter):
         "cxrdist import webdataset --root my_tars --class-names Normal,Pneumonia --out shards/mine --size 64"
     )
     default_split = "official"
+    no_official_split = (
+        "have none where no .json says split: take --split-from-names, where the tars' names do, or leave the option "
+        "out"
+    )
     default_out = ""  # not asked for with --in-place
 
     def __post_init__(self) -> None:
         names = self.class_names or ()
         if repeated := [name for name in names if names.count(name) > 1]:
             raise UserError(f"--class-names: {repeated[0]} stands twice")
+        check_burned_in(self.burned_in)
+        check_intensity(self._intensity)
+        if self.in_place and self._intensity != "full":
+            raise UserError(
+                f"--intensity {self.intensity}: with --in-place images are read as others wrote them; leave out one "
+                "of the two"
+            )
+
+    @property
+    def _intensity(self) -> str:
+        return self.intensity or ("full" if self.in_place else "percentiles")
+
+    def judgements(self) -> dict[str, Any]:
+        return super().judgements() | {"intensity": self._intensity}
 
     def records(self) -> Iterator[Record]:
+        return described(self._records(), self.burned_in)
+
+    def _records(self) -> Iterator[tuple[Record, DicomHeader | None]]:
+        root = Path(self.root)
+        if not self.in_place and _holds_a_set(root):
+            raise UserError(
+                f"{root}: a set that cxrdist wrote; make another of it with `cxrdist shards convert {root}`, which "
+                "keeps its keys, patients and splits"
+            )
         for tar in self.tar_names():
-            path = Path(self.root, tar)
+            path = root / tar
             split = _split_in(tar, path) if self.split_from_names else None
             for sample in walk(path):
-                yield self._record(sample, tar, split)
+                record = self._record(sample, tar, split)
+                yield record, _header(sample, path) if record.left_out is None else None
 
     def tar_names(self) -> list[str]:
         """All tars, relative to the root, sorted. Raises UserError where one of them cannot be read as it should."""
@@ -77,8 +117,10 @@ class WebDataset(FileImporter):
         return [path.relative_to(root).as_posix() for path in _tars(root)]
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
+        # In place the same as a set's reader does, which knows of no such choice.
+        tone = None if self.in_place else tone_of(self._intensity)
         try:
-            return grey_of(self.image_bytes(record), size, fit)
+            return grey_of(self.image_bytes(record), size, fit, tone)
         except UndecodableImage as error:
             # The sample's name, since an offset tells nobody which one it is.
             where = error.file or str(Path(self.root, record.source_id))
@@ -120,10 +162,13 @@ class WebDataset(FileImporter):
         label = self._class(sample.cls, values, where)
         if label is None:
             return left_out("class")
-        patient, said = _text(values.get(self.patient_field)), _text(values.get("split"))
+        patient_field = self.patient_field or next(
+            (name for name in PATIENT_FIELDS if values.get(name) not in (None, "")), PATIENT_FIELDS[0]
+        )
+        patient, said = _text(values.get(patient_field)), _text(values.get("split"))
         if patient is None:
             # As a patient of its own it might be parted from the others of its patient.
-            return left_out(self.patient_field)
+            return left_out(patient_field)
         if said is None:
             return left_out("split")
         return Record(
@@ -159,20 +204,38 @@ class WebDataset(FileImporter):
         return self.class_names[number]
 
 
+def _header(sample: ForeignSample, path: Path) -> DicomHeader | None:
+    """What a sample's image says of itself, where it is DICOM."""
+    if sample.image is None or not sample.is_dicom:
+        return None
+    try:
+        with open_place(path, sample.image) as member:
+            return read_header(member)
+    except UndecodableImage:
+        return None  # told when its pixels are asked for
+
+
+def _holds_a_set(root: Path) -> bool:
+    """Whether a folder is a set of our own, by its manifest."""
+    try:
+        manifest = _fields((root / MANIFEST).read_bytes())
+    except OSError:
+        return False
+    return str((manifest or {}).get("format")).startswith(FORMAT.partition("/")[0])
+
+
 def _tars(root: Path) -> list[Path]:
     """All tars below ``root``, sorted. Raises UserError where one of them cannot be read as it should."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the folder that holds the tars")
     tars: list[Path] = []
-    for parent, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in (name for name in files if not name.startswith(".")):
-            if name.lower().endswith(COMPRESSED):
-                raise UserError(
-                    f"{Path(parent, name)}: only plain tars are read, in place; unpack it to a .tar, or take it away"
-                )
-            if is_tar_name(name):
-                tars.append(Path(parent, name))
+    for path in files_below(root):
+        if path.name.lower().endswith(COMPRESSED):
+            raise UserError(
+                f"{path}: only plain tars are read, in place; unpack it to a .tar, or take it away"
+            )
+        if is_tar_name(path.name):
+            tars.append(path)
     if not tars:
         raise UserError(f"{root}: holds no .tar; name the folder that does")
     name_of: dict[Path, Path] = {}
