@@ -193,7 +193,7 @@ def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
     except UndecodableImage:
         raise
     except Exception as error:
-        # A header is a Python literal of at most 10 kB: a MemoryError is the parser's own, for one that nests too far.
+        # A header is a Python literal of at most 10 kB: a MemoryError is its parser's, for one that nests too far.
         raise UndecodableImage("truncated or damaged") from error
     # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
     is_right = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
