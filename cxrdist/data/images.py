@@ -192,7 +192,8 @@ def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
         shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except UndecodableImage:
         raise
-    except Exception as error:  # a header is a Python literal, on which it may raise nearly anything
+    except Exception as error:
+        # A header is a Python literal of at most 10 kB: a MemoryError is its parser's, for one that nests too far.
         raise UndecodableImage("truncated or damaged") from error
     # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
     is_right = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
