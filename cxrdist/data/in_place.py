@@ -9,33 +9,25 @@ the names and metadata that others gave them; the index and all that is read thr
 
 from __future__ import annotations
 
-import io
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from cxrdist.data.claim import (
-    JOB_FILE,
-    TABLE_FILE,
     UNUSED_TARS,
     WRITES,
-    check_same_job,
     finished_set,
-    job_of,
     settle,
 )
 from cxrdist.data.fingerprints import NO_HASH, FingerprintTable, count_groups, tell
 from cxrdist.data.images import FOREIGN, UndecodableImage
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.webdataset import WebDataset
+from cxrdist.data.in_place_claim import begin, refuse_strangers, remove_leftovers, tars_of
 from cxrdist.data.ingest_options import IngestOptions
 from cxrdist.data.manifest import (
-    FORMAT,
-    INDEX_DTYPE,
     MANIFEST,
     Manifest,
     Stratum,
@@ -46,16 +38,14 @@ from cxrdist.data.manifest import (
 from cxrdist.data.near_duplicates import perceptual_hash
 from cxrdist.data.prepare import Prepared, prepare, settle_splits
 from cxrdist.data.privacy import Salt
-from cxrdist.data.set_form import is_name
 from cxrdist.data.shard_pool import check_undecodable, count_image, tell_undecodable, work
 from cxrdist.data.shard_tasks import patient_of, sample_meta
 from cxrdist.data.shards import TOLD, IndexRow, hashed, index_name
 from cxrdist.data.store import LocalStore, Store, locked, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, is_temporary, sha256_bytes
+from cxrdist.files import sha256_bytes
 from cxrdist.progress import say
 
-INDEX_ENDING = index_name("")
 WRITTEN_ANEW = ("encoding", "min_shards")
 """Options for tars that an import writes."""
 
@@ -110,71 +100,6 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
         settle_splits(prepared, importer, options, lambda: settle(store))
         tasks = plan(store, importer, options, prepared)
         return fill(store, tars, tasks, options, prepared)
-
-
-def tars_of(importer: WebDataset) -> list[str]:
-    """The tars of the folder itself. Raises UserError for one that no set can name."""
-    tars = importer.tar_names()
-    for tar in tars:
-        where = Path(importer.root, tar)
-        if "/" in tar:
-            raise UserError(
-                f"{where}: a set is one folder: index {where.parent} on its own, or leave --in-place away"
-            )
-        if not is_name(tar) or not tar.endswith(".tar"):
-            raise UserError(f"{where}: rename it to plain text that ends in .tar, or leave --in-place away")
-    return tars
-
-
-def refuse_strangers(store: Store) -> None:
-    """Raises UserError where a file of somebody else's has a name that the set needs; its own of an earlier import
-    are written anew."""
-    taken = [name for name in store.names() if name.endswith(INDEX_ENDING) and not is_our_index(store, name)]
-    if store.exists(MANIFEST) and not is_our_manifest(store.read(MANIFEST)):
-        taken.append(MANIFEST)
-    if taken:
-        raise UserError(f"{store}/{taken[0]}: a file of somebody else's stands in the way; move it elsewhere")
-
-
-def is_our_index(store: Store, name: str) -> bool:
-    try:
-        return np.lib.format.read_array(io.BytesIO(store.read(name)), allow_pickle=False).dtype == INDEX_DTYPE
-    except Exception:  # on foreign bytes it may raise nearly anything
-        return False
-
-
-def is_our_manifest(data: bytes) -> bool:
-    """Whether it is one of ours, damaged perhaps."""
-    try:
-        manifest = json.loads(data)
-    except (ValueError, RecursionError):
-        return FORMAT.encode() in data
-    return isinstance(manifest, dict) and manifest.get("format") == FORMAT
-
-
-def is_our_table(store: Store, name: str) -> bool:
-    """Whether a file of this name is a shard table, named by its digest."""
-    return bool(TABLE_FILE.fullmatch(name)) and sha256_bytes(store.read(name))[:12] == name.split(".")[-2]
-
-
-def begin(store: Store, provenance: dict[str, Any]) -> None:
-    """Mark the folder as this job's. Raises UserError where it is another's."""
-    if store.exists(JOB_FILE):
-        check_same_job(store, job_of(store), provenance)
-        say(f"{store}: going on with an unfinished set")
-        remove_own_temporaries(store)
-        return
-    write_to(store, JOB_FILE, canonical_json(provenance))
-
-
-def remove_own_temporaries(store: Store) -> None:
-    """What a killed run of this job left; files of the owner may have names of the same form."""
-    names = store.names()
-    own = {JOB_FILE, MANIFEST, *(index_name(name) for name in names if name.endswith(".tar"))}
-    for name in names:
-        written = name[1:].rsplit(".", 2)[0]
-        if is_temporary(name) and (written in own or TABLE_FILE.fullmatch(written)):
-            store.remove(name)
 
 
 def plan(store: Store, importer: WebDataset, options: IngestOptions, prepared: Prepared) -> list[TarTask]:
@@ -267,12 +192,7 @@ def fill(
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     named = {entry["table"] for entry in strata}
     used = [tar for tar, result in results.items() if result.rows]
-    named |= {index_name(tar) for tar in used}
-    for name in store.names():
-        # Of an earlier run, which saw other tars. Never a tar: it may be called like one of ours.
-        is_ours = is_our_index(store, name) if name.endswith(INDEX_ENDING) else is_our_table(store, name)
-        if is_ours and name not in named:
-            store.remove(name)
+    remove_leftovers(store, named | {index_name(tar) for tar in used})
     manifest = write_manifest(
         store,
         classes=list(prepared.classes),
