@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,24 @@ def test_a_patient_id_that_all_files_share_tells_nobody_apart(tmp_path: Path) ->
         put(tmp_path / f"Normal/{i}.dcm", PatientID="ANON", BurnedInAnnotation="NO")
     records = list(Folder(root=str(tmp_path)).records())
     assert [(r.patient_id, r.notes) for r in records] == [("", (NOTE_ONE_PATIENT,))] * 3
+
+
+def test_a_dicom_file_by_another_name_speaks_for_itself_too(tmp_path: Path) -> None:
+    put(tmp_path / "Normal/a.png", PatientID="one", BurnedInAnnotation="YES")
+    put(tmp_path / "Normal/b.jpg", PatientID="two", BurnedInAnnotation="NO")
+    told = [(r.patient_id, r.left_out) for r in Folder(root=str(tmp_path)).records()]
+    assert told == [("one", BURNED_IN), ("two", None)]
+
+
+def test_a_folder_without_dicom_needs_no_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydicom.filereader", None)
+    (tmp_path / "Normal").mkdir()
+    Image.fromarray(GREY).save(tmp_path / "Normal/a.png")
+    (record,) = Folder(root=str(tmp_path)).records()
+    assert (record.file, record.left_out, record.notes) == ("Normal/a.png", None, ())
+    put(tmp_path / "Normal/b.dcm")
+    with pytest.raises(UserError, match="reading DICOM files needs pydicom"):
+        list(Folder(root=str(tmp_path)).records())
 
 
 def test_a_table_says_more_than_a_header(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
     Reads no further than the last of them: without "PixelData" among them, no pixel. Sequences among them
     come whole. Raises UndecodableImage for what is not DICOM, UserError where pydicom is not installed.
     """
+    if not is_dicom(file.read(_PREAMBLE_BYTES + 4)):
+        raise UndecodableImage("not a DICOM file")
     try:
         from pydicom.filereader import read_dataset
         from pydicom.tag import Tag
@@ -62,8 +64,6 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
         raise UserError(f"reading DICOM files needs pydicom, which is not installed; {ADVICE}") from None
     from pydicom import uid
 
-    if not is_dicom(file.read(_PREAMBLE_BYTES + 4)):
-        raise UndecodableImage("not a DICOM file")
     meta = read_dataset(
         file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, vr, length: tag.group != 2
     )

@@ -17,8 +17,6 @@ from cxrdist.data.importers.headers import check_burned_in, described
 from cxrdist.data.importers.intensity import check_intensity, tone_of
 from cxrdist.errors import UserError
 
-NO_DICOM = (".png", ".jpg", ".jpeg")
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConfinedImporter(FileImporter):
@@ -43,7 +41,7 @@ class ConfinedImporter(FileImporter):
         yield from described(((record, self._header(record)) for record in records), self.burned_in)
 
     def _header(self, record: Record) -> DicomHeader | None:
-        if record.left_out is not None or record.file.lower().endswith(NO_DICOM):
+        if record.left_out is not None:
             return None
         try:
             return read_header(confined(self.root, record.file))
