@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxrdist.data import claim as claim_module
 from cxrdist.data import ingest as ingest_module
 from cxrdist.data import shard_pool
 from cxrdist.data.claim import FOUND_LATER
@@ -342,7 +343,7 @@ def test_another_source_salt_or_image_into_the_same_folder_is_refused(
     shutil.copy(more / "Normal" / "000.png", more / "Normal" / "999.png")
     with pytest.raises(UserError, match=r"another set \(other images, patients or labels\)"):
         ingest(Folder(root=str(more)), options(tiny_set))
-    with pytest.raises(UserError, match=r"importer folder, now nih14; .*release"):
+    with pytest.raises(UserError, match=r"importer folder, now nih14"):
         ingest(nih(tmp_path / "nih"), options(tiny_set))
 
 
@@ -405,13 +406,13 @@ def test_of_two_imports_at_once_the_second_is_refused(
 def test_a_set_that_another_import_finishes_in_between_is_left_alone(
     tiny_set: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, claim = tmp_path / "set", ingest_module.claim
+    out, claim = tmp_path / "set", claim_module.claim
 
     def claim_late(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
         copy_of(tiny_set, out)
         return claim(store, provenance)
 
-    monkeypatch.setattr(ingest_module, "claim", claim_late)
+    monkeypatch.setattr(claim_module, "claim", claim_late)
     with pytest.raises(UserError, match="was finished by another process just now: run the same command"):
         ingest(Folder(root=str(images)), options(out))
     assert contents(out) == contents(tiny_set)

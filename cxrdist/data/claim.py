@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cxrdist.data.manifest import MANIFEST, ORIGINS, SPLITS, Manifest, read_manifest
@@ -20,6 +21,7 @@ UNUSED_TARS = "unused_tars"
 FOUND_LATER = ("undecodable", "near_duplicates", "gates", UNUSED_TARS)
 # They follow from the images and the options, so they are told only where nothing else differs.
 DERIVED = ("records_sha256", "left_out")
+OPTIONS = ("options", "source_options")
 PLAIN_WORDS = {
     "converted": "source or conversion",
     "left_out": "number of images left out",
@@ -49,8 +51,13 @@ def check_same_job(store: Store, there: dict[str, Any], asked: dict[str, Any]) -
     """Raises UserError, naming what differs, where the set that is there is not the one asked for."""
     if there == asked:
         return
-    before, now = ({**job, **job.get("options", {})} for job in (there, asked))
-    differing = sorted(k for k in (before | now) if k != "options" and before.get(k) != now.get(k))
+    before, now = (
+        {**job, **{name: value for group in OPTIONS for name, value in job.get(group, {}).items()}}
+        for job in (there, asked)
+    )
+    differing = sorted(k for k in (before | now) if k not in OPTIONS and before.get(k) != now.get(k))
+    if before.get("importer") != now.get("importer"):
+        differing = ["importer"]  # all else follows
     told = [k for k in differing if k not in DERIVED] or differing
     if is_in_place(there):
         mark = MANIFEST if store.exists(MANIFEST) else JOB_FILE
@@ -112,6 +119,21 @@ def job_of(store: Store) -> dict[str, Any]:
             f"{store}/{JOB_FILE}: not JSON ({error}): remove it alone where tars are indexed in place, else all of "
             f"{store}, which holds an unfinished set, and run the same command again"
         ) from None
+
+
+@contextlib.contextmanager
+def claimed(store: Store, provenance: dict[str, Any]) -> Iterator[None]:
+    """``claim`` for the time of the block; a folder that it made and that stays empty goes again."""
+    is_ours = not store.is_there() or store.exists(JOB_FILE)
+    try:
+        release = claim(store, provenance)
+        try:
+            yield
+        finally:
+            release()
+    finally:
+        if is_ours:
+            store.remove_if_empty()
 
 
 def refuse_strangers(store: Store) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from cxrdist.data.claim import FOUND_LATER, JOB_FILE, UNUSED_TARS, claim, finished_set, settle
+from cxrdist.data.claim import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
 from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, smaller
 from cxrdist.data.lineage import converted
 from cxrdist.data.manifest import MANIFEST, REMEDY, Manifest, read_manifest, write_manifest, write_table
@@ -162,16 +162,8 @@ def convert(options: ConvertOptions) -> Manifest:
     say(
         f"{source}: {source.image_size} px {source.manifest['encoding']} -> {target.size} px {target.encoding}"
     )
-    is_ours = not store.is_there() or store.exists(JOB_FILE)
-    try:
-        release = claim(store, asked)
-        try:
-            manifest = fill(source, store, target, asked, options.workers)
-        finally:
-            release()
-    finally:
-        if is_ours:
-            store.remove_if_empty()
+    with claimed(store, asked):
+        manifest = fill(source, store, target, asked, options.workers)
     images = sum(entry["samples"] for entry in manifest["strata"])
     say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
     return manifest

@@ -18,7 +18,7 @@ import itertools
 from dataclasses import asdict
 from pathlib import Path
 
-from cxrdist.data.claim import JOB_FILE, claim, clear, finished_set, remove_leftovers, settle
+from cxrdist.data.claim import claimed, clear, finished_set, remove_leftovers, settle
 from cxrdist.data.fingerprints import FingerprintTable, count_groups, tell
 from cxrdist.data.importers.base import FileImporter, Importer, Record
 from cxrdist.data.importers.webdataset import WebDataset
@@ -51,17 +51,9 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     prepared = prepare(importer, options)
     if store.exists(MANIFEST):
         return finished_set(store, prepared.provenance)
-    is_ours = not store.is_there() or store.exists(JOB_FILE)
-    try:
-        release = claim(store, prepared.provenance)
-        try:
-            settle_splits(prepared, importer, options, lambda: clear(store))
-            manifest = fill(store, plan(store, options, importer, prepared), options, prepared)
-        finally:
-            release()
-    finally:
-        if is_ours:
-            store.remove_if_empty()
+    with claimed(store, prepared.provenance):
+        settle_splits(prepared, importer, options, lambda: clear(store))
+        manifest = fill(store, plan(store, options, importer, prepared), options, prepared)
     images = sum(entry["samples"] for entry in manifest["strata"])
     say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
     return manifest
