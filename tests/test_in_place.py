@@ -14,6 +14,7 @@ from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 from webdataset import TarWriter
 
+from cxrdist.cli.shards import index as index_command
 from cxrdist.data.convert import ConvertOptions, convert
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.in_place import index_in_place
@@ -224,18 +225,30 @@ def test_another_set_can_be_made_once_the_manifest_is_gone(tars: Path) -> None:
     assert "b.index.npy" in before and verify(str(tars)) == []
 
 
-def test_no_word_that_would_delete_the_tars(tars: Path, tmp_path: Path) -> None:
+def test_no_word_that_would_delete_the_tars(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index_in_place(importer(tars, in_place=True), options())
     with pytest.raises(UserError, match=r"lies in --root .*, which is read"):
         ingest(importer(tars, in_place=False), options(str(tars)))
     (tars / "a.index.npy").unlink()
-    assert remedy(str(tars), verify(str(tars))) == (
-        "what to do: restore the files from a copy; or, to index the tars as they are now, remove "
-        f"{tars}/manifest.json alone and run `cxrdist import webdataset --in-place` again; keep the tars"
+    told = (
+        "restore the files from a copy; or, to index the tars as they are now, remove manifest.json alone and run "
+        "`cxrdist import webdataset --in-place` again; keep the tars"
     )
-    (tars / "manifest.json").rename(tars / ".job.json")
+    assert remedy(str(tars), verify(str(tars))) == f"what to do: {told}"
+    assert index_command([str(tars)]) == 1
+    assert capsys.readouterr().out.endswith(f"what to do: {told}\n")
+    whole = (tars / "b.tar").read_bytes()
+    (tars / "b.tar").write_bytes(b"other")
+    shards = ShardSet(tars)
+    reader = shards.stratum(*vars(shards.strata[0]).values())
+    shard = [row["name"] for row in reader.shards].index("b.tar")
+    with pytest.raises(UserError) as caught:
+        list(reader.whole(shard))
+    assert str(caught.value) == f"{tars}/b.tar: changed since it was written; {told}"
+    (tars / "b.tar").write_bytes(whole)
+    (tars / "manifest.json").unlink()
+    (tars / ".job.json").write_text('{"source_options": {"in_place": true}}')
     with pytest.raises(UserError, match=r"remove .*/\.job\.json alone, and keep the tars"):
-        (tars / ".job.json").write_text('{"source_options": {"in_place": true}}')
         index_in_place(importer(tars, in_place=True), options())
     (tars / ".job.json").write_text("{")
     with pytest.raises(

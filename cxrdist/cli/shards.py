@@ -106,8 +106,8 @@ class ShardsIndex:
 
 def index(argv: Sequence[str]) -> int:
     options = options_of(ShardsIndex, argv, "index", "shards/phantom")
-    from cxrdist.data.manifest import REMEDY
     from cxrdist.data.reindex import reindex
+    from cxrdist.data.verify import remedy
 
     result = reindex(options.set)
     for name in result.rebuilt:
@@ -117,7 +117,7 @@ def index(argv: Sequence[str]) -> int:
     counts = f"{result.whole:,} whole, {len(result.rebuilt):,} rebuilt"
     print(f"{options.set}: indexes: {counts}{', ' * bool(result.problems)}{problems(result.problems)}")
     if result.problems:
-        print(f"what to do: {REMEDY}")
+        print(remedy(options.set, result.problems))
     return 1 if result.problems else 0
 
 

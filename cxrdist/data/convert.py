@@ -19,7 +19,7 @@ from typing import Any
 from cxrdist.data.claim import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
 from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, smaller
 from cxrdist.data.lineage import converted
-from cxrdist.data.manifest import MANIFEST, REMEDY, Manifest, read_manifest, write_manifest, write_table
+from cxrdist.data.manifest import MANIFEST, Manifest, read_manifest, write_manifest, write_table
 from cxrdist.data.open import DEFAULT_SET
 from cxrdist.data.shard_pool import ShardResult, ShardTask, count_image, rows_of, write_all
 from cxrdist.data.shard_set import ShardSet, StratumReader
@@ -107,14 +107,16 @@ class ConvertTask(ShardTask):
 
         if read != self.images:
             raise UserError(
-                f"{self.source}/{self.entry['table']}: tells of more samples than its tars hold; {REMEDY}"
+                f"{self.source}/{self.entry['table']}: tells of more samples than its tars hold; {reader.remedy}"
             )
 
     def image_of(self, sample: Sample, tar: str) -> bytes:
         try:
             pixels = decode(sample.image, self.source_encoding, self.source_size)
         except UndecodableImage as error:
-            raise UserError(f"{self.source}/{tar}: sample {sample.key}: {error}; {REMEDY}") from None
+            raise UserError(
+                f"{self.source}/{tar}: sample {sample.key}: {error}; {self.reader().remedy}"
+            ) from None
         if (self.source_encoding, self.source_size) == (self.encoding, self.size):
             return sample.image  # a JPEG encoded twice would lose twice
         return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)

@@ -43,6 +43,10 @@ REMEDY = (
     "restore the set from a copy, or make it again: remove its folder first, or manifest.json alone where tars were "
     "indexed in place"
 )
+REMEDY_IN_PLACE = (
+    f"restore the files from a copy; or, to index the tars as they are now, remove {MANIFEST} alone and run "
+    "`cxrdist import webdataset --in-place` again; keep the tars"
+)
 
 Manifest = dict[str, Any]
 

@@ -16,6 +16,7 @@ from cxrdist.data.images import FOREIGN, UndecodableImage, decode
 from cxrdist.data.manifest import (
     MANIFEST,
     REMEDY,
+    REMEDY_IN_PLACE,
     Manifest,
     Stratum,
     read_index,
@@ -49,12 +50,17 @@ class StratumReader:
         """Whether the tars are others' own, each perhaps with samples of several strata."""
         return self.encoding in FOREIGN.values()
 
+    @property
+    def remedy(self) -> str:
+        """What to do where a file is not as it was written."""
+        return REMEDY_IN_PLACE if self.is_foreign else REMEDY
+
     @cached_property
     def shards(self) -> list[dict[str, Any]]:
         shards = read_table(self.store, self.entry)
         if sum(shard["samples"] for shard in shards) != self.samples:
             raise UserError(
-                f"{self.store}/{self.entry['table']}: not the samples that {MANIFEST} tells of; {REMEDY}"
+                f"{self.store}/{self.entry['table']}: not the samples that {MANIFEST} tells of; {self.remedy}"
             )
         return shards
 
@@ -83,7 +89,7 @@ class StratumReader:
                 ]
                 if len(index) != row["samples"]:
                     raise UserError(
-                        f"{self.store}/{index_name(row['name'])}: not the index of its table; {REMEDY}"
+                        f"{self.store}/{index_name(row['name'])}: not the index of its table; {self.remedy}"
                     )
             self._indexes[shard] = index
         return self._indexes[shard]
@@ -102,7 +108,7 @@ class StratumReader:
         try:
             data = self.store.read_range(name, int(entry["offset_bytes"]), int(entry["length_bytes"]))
         except FileNotFoundError:
-            raise UserError(f"{self.store}/{name}: missing; {REMEDY}", every_rank=True) from None
+            raise UserError(f"{self.store}/{name}: missing; {self.remedy}", every_rank=True) from None
         if xxhash.xxh3_64_intdigest(data) != int(entry["xxh3_64"]):
             raise self._corrupt(shard, entry, "its bytes are not the ones that were written")
         return data
@@ -123,14 +129,14 @@ class StratumReader:
         try:
             with self.store.open(row["name"]) as file:
                 if hashed(file)[1] != row["sha256"]:
-                    raise UserError(f"{where}: changed since it was written; {REMEDY}")
+                    raise UserError(f"{where}: changed since it was written; {self.remedy}")
                 if self.is_foreign:
                     yield from self._foreign(shard)
                     return
                 for _, sample in read_tar(file, where, self.class_index, self.encoding):
                     yield sample
         except FileNotFoundError:
-            raise UserError(f"{where}: missing; {REMEDY}") from None
+            raise UserError(f"{where}: missing; {self.remedy}") from None
 
     def _foreign(self, shard: int) -> Iterator[Sample]:
         """Samples in others' tars, with what the import made of their metadata."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from cxrdist.data.confound import Association, age_group, association
 from cxrdist.data.images import UndecodableImage, decode
-from cxrdist.data.manifest import REMEDY, SPLITS
+from cxrdist.data.manifest import SPLITS
 from cxrdist.data.shard_set import ShardSet, StratumReader
 from cxrdist.data.shards import Sample
 from cxrdist.errors import UserError
@@ -115,7 +115,7 @@ def tally_of(reader: StratumReader, shard: int) -> Tally:
             pixels = decode(sample.image, reader.encoding, reader.image_size)
         except UndecodableImage as error:
             where = f"{reader.store}/{reader.shards[shard]['name']}: sample {sample.key}"
-            raise UserError(f"{where}: {error}; {REMEDY}") from None
+            raise UserError(f"{where}: {error}; {reader.remedy}") from None
         tally.add(sample, pixels)
     return tally
 

@@ -26,6 +26,7 @@ from cxrdist.data.manifest import (
     INDEX_DTYPE,
     MANIFEST,
     REMEDY,
+    REMEDY_IN_PLACE,
     SPLITS,
     Stratum,
     index_array,
@@ -126,10 +127,7 @@ def remedy(place: str, found: list[str]) -> str:
     indexes = sum(line.partition(": ")[0].endswith(index_name("")) for line in found)
     todo = []
     if is_foreign(place):
-        return (
-            "what to do: restore the files from a copy; or, to index the tars as they are now, remove "
-            f"{place}/{MANIFEST} alone and run `cxrdist import webdataset --in-place` again; keep the tars"
-        )
+        return f"what to do: {REMEDY_IN_PLACE}"
     if len(found) > strangers + indexes:
         todo.append(REMEDY)
     elif indexes:
