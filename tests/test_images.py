@@ -60,13 +60,13 @@ def test_a_tone_sees_the_values_of_the_file_before_the_bars_are_added(
 ) -> None:
     path = save(Image.fromarray(np.full((8, 4), 200, dtype)), tmp_path / "x.png")
 
-    def tone(pixels: np.ndarray) -> np.ndarray:
-        assert (pixels.dtype, pixels.shape) == (dtype, (8, 4))
+    def of_16_bit(pixels: np.ndarray) -> np.ndarray:
+        assert (pixels.dtype, pixels.shape) == (np.uint16, (8, 4))
         return (255 - pixels).astype(np.uint8)
 
     expected = np.zeros((8, 8), np.uint8)
     expected[:, 2:6] = 55
-    np.testing.assert_array_equal(load_grey(path, 8, "pad", tone), expected)
+    np.testing.assert_array_equal(load_grey(path, 8, "pad", Tone(of_16_bit, True)), expected)
 
 
 def test_transparent_pixels_are_black(tmp_path: Path) -> None:

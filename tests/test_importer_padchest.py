@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 
+from cxrdist.data.images import grey_of
 from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.intensity import eight_bit
+from cxrdist.data.importers.intensity import INTENSITIES, eight_bit, tone_of
 from cxrdist.data.importers.padchest import INVERTED, PadChest
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.labels import assign
@@ -248,9 +249,13 @@ def test_one_grey_and_8_bit_grey() -> None:
     assert (
         eight_bit(np.full((4, 4), 700, np.uint16), "percentiles", is_inverted=False).tolist() == [[0] * 4] * 4
     )
-    eight = np.array([[3, 200]], np.uint8)
-    assert eight_bit(eight, "percentiles", is_inverted=False).tolist() == [[3, 200]]
-    assert eight_bit(eight, "percentiles", is_inverted=True).tolist() == [[252, 55]]
+    eight = np.tile(np.array([[3, 200]], np.uint8), (2, 1))
+    buffer = io.BytesIO()
+    Image.fromarray(eight).save(buffer, "PNG")
+    for intensity in INTENSITIES:
+        kept = grey_of(buffer.getvalue(), 2, tone=tone_of(intensity))
+        turned = grey_of(buffer.getvalue(), 2, tone=tone_of(intensity, is_inverted=True))
+        assert kept.tolist() == [[3, 200]] * 2 and turned.tolist() == [[252, 55]] * 2
 
 
 @pytest.mark.parametrize(

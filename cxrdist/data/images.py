@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TypeVar
@@ -24,8 +25,16 @@ MAX_PIXELS = 100_000_000
 
 _PILLOW_FORMAT = {"png": "PNG", "jpg": "JPEG"}
 _T = TypeVar("_T")
-Tone = Callable[[np.ndarray], np.ndarray]
-"""[H, W] uint8 or uint16 grey as a file holds it -> [H, W] uint8."""
+
+
+@dataclass(frozen=True)
+class Tone:
+    """How the grey that a file holds becomes 8-bit."""
+
+    of_16_bit: Callable[[np.ndarray], np.ndarray]
+    """[H, W] uint16 -> [H, W] uint8, inverted or not."""
+    is_inverted: bool
+    """Whether 8-bit grey, too, is turned over; else it stays as it is."""
 
 
 class UndecodableImage(Exception):
@@ -157,14 +166,14 @@ def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
-        return Image.fromarray(tone(pixels) if tone else (pixels >> 8).astype(np.uint8))
+        return Image.fromarray(tone.of_16_bit(pixels) if tone else (pixels >> 8).astype(np.uint8))
     if image.has_transparency_data:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
     # convert() copies even where there is nothing to convert.
     grey = image if image.mode == "L" else image.convert("L")
-    return Image.fromarray(tone(np.asarray(grey))) if tone else grey
+    return ImageOps.invert(grey) if tone and tone.is_inverted else grey
 
 
 def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:

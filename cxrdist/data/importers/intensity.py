@@ -20,13 +20,11 @@ def check_intensity(intensity: str) -> None:
 
 def tone_of(intensity: str, is_inverted: bool = False) -> Tone:
     """What ``images.load_grey`` takes to make 8-bit grey of a file's; travels to worker processes."""
-    return partial(eight_bit, intensity=intensity, is_inverted=is_inverted)
+    return Tone(partial(eight_bit, intensity=intensity, is_inverted=is_inverted), is_inverted)
 
 
 def eight_bit(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarray:
-    """[H, W] uint16 or uint8 grey as [H, W] uint8; the latter keeps its range."""
-    if pixels.dtype == np.uint8:
-        return 255 - pixels if is_inverted else pixels
+    """[H, W] uint16 grey as [H, W] uint8."""
     low, high = (0, 65535) if intensity == "full" else _percentiles(pixels)
     values = np.arange(65536, dtype=np.float64)
     grey = (values - low) / max(high - low, 1) * 255
