@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, grey_of, load_grey
+from cxrdist.data.images import (
+    ENCODINGS,
+    Tone,
+    UndecodableImage,
+    decode,
+    encode,
+    grey_of,
+    load_grey,
+)
 from cxrdist.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)
