@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,12 @@ class FingerprintTable:
             progress.at(len(self._has))
         # Images without a hash are all alike, and each is its own.
         return [group if has else i for i, (group, has) in enumerate(zip(groups, self._has.tolist()))]
+
+    def compare(self, records: Sequence[Record], splits: Sequence[str], way: str) -> dict[str, int]:
+        """Tell of near-duplicates among the images; returns what the manifest keeps of them."""
+        groups = self.groups("comparing films")
+        tell(groups, records, splits, way)
+        return asdict(count_groups(groups, splits))
 
 
 @dataclass(frozen=True, kw_only=True)

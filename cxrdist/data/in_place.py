@@ -9,7 +9,7 @@ the names and metadata that others gave them; the index and all that is read thr
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cxrdist.data.claim import (
     finished_set,
     settle,
 )
-from cxrdist.data.fingerprints import NO_HASH, FingerprintTable, count_groups, tell
+from cxrdist.data.fingerprints import NO_HASH, FingerprintTable
 from cxrdist.data.images import FOREIGN, UndecodableImage
 from cxrdist.data.importers.base import Record
 from cxrdist.data.importers.webdataset import WebDataset
@@ -223,6 +223,4 @@ def compare(tasks: list[TarTask], results: dict[str, TarResult], way: str) -> di
     for task in tasks:
         table.put(start, bytes(results[task.tar].hashes))
         start += len(task.records)
-    groups = table.groups("comparing films")
-    tell(groups, records, splits, way)
-    return asdict(count_groups(groups, splits))
+    return table.compare(records, splits, way)

@@ -15,11 +15,10 @@ of how often the import was killed and started again.
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
 from pathlib import Path
 
 from cxrdist.data.claim import claimed, clear, finished_set, remove_leftovers, settle
-from cxrdist.data.fingerprints import FingerprintTable, count_groups, tell
+from cxrdist.data.fingerprints import FingerprintTable
 from cxrdist.data.importers.base import FileImporter, Importer, Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.in_place import index_in_place
@@ -146,6 +145,4 @@ class Films:
         """Tell of near-duplicates; what the manifest keeps of them."""
         records = [record for task in self._tasks for record in task.records]
         splits = [task.stratum.split for task in self._tasks for _ in task.records]
-        groups = self._table.groups("comparing films")
-        tell(groups, records, splits, self._way)
-        return asdict(count_groups(groups, splits))
+        return self._table.compare(records, splits, self._way)

@@ -13,6 +13,9 @@ from pathlib import Path
 from cxrdist.errors import UserError
 
 HASH_DIGITS = 24
+OLDEST_TOLD_YEARS = 90
+"""From here up an age alone may tell who a person is."""
+_IMPOSSIBLE_YEARS = 120
 SALT_BYTES = 32
 
 # A phantom is nobody, so its keys may be the same for everyone: then its digest is, too.
@@ -40,6 +43,11 @@ class Salt:
     def _hash(self, purpose: bytes, text: str) -> str:
         message = purpose + b"\0" + text.encode()
         return hmac.digest(self.secret, message, "sha256").hex()[:HASH_DIGITS]
+
+
+def told_age(years: int) -> int | None:
+    """Whole years as they are stored: ages from 90 up as 90; None for a typing error such as 414."""
+    return min(years, OLDEST_TOLD_YEARS) if years <= _IMPOSSIBLE_YEARS else None
 
 
 def default_salt_file() -> Path:

@@ -11,9 +11,8 @@ import numpy as np
 from cxrdist.data.fingerprints import NO_HASH
 from cxrdist.data.images import LOSSLESS, UndecodableImage, decode, encode
 from cxrdist.data.importers.base import Importer, Record
-from cxrdist.data.importers.tables import OLDEST_TOLD_YEARS
 from cxrdist.data.near_duplicates import perceptual_hash
-from cxrdist.data.privacy import Salt
+from cxrdist.data.privacy import OLDEST_TOLD_YEARS, Salt
 from cxrdist.data.shard_pool import ShardResult, ShardTask, count_image
 from cxrdist.data.shards import Sample
 
@@ -118,7 +117,6 @@ def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any
         "phantom": importer.is_phantom,
         "view": record.view,
         "sex": record.sex,
-        # From 90 up an age alone may tell who a person is.
         "age": None if record.age is None else min(record.age, OLDEST_TOLD_YEARS),
         "findings": [*record.findings, *record.uncounted],
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from cxrdist.data.dicom.reading import read_tags, reading
 from cxrdist.data.images import UndecodableImage
+from cxrdist.data.privacy import told_age
 from cxrdist.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -160,5 +161,4 @@ def _age_years(text: str) -> int | None:
     if match is None:
         return None
     years = int(match[1]) // _YEAR[match[2]]
-    # From 90 up an age alone may tell who a person is.
-    return min(years, 90) if years <= 120 else None
+    return told_age(years)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from cxrdist.data.dicom import BURNED_IN_POLICIES, DicomHeader, notes, read_header, why_left_out
 from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import Record
-from cxrdist.errors import UserError, nearest
+from cxrdist.data.importers.base import Record, check_choice
 
 NOTE_ONE_PATIENT = (
     "all DICOM files bear one PatientID, which tells nobody apart: each counts as a patient of its own"
@@ -18,8 +17,7 @@ NOTE_ONE_PATIENT = (
 
 def check_burned_in(policy: str) -> None:
     """Raises UserError for a policy that is none of ``BURNED_IN_POLICIES``."""
-    if policy not in BURNED_IN_POLICIES:
-        raise UserError(f"--burned-in {policy}: unknown{nearest(policy, BURNED_IN_POLICIES)}")
+    check_choice("--burned-in", policy, BURNED_IN_POLICIES)
 
 
 def with_header(record: Record, root: Path, burned_in: str) -> Record:

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from cxrdist.data.privacy import told_age
 from cxrdist.errors import UserError
-
-OLDEST_TOLD_YEARS = 90
-_IMPOSSIBLE_YEARS = 120
 
 SPLIT_OF = {
     "train": "train",
@@ -162,5 +160,4 @@ def age_years(text: str) -> int | None:
     if match is None:
         return None
     years = int(match[1]) // {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
-    # Tables hold typing errors such as 414; from 90 up an age alone may tell who a person is.
-    return min(years, OLDEST_TOLD_YEARS) if years <= _IMPOSSIBLE_YEARS else None
+    return told_age(years)

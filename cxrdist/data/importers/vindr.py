@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.importers.base import FileImporter, Record, check_choice
 from cxrdist.data.importers.headers import check_burned_in, with_header
 from cxrdist.data.importers.tables import Row, cell, find_table, plain_name, rows_of
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import UserError
 
 TABLE_OF = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
 READERS = ("majority", "any", "all")
@@ -48,8 +48,7 @@ class VinDr(FileImporter):
     normal = "No finding"
 
     def __post_init__(self) -> None:
-        if self.readers not in READERS:
-            raise UserError(f"--readers {self.readers}: unknown{nearest(self.readers, READERS)}")
+        check_choice("--readers", self.readers, READERS)
         check_burned_in(self.burned_in)
 
     def records(self) -> Iterator[Record]:
