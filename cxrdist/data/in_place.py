@@ -133,7 +133,7 @@ def index_tar(task: TarTask) -> TarResult:
         count_image()
         try:
             data = task.importer.image_bytes(record)
-            pixels = task.importer.pixels(record, task.size, task.fit)
+            pixels = task.importer.decoded(record, data, task.size, task.fit)
         except UndecodableImage as error:
             result.undecodable.append(str(error))
             result.hashes += NO_HASH

@@ -117,14 +117,17 @@ class WebDataset(FileImporter):
         return [path.relative_to(root).as_posix() for path in _tars(root)]
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
+        return self.decoded(record, self.image_bytes(record), size, fit)
+
+    def decoded(self, record: Record, data: bytes, size: int, fit: str) -> np.ndarray:
+        """``pixels`` of an image that has been read from its tar."""
         # In place the same as a set's reader does, which knows of no such choice.
         tone = None if self.in_place else tone_of(self._intensity)
         try:
-            return grey_of(self.image_bytes(record), size, fit, tone)
+            return grey_of(data, size, fit, tone)
         except UndecodableImage as error:
             # The sample's name, since an offset tells nobody which one it is.
-            where = error.file or str(Path(self.root, record.source_id))
-            raise UndecodableImage(error.reason, where) from error.__cause__
+            raise UndecodableImage(error.reason, str(Path(self.root, record.source_id))) from error.__cause__
 
     def image_bytes(self, record: Record) -> bytes:
         """An image as it lies in its tar. Raises UndecodableImage where it is no longer there."""
