@@ -27,8 +27,9 @@ from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
 from cxrdist.cls.sources import describe_data, digests_of, synthetic_path, train_counts, warn_of_repeats
 from cxrdist.config import find_named, load_yaml, to_dict
-from cxrdist.data.mix import MixRule, check_divides, quotas, rule_from
+from cxrdist.data.mix import MixRule, quotas, rule_from
 from cxrdist.data.open import open_real, open_synthetic
+from cxrdist.data.order import check_divides
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import OrderDigest, Stream
 from cxrdist.data.transforms import to_float

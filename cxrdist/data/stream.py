@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cxrdist.data.manifest import Stratum
-from cxrdist.data.mix import Order, StratumQuota, part_of_batch
+from cxrdist.data.order import Order, StratumQuota, part_of_batch
 from cxrdist.data.shard_set import ShardSet, StratumReader, hash_keys
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes

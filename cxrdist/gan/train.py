@@ -23,8 +23,8 @@ from cxrdist.checkpoint import (
 )
 from cxrdist.config import to_dict
 from cxrdist.data.lineage import made_from
-from cxrdist.data.mix import check_divides
 from cxrdist.data.open import open_real
+from cxrdist.data.order import check_divides
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import OrderDigest, Stream
 from cxrdist.data.transforms import to_float
