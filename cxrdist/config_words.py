@@ -269,7 +269,7 @@ def load_yaml(path: str | Path) -> dict[Any, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}, line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # thousands of digits, or of brackets
         raise UserError(f"{path}: not YAML: {error}") from None
     if tree is None:
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -67,6 +67,13 @@ class Dist:
                 f"launched as {self.accelerator.distributed_type.value}, which these jobs do not train right yet: "
                 "launch with --config_file configs/accelerate/gpu.yaml (DDP)"
             )
+        # For what ranks tell each other beside the gradients, from another thread: no collective of one may come
+        # between those of the other.
+        self._channel = (
+            torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+            if self.world_size > 1
+            else None
+        )
         warn_if_crowded(on_cpu)
 
     @property
@@ -121,6 +128,26 @@ class Dist:
             for buffer in model.buffers():
                 if buffer.is_floating_point():
                     buffer.copy_(self.mean(buffer))
+
+    @property
+    def spare_cores(self) -> int:
+        """Cores of this process that training leaves idle: none on CPU."""
+        return 0 if self.device.type == "cpu" else max(0, cores() // local_processes() - 1)
+
+    def total(self, numbers: Sequence[int]) -> list[int]:
+        """The sums over all ranks; called from one thread only, which need not be the main one."""
+        sums = torch.tensor(numbers)
+        if self._channel is not None:
+            torch.distributed.all_reduce(sums, group=self._channel)
+        return [int(n) for n in sums.tolist()]
+
+    def first(self, message: str | None) -> str:
+        """The message of the first rank that has one; from the thread that calls ``total``."""
+        told: list[str | None] = [message]
+        if self._channel is not None:
+            told = [None] * self.world_size
+            torch.distributed.all_gather_object(told, message, group=self._channel)
+        return next(one for one in told if one is not None)
 
     def on_main(self, decide: Callable[[], T]) -> T:
         """What rank 0 finds, on every rank; a UserError that it raises is raised on every rank."""

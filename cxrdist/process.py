@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -108,6 +108,16 @@ def is_main_rank() -> bool:
 def was_launched() -> bool:
     """True under ``accelerate launch`` or ``torchrun``, whose death must be ours too."""
     return any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"))
+
+
+@contextlib.contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Hold ctrl-C back for the time of the block; a process started in it never gets one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def die_with_parent(parent: int | None = None) -> None:

@@ -11,9 +11,9 @@ from cxrdist.process import is_main_rank
 LINE_EVERY_S = 5.0
 
 
-def say(message: str) -> None:
-    """One line of rank 0."""
-    if is_main_rank():
+def say(message: str, *, every_rank: bool = False) -> None:
+    """One line of rank 0, or of any rank where it alone knows."""
+    if every_rank or is_main_rank():
         print(message, flush=True)
 
 

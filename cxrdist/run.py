@@ -20,7 +20,7 @@ from cxrdist.files import LOCK_NAME, FolderLock, canonical_json, read_json, remo
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 # What may change between a run and its resumption without making it another run.
-FREE_KEYS = frozenset({"run", "shards", "synthetic", "gan", "tracking", "classes", "out"})
+FREE_KEYS = frozenset({"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader"})
 
 
 class RunFolder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,13 @@ def own_salt(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     (home / "cxrdist").mkdir(parents=True, exist_ok=True)
     (home / "cxrdist" / "salt").write_text("a salt for tests, 16 bytes or more\n")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test finds no block of another's, nor of the user's."""
+    monkeypatch.setenv("CXRDIST_CACHE", str(tmp_path_factory.getbasetemp() / "blocks" / uuid.uuid4().hex))
+    monkeypatch.delenv("CXRDIST_CACHE_GIB", raising=False)
 
 
 @pytest.fixture(scope="session")

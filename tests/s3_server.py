@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import boto3
@@ -20,11 +21,13 @@ Answer = tuple[str, bytes]
 
 
 class S3Server:
-    """``requests`` are (method, path with query, Range header); ``instead`` answers some of them itself."""
+    """``requests`` are (method, path with query, Range header); ``instead`` answers some of them itself; ``cut``
+    says after how many bytes of its body an answer is dropped with its connection."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, str]] = []
         self.instead: Callable[[str, str], Answer | None] = lambda method, path: None
+        self.cut: Callable[[str, str], int | None] = lambda method, path: None
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
             "127.0.0.1", 0, self.answer, threaded=True, request_handler=MotoRequestHandler
@@ -41,7 +44,11 @@ class S3Server:
             status, body = answer
             start_response(status, [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
             return [] if method == "HEAD" else [body]
-        return self._moto(environ, start_response)
+        answer_bytes = self._moto(environ, start_response)
+        left = self.cut(method, whole)
+        return (
+            answer_bytes if left is None else torn(b"".join(answer_bytes)[:left], environ["werkzeug.socket"])
+        )
 
     def close(self) -> None:
         self._server.shutdown()
@@ -49,7 +56,7 @@ class S3Server:
 
     def start_bucket(self) -> None:
         """An empty bucket, nothing recorded, nothing answered instead."""
-        self.instead = lambda method, path: None
+        self.instead = self.cut = lambda method, path: None
         s3_backends.reset()
         self.client = boto3.client("s3", endpoint_url=self.url)
         self.client.create_bucket(Bucket=BUCKET)
@@ -74,6 +81,12 @@ class S3Server:
 
     def asked(self, pattern: str) -> list[tuple[str, str, str]]:
         return [request for request in self.requests if re.search(pattern, request[1])]
+
+
+def torn(body: bytes, connection: socket.socket) -> Iterator[bytes]:
+    yield body
+    connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionResetError
 
 
 def error_body(code: str, message: str) -> bytes:

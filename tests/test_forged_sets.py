@@ -27,10 +27,11 @@ from forging import (
 from cxrdist.data.claim import JOB_FILE
 from cxrdist.data.images import UndecodableImage, decode, grey_of
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.info import print_info, print_mix
+from cxrdist.data.info import print_info
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.manifest import INDEX_DTYPE, MANIFEST, read_manifest
-from cxrdist.data.mix import MixRule
+from cxrdist.data.mix import TargetRule
+from cxrdist.data.mix_table import epoch_of, print_epoch
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import index_name
 from cxrdist.data.stream import Stream
@@ -60,7 +61,9 @@ def stream(place: Path) -> None:
 
 
 def mix(place: Path) -> None:
-    print_mix(MixRule(name="DS1", images_per_class="own"), str(place), None)
+    print_epoch(
+        epoch_of(TargetRule(name="DS1", images_per_class="own"), str(place), None), "DS1", warn_above=3
+    )
 
 
 READERS: tuple[Callable[[Path], None], ...] = (read_pixels, read_whole, stream)
@@ -281,7 +284,8 @@ def test_more_samples_than_any_memory_holds(tmp_path: Path) -> None:
         entry=lambda entry: entry | many,
         manifest=lambda manifest: manifest | {"counts": {"train": {"Normal": {"real": 2**40}}}},
     )
-    with pytest.raises(UserError, match=r"1,099,511,627,776 samples, .* too many for the memory"):
+    # Their order is worked out all the same; reading the first of them ends it.
+    with pytest.raises(UserError, match=r"index\.npy: what it says of its form"):
         stream(place)
     with pytest.raises(UserError, match=r"index\.npy: what it says of its form"):
         read_pixels(place)

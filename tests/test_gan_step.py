@@ -53,7 +53,7 @@ def test_each_half_of_a_step_moves_its_own_network_alone(trainer: ClassTrainer) 
 
         optimizer.step = watched  # type: ignore[method-assign]
     start = parameters(trainer.generator)
-    trainer.step(0)
+    trainer.step(trainer.stream.read(0))
     assert not any(seen["discriminator moves discriminator"])
     assert all(seen["discriminator moves generator"])
     assert not any(seen["generator moves generator"])
@@ -63,7 +63,7 @@ def test_each_half_of_a_step_moves_its_own_network_alone(trainer: ClassTrainer) 
 
 def test_g_leaves_no_gradient_in_d(trainer: ClassTrainer) -> None:
     """What D's optimizer steps on next is D's own loss: nothing that G's backward pass left behind."""
-    trainer.step(0)
+    trainer.step(trainer.stream.read(0))
     kept = [p.grad.clone() for p in trainer.discriminator.parameters()]
     assert all(p.requires_grad for p in trainer.discriminator.parameters())
     trainer.discriminator.requires_grad_(False)
@@ -77,9 +77,9 @@ def test_z_is_uniform_in_128_dimensions_and_belongs_to_the_position(
 ) -> None:
     given: list[torch.Tensor] = []
     trainer.generator.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
-    trainer.step(3)
+    trainer.step(trainer.stream.read(3))
     assert given[0].shape == (4, 128)
-    assert torch.equal(given[0], torch.from_numpy(uniform(0, "z Normal", 12, 16, 128)))
+    assert torch.equal(given[0], torch.from_numpy(uniform(0, "z Normal", range(12, 16), 128)))
 
 
 def test_seed_and_class_give_the_weights(tiny_set: Path, tmp_path: Path, dist: Dist) -> None:

@@ -19,7 +19,7 @@ from cxrdist.data.convert import ConvertOptions, convert
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.in_place import index_in_place
 from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.mix import MixRule, quotas
+from cxrdist.data.mix import TargetRule, quotas
 from cxrdist.data.privacy import load_salt
 from cxrdist.data.reindex import reindex
 from cxrdist.data.set_form import check_table
@@ -126,7 +126,7 @@ def test_a_mix_streams_from_it(tars: Path) -> None:
     index_in_place(importer(tars, in_place=True), options())
     shards = ShardSet(tars)
     counts = {name: {"real": shards.samples("train", name, "real")} for name in shards.classes}
-    rule = MixRule(name="DS1", images_per_class="own")
+    rule = TargetRule(name="DS1", images_per_class="own")
     stream = Stream(shards, None, quotas(rule, counts), batch=2, seed=0)
     keys = {bytes(k) for step in range(stream.epoch_images // 2) for k in stream.read(step).keys}
     assert len(keys) == sum(n["real"] for n in counts.values()) == stream.epoch_images

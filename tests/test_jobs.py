@@ -18,11 +18,14 @@ from s3_server import S3Server
 from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.sources import digests_of, synthetic_path, train_counts
+from cxrdist.cls.sources import digests_of, synthetic_path
 from cxrdist.config import find_named, load_yaml
 from cxrdist.data.mix import quotas, rule_from
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import OrderDigest, Stream
+from cxrdist.data.mix_order import OrderOptions, order_lines
+from cxrdist.data.mix_sources import train_counts
+from cxrdist.data.order_digest import OrderDigest
+from cxrdist.data.shard_set import ShardSet, hash_keys
+from cxrdist.data.stream import Stream
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive
 
@@ -161,7 +164,7 @@ def test_the_classifier_agrees_between_one_and_two_processes(work: Path, tiny_se
     run("train_cls.py", *words, "--run", "c1", cwd=work)
     run("train_cls.py", *words, "--run", "c2", cwd=work, processes=2)
     one, two = summary(work / "c1"), summary(work / "c2")
-    assert one["order_sha256"] == two["order_sha256"]
+    assert one["order_sha256"] == two["order_sha256"] == printed_order(work, tiny_set)
     assert (
         one["counts"]
         == two["counts"]
@@ -177,6 +180,17 @@ def test_the_classifier_agrees_between_one_and_two_processes(work: Path, tiny_se
     assert largest_difference(work / "c1/model.safetensors", work / "c2/model.safetensors") < TOLERANCE
     again = run("train_cls.py", *words, "--run", "c1", cwd=work)
     assert "finished before" in again
+
+
+def printed_order(work: Path, tiny_set: Path) -> str:
+    """``order_sha256`` of what `cxrdist mix order` prints: 960 images are 20 epochs."""
+    options = OrderOptions(
+        mix="DS3", shards=str(tiny_set), synthetic=str(work / "synthetic"), batch=16, epochs=20
+    )
+    value = b""
+    for line in order_lines(options, rule_from(load_yaml(find_named("mix", "DS3")))):
+        value = hash_keys((key.encode() for key in line.split()[6:]), value)
+    return value.hex()
 
 
 def alive(pids: list[int]) -> list[int]:

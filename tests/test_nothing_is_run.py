@@ -89,6 +89,7 @@ def shards_commands(place: Path) -> Iterator[list[str]]:
     yield ["shards", "info", str(place), "--json"]
     yield ["mix", "show", "DS1", "--shards", str(place)]
     yield ["mix", "show", "DS3", "--shards", str(place), "--synthetic", str(place)]
+    yield ["mix", "order", "DS1", "--shards", str(place)]
     yield [
         "import",
         "webdataset",
@@ -314,6 +315,7 @@ def test_pipes_are_never_followed(tmp_path: Path, url: str, capsys: Capture) -> 
     commands += [["import", "phantom", "--out", url], ["report", url, "--out", "report"]]
     commands += [
         ["mix", "show", url],
+        ["mix", "order", url],
         ["study", url],
         ["import", "csv", "--root", ".", "--table", url, "--out", "set"],
     ]

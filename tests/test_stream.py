@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from cxrdist.data.importers.folder import Folder
+from cxrdist.data.ingest import IngestOptions, ingest
+from cxrdist.data.order_digest import OrderDigest
 from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import OrderDigest, Stream
+from cxrdist.data.stream import Stream
 from cxrdist.errors import UserError
 
 QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 5}, "Pleural Effusion": {"real": 7}}
@@ -25,10 +29,12 @@ def test_ranks_together_read_the_same_global_batches(tiny_set: Path, world_size:
     for step in range(9):
         expected = whole.read(step)
         parts = [rank.read(step) for rank in ranks]
-        assert np.concatenate([p.keys for p in parts]).tolist() == expected.keys.tolist()
-        assert torch.equal(torch.cat([p.pixels for p in parts]), expected.pixels)
-        assert torch.equal(torch.cat([p.labels for p in parts]), expected.labels)
-        assert [i for p in parts for i in p.positions] == list(range(8 * step, 8 * step + 8))
+        assert np.stack([p.keys for p in parts], axis=1).ravel().tolist() == expected.keys.tolist()
+        assert torch.equal(torch.stack([p.pixels for p in parts], dim=1).flatten(0, 1), expected.pixels)
+        assert torch.equal(torch.stack([p.labels for p in parts], dim=1).flatten(), expected.labels)
+        assert [i for row in zip(*(p.positions for p in parts)) for i in row] == [*expected.positions]
+        assert expected.positions == range(8 * step, 8 * step + 8)
+        assert [rank.keys(step).tolist() for rank in ranks] == [p.keys.tolist() for p in parts]
 
 
 def test_a_sample_has_the_pixels_and_the_class_of_its_key(tiny_set: Path) -> None:
@@ -70,9 +76,26 @@ def test_state_is_refused_by_another_plan(tiny_set: Path) -> None:
     state = stream(tiny_set).state_dict(5)
     assert stream(tiny_set).load_state_dict(state) == 5
     assert stream(tiny_set, rank=1, world_size=2).load_state_dict(state) == 5
-    for changes in ({"batch": 4}, {"seed": 2}):
-        with pytest.raises(UserError, match="another shard set, mix, seed or batch size"):
-            stream(tiny_set, **changes).load_state_dict(state)
+    assert all(isinstance(value, int | str) for value in state.values())
+    told = {
+        "with a global batch of 8, now 4: give --batch 8, or name another --run": stream(tiny_set, batch=4),
+        "with another seed of the order (1): give the old --seed, or": stream(tiny_set, seed=2),
+        "on another mix: its quotas or its images differ: give the old --mix, or": Stream(
+            ShardSet(tiny_set), None, {"Normal": {"real": 8}}, batch=8, seed=1
+        ),
+    }
+    for words, other in told.items():
+        with pytest.raises(UserError, match=f"this run was started {re.escape(words)}"):
+            other.load_state_dict(state)
+    with pytest.raises(UserError, match="by another version"):
+        stream(tiny_set).load_state_dict({"step": 5, "plan_sha256": "of an older version"})
+
+
+def test_state_is_refused_where_the_set_was_changed(tiny_set: Path, images: Path, tmp_path: Path) -> None:
+    other = IngestOptions(out=str(tmp_path / "other"), size=32, val=0.2, test=0.2, workers=1, encoding="npy")
+    ingest(Folder(root=str(images)), other)
+    with pytest.raises(UserError, match="on other shard sets, or they were changed: give the old --shards"):
+        stream(tmp_path / "other").load_state_dict(stream(tiny_set).state_dict(5))
 
 
 def test_a_mix_without_its_synthetic_set_is_refused(tiny_set: Path) -> None:
@@ -121,3 +144,16 @@ def test_the_order_digest_is_the_same_for_any_ranks_and_flushes(tiny_set: Path) 
     for step in range(6):
         one.saw(reader.read(step))
     assert one.flush(lambda raw: raw, 1, torch.device("cpu")) not in found
+
+
+def test_an_order_does_not_depend_on_the_streams_made_before_it(tiny_set: Path) -> None:
+    shards = ShardSet(tiny_set)
+
+    def keys(batch: int) -> list[list[bytes]]:
+        made = Stream(shards, None, {"Normal": {"real": 8}}, batch=batch, seed=1)
+        assert made.readers[0].block_rows == made.order.cycles[0].chunk_samples
+        return [made.keys(step).tolist() for step in range(4)]
+
+    first = keys(2)
+    keys(256)
+    assert keys(2) == first

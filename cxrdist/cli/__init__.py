@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
-from cxrdist.cli import imports, shards, study
+from cxrdist.cli import imports, mix, shards, study
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
 
@@ -15,7 +15,7 @@ Commands = dict[str, "Callable[[Sequence[str]], int | None] | Commands"]
 COMMANDS: Commands = {
     "import": {**imports.COMMANDS},
     "shards": {**shards.COMMANDS},
-    "mix": {"show": study.mix_show},
+    "mix": {**mix.COMMANDS},
     "study": study.study,
     "report": study.report,
 }
@@ -27,7 +27,7 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist shards info|stats|preview SET what a set holds: counts and origin; grey values, views, people; a picture
   cxrdist shards verify|index SET       whether it is whole; indexes made again
   cxrdist shards convert SET            the same set in another encoding or a smaller size
-  cxrdist mix show DS3                  what an epoch of a mix takes
+  cxrdist mix show|order DS3            what an epoch of a mix takes; which images each process sees, step by step
   cxrdist study configs/study/demo.yaml the whole experiment
   cxrdist report runs/... --out report  a page about finished runs
 

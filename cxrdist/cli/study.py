@@ -1,4 +1,4 @@
-"""``cxrdist mix``, ``cxrdist study`` and ``cxrdist report``."""
+"""``cxrdist study`` and ``cxrdist report``."""
 
 from __future__ import annotations
 
@@ -6,30 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.config import find_named, load_yaml, parse
-from cxrdist.data.open import DEFAULT_SET
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixShow:
-    """What one epoch of a mix takes of each class."""
-
-    mix: str = "DS3"
-    """DS1, DS2, DS3 or the path of a YAML rule."""
-    shards: str = DEFAULT_SET
-    """Set of real images."""
-    synthetic: str | None = None
-    """Set of synthetic images."""
-
-
-def mix_show(argv: Sequence[str]) -> None:
-    example = "cxrdist mix show DS3 --shards shards/phantom"
-    options = parse(MixShow, argv, prog="cxrdist mix show", example=example, positional=("mix",))
-    from cxrdist.data.info import print_mix
-    from cxrdist.data.mix import rule_from
-
-    rule = rule_from(load_yaml(find_named("mix", options.mix)))
-    print_mix(rule, options.shards, options.synthetic)
+from cxrdist.config import find_named, parse
 
 
 @dataclass(frozen=True, kw_only=True)

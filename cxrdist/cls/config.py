@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.budget import check_budget
+from cxrdist.data.loader import LoaderConfig
 from cxrdist.data.open import DEFAULT_SET
+from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.nets.dcnn import DCNNConfig
@@ -60,6 +62,10 @@ class ClsConfig:
     """Accept synthetic images whose generator did not learn from this set's train split (a leak, perhaps)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it fast, else fp32."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Random changes of the training images; those that are evaluated are never changed."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How images are read."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

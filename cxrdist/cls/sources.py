@@ -1,17 +1,13 @@
-"""What a classifier learns from: the synthetic set that a mix needs, counts, digests, and where it all is from."""
+"""What a classifier learns from: the synthetic set that a mix needs, digests, and where it all is from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.data.mix import MixRule
-from cxrdist.data.open import synthetic_place
+from cxrdist.data.mix_sources import synthetic_of
 from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.store import store_of
-from cxrdist.errors import UserError
-from cxrdist.progress import say
 
 
 def synthetic_path(config: ClsConfig, rule: MixRule) -> str | None:
@@ -19,43 +15,11 @@ def synthetic_path(config: ClsConfig, rule: MixRule) -> str | None:
 
     Raises UserError, with the commands that make it, where there is none.
     """
-    if not rule.needs_synthetic:
-        return None
-    path = config.synthetic or synthetic_place(config.shards)
-    if not store_of(path).is_there():
-        raise UserError(
-            f"{rule.name} needs synthetic images, and there are none in {path}. These two commands make them: "
-            f"`accelerate launch launch/train_gan.py --shards {config.shards} --run runs/gan` and "
-            f"`accelerate launch launch/synthesize.py --gan runs/gan --shards {config.shards} --mix {config.mix} "
-            f"--out {path}`"
-        )
-    return path
+    return synthetic_of(rule, mix=config.mix, shards=config.shards, synthetic=config.synthetic)
 
 
 def digests_of(real: ShardSet, synthetic: ShardSet | None) -> dict[str, str | None]:
     return {"real": real.digest, "synthetic": synthetic.digest if synthetic else None}
-
-
-def train_counts(real: ShardSet, synthetic: ShardSet | None) -> dict[str, dict[str, int]]:
-    """``{class: {origin: images}}`` of the train splits."""
-    counts = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
-    if synthetic is not None:
-        for name in real.classes:
-            counts[name]["synthetic"] = synthetic.samples("train", name, "synthetic")
-    return counts
-
-
-def warn_of_repeats(
-    quotas_: Mapping[str, Mapping[str, int]], counts: Mapping[str, Mapping[str, int]]
-) -> None:
-    for name, origins in quotas_.items():
-        for origin, quota in origins.items():
-            available = counts[name].get(origin, 0)
-            if available and quota > available:
-                say(
-                    f"warning: {name}: {quota:,} {origin} images an epoch from {available:,}, so each comes about "
-                    f"{quota / available:.1f} times"
-                )
 
 
 def describe_data(real: ShardSet) -> dict[str, Any]:

@@ -25,14 +25,19 @@ from cxrdist.checkpoint import (
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
-from cxrdist.cls.sources import describe_data, digests_of, synthetic_path, train_counts, warn_of_repeats
+from cxrdist.cls.sources import describe_data, digests_of, synthetic_path
 from cxrdist.config import find_named, load_yaml, to_dict
 from cxrdist.data.mix import MixRule, quotas, rule_from
+from cxrdist.data.mix_log import MixLog
+from cxrdist.data.mix_order import order_seed
+from cxrdist.data.mix_sources import repeat_lines, train_counts
 from cxrdist.data.open import open_real, open_synthetic
 from cxrdist.data.order import check_divides
+from cxrdist.data.order_digest import OrderDigest
+from cxrdist.data.read_ahead import ReadAhead
 from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import OrderDigest, Stream
-from cxrdist.data.transforms import to_float
+from cxrdist.data.stream import Batch, Stream
+from cxrdist.data.transforms import augment, to_float
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.nets.dcnn import DCNN, init_weights
@@ -76,19 +81,22 @@ class Trainer:
         self.folder = Path(config.run_folder)
         counts = train_counts(real, synthetic)
         self.quotas = quotas(rule, counts)
-        warn_of_repeats(self.quotas, counts)
+        for line in repeat_lines(self.quotas, counts, warn_above=1):
+            say(line)
         self.stream = Stream(
             real,
             synthetic,
             self.quotas,
             batch=config.batch,
-            seed=derive(config.seed, "cls order"),
+            seed=order_seed(config.seed),
             rank=dist.rank,
             world_size=dist.world_size,
         )
         self.steps = budget_steps(config.budget, epoch_images=self.stream.epoch_images, batch=config.batch)
         self.epochs = self.epoch_at(self.steps)
         self.validation = SplitEvaluator(real, "val", dist)
+        self.substituted = 0
+        self.data_wait = 0.0
 
     def epoch_at(self, step: int) -> float:
         return step * self.config.batch / self.stream.epoch_images
@@ -105,26 +113,51 @@ class Trainer:
             is_main=self.dist.is_main,
         )
         evaluation_steps = evenly(self.steps, self.config.evaluations)
-        began_s = time.monotonic()
+        mix = MixLog(self.stream, step)
+        began_s, evaluated_s = time.monotonic(), 0.0
         losses, since = torch.zeros((), device=self.dist.device), step
         total = self.steps * self.config.batch
-        with Progress(f"classifier {self.rule.name}", total, start=step * self.config.batch) as progress:
+        with (
+            self.batches_from(step) as batches,
+            Progress(f"classifier {self.rule.name}", total, start=step * self.config.batch) as progress,
+        ):
             while step < self.steps and not self.out_of_patience():
-                losses += self.step(step)
+                batch = next(batches)
+                losses += self.step(step, batch)
+                mix.saw(batch)
+                self.substituted = batches.substituted
                 step += 1
                 images = step * self.config.batch
+                if mix.ends_epoch(step - 1):
+                    values = mix.flush(step - 1, self.dist.gather, self.dist.world_size, self.dist.device)
+                    if metrics is not None:
+                        metrics.log(images, values)
+                    tracker.log(images, values)
                 if step in evaluation_steps:
+                    look_s = time.monotonic()
                     loss = float(self.dist.mean(losses / (step - since)))
                     losses.zero_()
                     since = step
                     values = self.validate(step, loss)
                     if metrics is not None:
                         metrics.log(images, values)
-                    tracker.log(images, values)
+                    self.data_wait = batches.waited_s / (look_s - began_s - evaluated_s)
+                    tracker.log(images, {**values, "data_wait": self.data_wait})
                     self.checkpoint(step, seconds_before + time.monotonic() - began_s)
+                    evaluated_s += time.monotonic() - look_s
                 note = f"val {self.best['score']:.1%} best" if self.best["step"] else ""
                 progress.at(images, note)
         tracker.finish(self.finish(step, seconds_before + time.monotonic() - began_s))
+
+    def batches_from(self, step: int) -> ReadAhead:
+        return self.stream.batches(
+            step,
+            self.steps,
+            self.config.loader,
+            peers=self.dist,
+            spare_cores=self.dist.spare_cores,
+            substituted=self.substituted,
+        )
 
     def build(self) -> None:
         self.model = DCNN(self.config.network(self.real.image_size, len(self.real.classes)))
@@ -153,12 +186,12 @@ class Trainer:
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
         self.best = loaded.state["best"]
+        self.substituted = loaded.state["substituted"]
         say(f"{self.folder}: resumes at {loaded.images:,} images")
         return step, loaded.state["seconds"]
 
-    def step(self, step: int) -> torch.Tensor:
-        """One Adam step on global batch ``step``; returns this rank's mean loss."""
-        batch = self.stream.read(step)
+    def step(self, step: int, batch: Batch) -> torch.Tensor:
+        """One Adam step on this rank's part of global batch ``step``; returns its mean loss."""
         self.order.saw(batch)
         rate = sigmoid_decay(
             self.epoch_at(step),
@@ -169,7 +202,9 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        logits = self.ddp_model(to_float(batch.pixels.to(self.dist.device)))
+        images = to_float(batch.pixels.to(self.dist.device))
+        seed = derive(self.config.seed, "augment")
+        logits = self.ddp_model(augment(images, self.config.augment, seed=seed, positions=batch.positions))
         loss = cross_entropy(logits, batch.labels.to(self.dist.device))
         self.optimizer.zero_grad()
         loss.backward()
@@ -209,6 +244,7 @@ class Trainer:
                 "stream": self.stream.state_dict(step),
                 "order_sha256": order,
                 "best": self.best,
+                "substituted": self.substituted,
                 "seconds": seconds,
             }
             images = step * self.config.batch
@@ -245,6 +281,8 @@ class Trainer:
             "threads": self.dist.threads,
             "weights_sha256": weights_sha256(self.best_model),
             "order_sha256": order,
+            "substituted": self.substituted,
+            "data_wait": round(self.data_wait, 4),
             "seconds": round(seconds, 1),
             **environment(),
         }

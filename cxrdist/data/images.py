@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cxrdist.data.npy import OtherVersion, header_of
 from cxrdist.errors import UserError, nearest
 
 ENCODINGS = ("png", "jpg", "npy")
@@ -23,6 +25,7 @@ FOREIGN = {"pad": "foreign-pad", "crop": "foreign-crop"}
 MAX_PIXELS = 100_000_000
 """No radiograph is larger; a file that declares more is a decompression bomb or damaged."""
 
+_FIT_OF = {encoding: fit for fit, encoding in FOREIGN.items()}
 _PILLOW_FORMAT = {"png": "PNG", "jpg": "JPEG"}
 _T = TypeVar("_T")
 
@@ -112,22 +115,53 @@ def encode(pixels: np.ndarray, encoding: str) -> bytes:
     return buffer.getvalue()
 
 
-def decode(data: bytes, encoding: str, size: int) -> np.ndarray:
-    """The bytes of a shard member as a new [size, size] uint8 array.
+def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """The bytes of a shard member as a [size, size] uint8 array: a new one, or ``out``, contiguous and of that shape.
 
     Raises UndecodableImage for anything else than one whole grey image of exactly this size and encoding; where
-    the encoding is one of ``FOREIGN``, for anything that ``grey_of`` does not read.
+    the encoding is one of ``FOREIGN``, for anything that ``grey_of`` does not read. ``out`` then holds anything.
     """
-    for fit, name in FOREIGN.items():
-        if encoding == name:
-            return grey_of(data, size, fit)
-    _check_encoding(encoding)
+    if out is None:
+        out = np.empty((size, size), np.uint8)
     if encoding == "npy":
-        return _decode_npy(data, size)
-    image = _decoding(lambda: _open(data, (_PILLOW_FORMAT[encoding],)))
-    if image.mode != "L" or image.size != (size, size):
-        raise UndecodableImage(f"{image.height}x{image.width} {image.mode}, not {size}x{size} 8-bit grey")
-    return _decoding(lambda: np.array(image))
+        out[:] = _decode_npy(data, size)
+    elif encoding == "png":
+        image = _decoding(lambda: _open(data, ("PNG",)))
+        _check_grey(image.height, image.width, image.mode, "L", size)
+        out[:] = _decoding(lambda: np.asarray(image))
+    elif encoding == "jpg":
+        _decode_jpeg(data, size, out)
+    elif encoding in _FIT_OF:
+        out[:] = grey_of(bytes(data), size, _FIT_OF[encoding])
+    else:
+        _check_encoding(encoding)
+    return out
+
+
+def _decode_jpeg(data: bytes | memoryview, size: int, out: np.ndarray) -> None:
+    """By libjpeg-turbo, as Pillow does: the same pixels, a third faster."""
+    import simplejpeg  # no set of another encoding needs it
+
+    if not data:
+        raise UndecodableImage("empty")
+    if data[:3] != b"\xff\xd8\xff":
+        raise UndecodableImage("not an image of a known format")
+    height, width, colours, _ = _decoding(lambda: simplejpeg.decode_jpeg_header(data))
+    _check_grey(height, width, colours, "Gray", size)
+    _decoding(lambda: simplejpeg.decode_jpeg(data, "GRAY", buffer=out))
+
+
+def _check_grey(height: int, width: int, mode: str, grey: str, size: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise UndecodableImage(_TOO_LARGE)
+    if mode != grey or (height, width) != (size, size):
+        raise UndecodableImage(f"{height}x{width} {mode}, not {size}x{size} 8-bit grey")
+
+
+@functools.cache
+def npy_header(size: int) -> bytes:
+    """What ``encode`` puts before the pixels of an npy of this size."""
+    return encode(np.empty((size, size), np.uint8), "npy")[: -(size * size)]
 
 
 def _check_encoding(encoding: str) -> None:
@@ -152,7 +186,7 @@ def _decoding(step: Callable[[], _T]) -> _T:
 _TOO_LARGE = f"more than {MAX_PIXELS // 1_000_000} megapixels"
 
 
-def _open(data: bytes, formats: tuple[str, ...]) -> Image.Image:
+def _open(data: bytes | memoryview, formats: tuple[str, ...]) -> Image.Image:
     if not data:
         raise UndecodableImage("empty")
     image = Image.open(io.BytesIO(data), formats=formats)
@@ -191,16 +225,13 @@ def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
     return pixels
 
 
-def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
+def _decode_npy(data: bytes | memoryview, size: int | None) -> np.ndarray:
     """[size, size] uint8, or [H, W] uint8 of any size where ``size`` is None."""
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        if version != (1, 0):
-            raise UndecodableImage(f"npy version {version[0]}.{version[1]}, not 1.0")
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    except UndecodableImage:
-        raise
+        shape, is_fortran, dtype = header_of(stream)
+    except OtherVersion as error:
+        raise UndecodableImage(str(error)) from None
     except Exception as error:
         # A header is a Python literal of at most 10 kB: a MemoryError is its parser's, for one that nests too far.
         raise UndecodableImage("truncated or damaged") from error
@@ -214,4 +245,4 @@ def _decode_npy(data: bytes, size: int | None) -> np.ndarray:
     if len(data) - stream.tell() != math.prod(shape):
         raise UndecodableImage("truncated or damaged")
     pixels = np.frombuffer(data, dtype=np.uint8, offset=stream.tell())
-    return pixels.reshape(shape, order="F" if is_fortran else "C").copy(order="C")
+    return pixels.reshape(shape, order="F" if is_fortran else "C")

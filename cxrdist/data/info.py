@@ -1,4 +1,4 @@
-"""Tables about a shard set and a mix, for people; JSON for programs."""
+"""Tables about a shard set, for people; JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,8 @@ from rich.table import Table
 from cxrdist.data.claim import UNUSED_TARS
 from cxrdist.data.images import FOREIGN
 from cxrdist.data.manifest import ORIGINS, SPLITS, Manifest
-from cxrdist.data.mix import MixRule, quotas
-from cxrdist.data.open import open_synthetic
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.wording import worded
-
-REPEATS_WORTH_A_WARNING = 3
 
 
 def as_json(place: str) -> dict[str, Any]:
@@ -133,45 +129,3 @@ def counts_table(manifest: Manifest) -> Table:
 
 def bytes_of(manifest: Manifest, key: str, value: str) -> int:
     return sum(entry["bytes"] for entry in manifest["strata"] if entry[key] == value)
-
-
-def print_mix(rule: MixRule, shards: str, synthetic: str | None) -> None:
-    """Per class: real and synthetic images an epoch, share, and how often an image comes."""
-    real = ShardSet(shards)
-    other = open_synthetic(synthetic, real) if synthetic else None
-    counts = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
-    if other:
-        for name in real.classes:
-            counts[name]["synthetic"] = other.samples("train", name, "synthetic")
-    quota = quotas(rule, counts)
-    epoch = sum(sum(q.values()) for q in quota.values())
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class")
-    for column in ("real", "synthetic", "target", "share", "repeats per image"):
-        table.add_column(column, justify="right")
-    warnings = []
-    for name, of_class in quota.items():
-        target = sum(of_class.values())
-        repeats = {
-            origin: n / counts[name][origin]
-            for origin, n in of_class.items()
-            if n and counts[name].get(origin)
-        }
-        warnings += [
-            f"warning: {name}: each {origin} image comes {times:.1f} times an epoch"
-            for origin, times in repeats.items()
-            if times > REPEATS_WORTH_A_WARNING
-        ]
-        table.add_row(
-            name,
-            f"{of_class.get('real', 0):,}",
-            f"{of_class.get('synthetic', 0):,}",
-            f"{target:,}",
-            f"{target / epoch:.1%}" if epoch else "-",
-            ", ".join(f"{origin} {times:.2f}" for origin, times in repeats.items()) or "-",
-        )
-    console = Console(markup=False)
-    console.print(f"{rule.name} of {real}: {epoch:,} images an epoch", highlight=False)
-    console.print(table)
-    for line in warnings:
-        console.print(line, highlight=False)

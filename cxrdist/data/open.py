@@ -33,6 +33,12 @@ def open_real(path: str) -> ShardSet:
             f"{path} is not there yet: making it (the same as `cxrdist import phantom --out {path} --size 64`)"
         )
         ingest(Phantom(), IngestOptions(out=path))
+    return open_finished_real(path)
+
+
+def open_finished_real(path: str) -> ShardSet:
+    """A set of real images that is there. Raises UserError where there is none, or a synthetic one."""
+    check_default_is_there(path)
     real = ShardSet(path)
     if real.manifest["lineage"]["kind"] != "real":
         raise UserError(f"{path} is a synthetic set: give it as --synthetic, and its real set as --shards")

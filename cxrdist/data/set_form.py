@@ -17,6 +17,7 @@ import numpy as np
 
 from cxrdist.data.foreign_tars import MAX_IMAGE_BYTES
 from cxrdist.data.images import ENCODINGS, FOREIGN, MAX_PIXELS
+from cxrdist.data.npy import header_of
 from cxrdist.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -201,12 +202,14 @@ def index_of(data: bytes, row: Mapping[str, Any], where: str, *, is_foreign: boo
     they are anything else, or name a place outside the tar; nothing is unpickled, or allocated at their word."""
     stream = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(stream)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, _, dtype = header_of(stream)
     except Exception:  # on foreign bytes it may raise nearly anything
-        version, shape, dtype = (0, 0), (), np.dtype(object)
-    is_right = version == (1, 0) and dtype == INDEX_DTYPE and len(shape) == 1
-    if not is_right or len(data) - stream.tell() != shape[0] * INDEX_DTYPE.itemsize:
+        shape, dtype = (), np.dtype(object)
+    if (
+        dtype != INDEX_DTYPE
+        or len(shape) != 1
+        or len(data) - stream.tell() != shape[0] * INDEX_DTYPE.itemsize
+    ):
         raise _refusal(where, "form")
     if shape[0] < row["samples"] or (shape[0] > row["samples"] and not is_foreign):
         raise _refusal(where, "form")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
-import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -17,7 +15,7 @@ from cxrdist.data.manifest import Stratum
 from cxrdist.data.shards import Sample, finished_shard, write_shard
 from cxrdist.data.store import Store
 from cxrdist.errors import UserError, shown
-from cxrdist.process import die_with_parent, keep_freed_memory
+from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
 from cxrdist.progress import Progress, say
 
 MAX_UNDECODABLE_SHARE = 0.01
@@ -197,16 +195,6 @@ def work(
 
 def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Hold ctrl-C back for the time of the block; a process started in it never gets one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(parent: int, shared: Shared) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import xxhash
 
+from cxrdist.data.block_cache import default_cache
+from cxrdist.data.block_reader import BlockReader
+from cxrdist.data.blocks import block_rows_of
 from cxrdist.data.images import FOREIGN, UndecodableImage, decode
 from cxrdist.data.manifest import (
     MANIFEST,
@@ -23,14 +27,29 @@ from cxrdist.data.manifest import (
     read_manifest,
     read_table,
 )
+from cxrdist.data.once import Once
 from cxrdist.data.shards import TOLD, Sample, hashed, index_name, read_tar
-from cxrdist.data.store import Store, store_of
+from cxrdist.data.store import LocalStore, Store, store_of
+from cxrdist.data.stratum_blocks import fetch_ahead, read_spans
 from cxrdist.errors import UserError
+
+INDEXES = 64
+"""Indexes of a stratum that are kept in memory, each about a megabyte at most."""
+
+
+class CorruptSample(UserError):
+    """A sample whose bytes are not the ones that were written, or are not the image that they should be."""
+
+    def __init__(self, message: str, *, every_rank: bool = True) -> None:
+        super().__init__(message, every_rank=every_rank)
 
 
 @dataclass
 class StratumReader:
-    """Samples of one stratum by number, through the indexes; opens a tar when a sample of it is read."""
+    """Samples of one stratum by number, through the indexes; opens a tar when a sample of it is read.
+
+    Travels to worker processes without what it has read. Several threads may read at once.
+    """
 
     store: Store
     entry: dict[str, Any]
@@ -39,11 +58,37 @@ class StratumReader:
     image_size: int
     importer: str | None
     """What the manifest says that the images were imported with."""
-    _indexes: dict[int, np.ndarray] = field(default_factory=dict)
+    blocks: BlockReader | None = None
+    """What reads the tars where they are not local."""
+    block_rows: int = 0
+    """How many samples of a shard are then fetched together: about 4 MiB, unless told."""
+    index: Callable[[int], np.ndarray] = field(init=False, repr=False, compare=False)
+    """Of a shard: its samples that belong to this stratum, [samples] of ``INDEX_DTYPE``."""
+
+    def __post_init__(self) -> None:
+        self.block_rows = self.block_rows or block_rows_of(self.entry["bytes"], self.entry["samples"])
+        self.index = functools.lru_cache(INDEXES)(Once(self._index, INDEXES))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StratumReader, (
+            self.store,
+            self.entry,
+            self.class_index,
+            self.encoding,
+            self.image_size,
+            self.importer,
+            self.blocks,
+            self.block_rows,
+        )
 
     @property
     def samples(self) -> int:
         return self.entry["samples"]
+
+    @property
+    def shard_samples(self) -> np.ndarray:
+        """[shards] int64."""
+        return np.array([shard["samples"] for shard in self.shards], np.int64)
 
     @property
     def is_foreign(self) -> bool:
@@ -77,50 +122,71 @@ class StratumReader:
         before = int(self.ends[shard - 1]) if shard else 0
         return shard, number - before
 
-    def index(self, shard: int) -> np.ndarray:
-        if shard not in self._indexes:
-            row = self.shards[shard]
-            index = read_index(self.store, index_name(row["name"]), row, is_foreign=self.is_foreign)
-            if self.is_foreign:
-                index = index[
-                    (index["split"] == self.entry["split"].encode())
-                    & (index["class"] == self.class_index)
-                    & (index["origin"] == self.entry["origin"].encode())
-                ]
-                if len(index) != row["samples"]:
-                    raise UserError(
-                        f"{self.store}/{index_name(row['name'])}: not the index of its table; {self.remedy}"
-                    )
-            self._indexes[shard] = index
-        return self._indexes[shard]
+    def _index(self, shard: int) -> np.ndarray:
+        row = self.shards[shard]
+        index = read_index(self.store, index_name(row["name"]), row, is_foreign=self.is_foreign)
+        if self.is_foreign:
+            index = index[
+                (index["split"] == self.entry["split"].encode())
+                & (index["class"] == self.class_index)
+                & (index["origin"] == self.entry["origin"].encode())
+            ]
+            if len(index) != row["samples"]:
+                raise UserError(
+                    f"{self.store}/{index_name(row['name'])}: not the index of its table; {self.remedy}"
+                )
+        return index
 
     def key(self, number: int) -> bytes:
         shard, row = self.locate(number)
         return bytes(self.index(shard)[row]["key"])
 
-    def image_bytes(self, number: int) -> bytes:
-        """The encoded image. Raises UserError, naming shard, key and offset, where its hash does not fit."""
-        shard, row = self.locate(number)
-        return self._bytes(shard, self.index(shard)[row])
-
-    def _bytes(self, shard: int, entry: np.void) -> bytes:
-        name = self.shards[shard]["name"]
+    def spans(self, shard: int, rows: np.ndarray) -> list[memoryview]:
+        """The encoded images of these rows of a shard as they lie there now, from wherever they come: not compared
+        with their hashes, and shorter where the file ends before. Raises UserError where it is missing."""
+        index, name = self.index(shard), self.shards[shard]["name"]
         try:
-            data = self.store.read_range(name, int(entry["offset_bytes"]), int(entry["length_bytes"]))
+            if self.blocks is not None:
+                return read_spans(self, self.blocks, shard, rows)
+            places = zip(index["offset_bytes"][rows].tolist(), index["length_bytes"][rows].tolist())
+            if isinstance(self.store, LocalStore):
+                file = self.store.mapped(name)
+                return [file[start : start + length] for start, length in places]
+            return [memoryview(self.store.read_range(name, start, length)) for start, length in places]
         except FileNotFoundError:
             raise UserError(f"{self.store}/{name}: missing; {self.remedy}", every_rank=True) from None
-        if xxhash.xxh3_64_intdigest(data) != int(entry["xxh3_64"]):
-            raise self._corrupt(shard, entry, "its bytes are not the ones that were written")
+
+    def span(self, shard: int, row: int) -> memoryview:
+        """One of ``spans``."""
+        return self.spans(shard, np.array([row]))[0]
+
+    def prefetch(self, samples: np.ndarray) -> None:
+        """Have the blocks of samples [n] int fetched, in this order, while others are read; nothing happens where the
+        set is local. What is too much to be on its way at once is left for a later call."""
+        if self.blocks is not None:
+            fetch_ahead(self, self.blocks, samples)
+
+    def image_bytes(self, number: int) -> bytes:
+        """The encoded image. Raises CorruptSample, naming shard, key and offset, where its hash does not fit."""
+        return bytes(self._checked(*self.locate(number)))
+
+    def _checked(self, shard: int, row: int) -> memoryview:
+        data = self.span(shard, row)
+        self._check(shard, row, data)
         return data
 
-    def pixels(self, number: int) -> np.ndarray:
-        """One image, [H, W] uint8."""
-        data = self.image_bytes(number)
+    def _check(self, shard: int, row: int, data: bytes | memoryview) -> None:
+        if xxhash.xxh3_64_intdigest(data) != int(self.index(shard)[row]["xxh3_64"]):
+            raise self._corrupt(shard, row, "its bytes are not the ones that were written")
+
+    def pixels(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
+        """One image, [H, W] uint8; ``out``, of that shape, where it is given. Raises CorruptSample, naming shard, key
+        and offset, where it is not what was written, or no such image."""
+        shard, row = self.locate(number)
         try:
-            return decode(data, self.encoding, self.image_size)
+            return decode(self._checked(shard, row), self.encoding, self.image_size, out)
         except UndecodableImage as error:
-            shard, row = self.locate(number)
-            raise self._corrupt(shard, self.index(shard)[row], str(error)) from None
+            raise self._corrupt(shard, row, str(error)) from None
 
     def whole(self, shard: int) -> Iterator[Sample]:
         """All samples of a shard in order, with their metadata, its SHA-256 checked before the first one."""
@@ -131,17 +197,18 @@ class StratumReader:
                 if hashed(file)[1] != row["sha256"]:
                     raise UserError(f"{where}: changed since it was written; {self.remedy}")
                 if self.is_foreign:
-                    yield from self._foreign(shard)
+                    yield from self._foreign(shard, file)
                     return
                 for _, sample in read_tar(file, where, self.class_index, self.encoding):
                     yield sample
         except FileNotFoundError:
             raise UserError(f"{where}: missing; {self.remedy}") from None
 
-    def _foreign(self, shard: int) -> Iterator[Sample]:
+    def _foreign(self, shard: int, file: IO[bytes]) -> Iterator[Sample]:
         """Samples in others' tars, with what the import made of their metadata."""
         row = self.shards[shard]
-        for entry, told in zip(self.index(shard), row.get("told") or [{}] * row["samples"]):
+        tolds = row.get("told") or [{}] * row["samples"]
+        for number, (entry, told) in enumerate(zip(self.index(shard), tolds)):
             meta = {
                 "patient": entry["patient"].decode(),
                 "origin": self.entry["origin"],
@@ -149,13 +216,16 @@ class StratumReader:
                 "phantom": False,
                 **{name: told.get(name, [] if name == "findings" else None) for name in TOLD},
             }
-            yield Sample(entry["key"].decode(), self._bytes(shard, entry), meta)
+            file.seek(int(entry["offset_bytes"]))
+            data = file.read(int(entry["length_bytes"]))
+            self._check(shard, number, data)
+            yield Sample(entry["key"].decode(), data, meta)
 
-    def _corrupt(self, shard: int, entry: np.void, why: str) -> UserError:
-        return UserError(
+    def _corrupt(self, shard: int, row: int, why: str) -> CorruptSample:
+        entry = self.index(shard)[row]
+        return CorruptSample(
             f"{self.store}/{self.shards[shard]['name']}: sample {entry['key'].decode()} at byte "
-            f"{int(entry['offset_bytes'])}: {why}; `cxrdist shards verify {self.store}` lists all that is wrong",
-            every_rank=True,
+            f"{int(entry['offset_bytes'])}: {why}; `cxrdist shards verify {self.store}` lists all that is wrong"
         )
 
 
@@ -166,6 +236,8 @@ class ShardSet:
         self.store = store_of(place)
         self.manifest: Manifest = read_manifest(self.store)
         self._readers: dict[Stratum, StratumReader] = {}
+        is_local = isinstance(self.store, LocalStore)
+        self.blocks = None if is_local else BlockReader(self.store, default_cache())
 
     def __str__(self) -> str:
         return str(self.store)
@@ -206,6 +278,7 @@ class ShardSet:
                         self.manifest["encoding"],
                         self.image_size,
                         self.manifest["provenance"].get("importer"),
+                        self.blocks,
                     )
                     break
             else:
@@ -218,6 +291,8 @@ class ShardSet:
         return np.stack([reader.pixels(i) for i in range(min(count, reader.samples))])
 
     def close(self) -> None:
+        if self.blocks is not None:
+            self.blocks.close()
         self.store.close()
 
 

@@ -7,13 +7,18 @@ fsync and rename, remotely because a store shows an object once it has all of it
 from __future__ import annotations
 
 import contextlib
-import os
+import mmap
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
+
+MAPS = 256
+"""Files of a folder that are kept mapped. Each holds a descriptor, and most systems give a process 1,024 of them."""
 
 
 class Store(Protocol):
@@ -80,13 +85,14 @@ class LocalStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._descriptors: dict[str, int] = {}
+        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __str__(self) -> str:
         return str(self.folder)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_descriptors": {}}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LocalStore, (self.folder,)
 
     def exists(self, name: str) -> bool:
         return (self.folder / name).exists()
@@ -104,9 +110,25 @@ class LocalStore:
         return self._file(name).read_bytes()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        if name not in self._descriptors:
-            self._descriptors[name] = os.open(self._file(name), os.O_RDONLY)
-        return os.pread(self._descriptors[name], length, start)
+        return bytes(self.mapped(name)[start : start + length])
+
+    def mapped(self, name: str) -> memoryview:
+        """The bytes of a file, not copied: the system reads those that are looked at. Raises FileNotFoundError.
+
+        Reading behind the end of a file that was truncated kills the process (SIGBUS), so a file is mapped anew when
+        its length is not what it was; ask for it again, then, before each batch of reads.
+        """
+        with self._lock:
+            file = self._maps.pop(name, None)
+            if file is None or file.size() != len(file):
+                with self.open(name) as opened:
+                    if not opened.seek(0, 2):
+                        return memoryview(b"")  # it can't be mapped
+                    file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[name] = file
+            if len(self._maps) > MAPS:
+                self._maps.popitem(last=False)  # unmapped once nobody holds a view of it
+        return memoryview(file)
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         return self._file(name).open("rb")
@@ -137,9 +159,7 @@ class LocalStore:
             self.folder.rmdir()
 
     def close(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
+        self._maps.clear()
 
 
 def store_of(place: str | Path | Store) -> Store:

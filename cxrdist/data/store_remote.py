@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import random
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import IO, Any
@@ -16,7 +19,13 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 # They show what lies in another place or in a file, which their URL may not even name.
 INDIRECT = ("blockcache", "cached", "dir", "filecache", "generic", "reference", "simplecache", "tar", "zip")
 # By name, since botocore, aiohttp and gcsfs need not be there.
-UNREACHABLE = {"ClientConnectionError", "ConnectionError", "HTTPClientError", "TimeoutError"}
+UNREACHABLE = {
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "ConnectionError",
+    "HTTPClientError",
+    "TimeoutError",
+}
 UNAUTHORISED = {"NoCredentialsError", "PartialCredentialsError", "PermissionError", "ProfileNotFound"}
 # By extra: where credentials and the address are set.
 SETTINGS = {
@@ -27,6 +36,14 @@ TOLD_CHARACTERS = 120
 # s3fs tries 5 times what botocore tries 5 times, and a GET 5 times that: half an hour, at 15 s a try, until a
 # server that is silent is told of. With these, five minutes.
 S3FS_TRIES = 2
+# These refuse or drop at once, so all of those tries are soon over. A server that is silent is not asked again.
+TORN = {"ClientPayloadError", "IncompleteRead", "IncompleteReadError"}
+BUSY = {"SlowDown", "InternalError", "ServiceUnavailable", "429", "500", "502", "503", "504"}
+PATIENCE_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+
+# Of all stores, but taken for a moment only: the first request of several threads would make a session each.
+_CONNECTING = threading.Lock()
 
 
 class RemoteStore:
@@ -90,6 +107,7 @@ class RemoteStore:
             return fsspec.core.url_to_fs(self.url)  # a kind that keeps no listings
         if EXTRAS.get(self.protocol) == "s3":
             fs.retries = S3FS_TRIES
+            fs.connect()
         return fs, root
 
     @contextlib.contextmanager
@@ -97,7 +115,8 @@ class RemoteStore:
         """The file system and a path on it; whatever it fails with, other than FileNotFoundError, is told."""
         where = f"{self.url}/{name}" if name else self.url
         try:
-            fs, root = self._place
+            with _CONNECTING:
+                fs, root = self._place
             yield fs, f"{root}/{name}" if name else root
         except UserError:
             raise
@@ -151,13 +170,19 @@ class RemoteStore:
 
     def _get(self, name: str, start: int, stop: int | None) -> bytes:
         # Always a range: for a whole file s3fs would ask its size first.
+        until, pause_s = time.monotonic() + PATIENCE_S, FIRST_PAUSE_S
         with self._asking(name) as (fs, path):
-            try:
-                return fs.cat_file(path, start=start, end=stop)
-            except Exception as error:
-                if code_of(error) in ("InvalidRange", "416"):
-                    return b""  # it ends before
-                raise
+            while True:
+                try:
+                    return fs.cat_file(path, start=start, end=stop)
+                except Exception as error:
+                    if code_of(error) in ("InvalidRange", "416"):
+                        return b""  # it ends before
+                    if not passes(error) or time.monotonic() + pause_s > until:
+                        raise
+                # Not all ranks at the same moment.
+                time.sleep(pause_s * random.uniform(0.5, 1))
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         # Fetched whole: who reads sequentially reads all of it, and then it can't fail half-way.
@@ -202,6 +227,11 @@ def code_of(error: Exception) -> str:
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))
     return str(getattr(error, "status", None) or getattr(error, "code", None) or "")
+
+
+def passes(error: Exception) -> bool:
+    """Whether a place that refuses, or drops a connection, may well answer in a moment."""
+    return not TORN.isdisjoint(cls.__name__ for cls in type(error).__mro__) or code_of(error) in BUSY
 
 
 def explained(error: Exception, protocol: str) -> str:

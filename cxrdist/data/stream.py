@@ -2,8 +2,8 @@
 
     Order (positions -> stratum, sample)
       -> this rank's part of global batch k
-        -> StratumReader.image_bytes: one read at a known offset, hash checked
-          -> decode -> one uint8 array [b, 1, H, W]
+        -> Gather: bytes at known offsets, hashes checked, decoded into one uint8 array [b, 1, H, W]
+          -> ReadAhead: the next batches are read while this one is worked on; all ranks agree that each is right
 
 Nothing here iterates over what is not asked for: batch k costs the same at any k, so resuming is asking for
 another k.
@@ -11,18 +11,27 @@ another k.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
+from cxrdist.data.blocks import block_rows_of
+from cxrdist.data.gather import Gather, Substitution
+from cxrdist.data.loader import ALONE, LoaderConfig, Peers
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.order import Order, StratumQuota, part_of_batch
-from cxrdist.data.shard_set import ShardSet, StratumReader, hash_keys
+from cxrdist.data.read_ahead import ReadAhead
+from cxrdist.data.shard_set import ShardSet, StratumReader
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
+
+ORDER_VERSION = 2
+PLANNED_POSITIONS = 4096
+PREFETCHED_EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -32,8 +41,11 @@ class Batch:
     pixels: torch.Tensor  # [b, 1, H, W] uint8
     labels: torch.Tensor  # [b] int64
     keys: np.ndarray  # [b] S40
+    strata: np.ndarray  # [b] int64: which of the stream's strata
+    samples: np.ndarray  # [b] int64: which sample of its stratum
     positions: range
     """Positions of these samples in the endless order: what their random numbers are a function of."""
+    substitutions: tuple[Substitution, ...] = ()
 
 
 class Stream:
@@ -58,7 +70,7 @@ class Stream:
         self.part = part_of_batch(batch, rank, world_size)
         self.batch = batch
         self.readers: list[StratumReader] = []
-        self.labels: list[int] = []
+        self.strata: list[tuple[str, str]] = []
         strata: list[StratumQuota] = []
         for class_name, origins in quotas.items():
             for origin, quota in origins.items():
@@ -70,82 +82,159 @@ class Stream:
                         f"the mix asks for {origin} images of {class_name}, but no such set is given"
                     )
                 reader = source.stratum("train", class_name, origin)
-                samples = min(reader.samples, limit or reader.samples)
                 self.readers.append(reader)
-                self.labels.append(real.classes.index(class_name))
-                strata.append(StratumQuota(Stratum("train", class_name, origin).stem, samples, quota))
-        self.order = Order(tuple(strata), seed)
+                self.strata.append((class_name, origin))
+                strata.append(
+                    StratumQuota(
+                        Stratum("train", class_name, origin).stem,
+                        first_samples(reader.shard_samples, limit),
+                        quota,
+                        block_rows_of(reader.entry["bytes"], reader.samples),
+                    )
+                )
+        self.order = Order(tuple(strata), seed=seed, batch=batch)
+        for reader, cycles in zip(self.readers, self.order.cycles):
+            reader.block_rows = cycles.chunk_samples
+        self.has_remote = any(reader.blocks is not None for reader in self.readers)
+        self.labels = np.array([real.classes.index(name) for name, _ in self.strata])
         self.image_size = real.image_size
         self.plan = {
-            "sets": [s.digest for s in (real, synthetic) if s is not None],
-            "strata": [[s.name, s.samples, s.quota] for s in strata],
+            "order": ORDER_VERSION,
+            "sets": sha256_of([s.digest for s in (real, synthetic) if s is not None]),
+            "mix": sha256_of([[s.name, s.samples, s.quota] for s in strata]),
             "batch": batch,
             "seed": seed,
         }
+        # Worked out for several steps at once, which costs little more than for one.
+        self.planned_steps = max(1, PLANNED_POSITIONS // batch)
+        self._window = lru_cache(maxsize=4)(self._planned_window)
+        self._gather = Gather(self.readers)
 
     @property
     def epoch_images(self) -> int:
         return self.order.epoch_images
 
+    @property
+    def per_rank(self) -> int:
+        """Samples of a batch that this rank reads."""
+        return len(range(*self.part.indices(self.batch)))
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """[b, 1, H, W]."""
+        return self.per_rank, 1, self.image_size, self.image_size
+
+    def positions(self, step: int) -> range:
+        """This rank's positions of global batch ``step``."""
+        first = step * self.batch
+        return range(first + self.part.start, first + self.batch, self.part.step)
+
+    def planned(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stratum and sample [b] int64 at this rank's positions of global batch ``step``."""
+        window, at = divmod(step, self.planned_steps)
+        strata, samples = self._window(window)
+        mine = slice(at * self.per_rank, (at + 1) * self.per_rank)
+        return strata[mine], samples[mine]
+
+    def _planned_window(self, window: int) -> tuple[np.ndarray, np.ndarray]:
+        first, last = (n * self.planned_steps * self.batch for n in (window, window + 1))
+        return self.order.at(range(first + self.part.start, last, self.part.step))
+
+    def prefetch(self, step: int, stop: int) -> None:
+        """Have what the steps after ``step`` need of remote sets fetched, as far as they are planned together."""
+        if self.has_remote and step % PREFETCHED_EVERY == 0:
+            for later in range(step, min(step + max(self.planned_steps, PREFETCHED_EVERY), stop)):
+                self._gather.prefetch(*self.planned(later))
+
+    def keys(self, step: int) -> np.ndarray:
+        """Keys [b] S40 at this rank's positions of global batch ``step``; no image is read."""
+        return self._gather.keys(*self.planned(step))
+
     def read(self, step: int) -> Batch:
         """This rank's part of global batch ``step``. Raises UserError for a corrupt sample, naming it."""
-        first = step * self.batch
-        positions = range(first + self.part.start, first + self.part.stop)
-        try:
-            strata, samples = self.order.at(positions.start, positions.stop)
-        except MemoryError:
-            planned = sum(stratum.samples for stratum in self.order.strata)
-            raise UserError(
-                f"{planned:,} samples, {self.epoch_images:,} an epoch, are too many for the memory of this machine: "
-                "take a smaller set, or a mix that takes fewer"
-            ) from None
-        pixels = np.empty((len(positions), 1, self.image_size, self.image_size), np.uint8)
-        keys = np.empty(len(positions), "S40")
-        for i, (stratum, sample) in enumerate(zip(strata.tolist(), samples.tolist())):
-            reader = self.readers[stratum]
-            pixels[i, 0] = reader.pixels(sample)
-            keys[i] = reader.key(sample)
-        labels = torch.tensor([self.labels[s] for s in strata.tolist()])
-        return Batch(torch.from_numpy(pixels), labels, keys, positions)
+        strata, samples = self.planned(step)
+        pixels = torch.empty(self.shape, dtype=torch.uint8)
+        keys = np.empty(self.per_rank, "S40")
+        self._gather.fill(strata, samples, pixels.numpy(), keys)
+        return self.as_batch(step, pixels, keys, ())
+
+    def as_batch(
+        self, step: int, pixels: torch.Tensor, keys: np.ndarray, substitutions: tuple[Substitution, ...]
+    ) -> Batch:
+        """What was read for a step, with what the order says of it."""
+        strata, samples = self.planned(step)
+        samples = samples.copy()
+        for substitution in substitutions:
+            samples[substitution.row] = substitution.instead
+        return Batch(
+            pixels,
+            torch.from_numpy(self.labels[strata]),
+            keys,
+            strata,
+            samples,
+            self.positions(step),
+            substitutions,
+        )
+
+    def batches(
+        self,
+        start: int,
+        stop: int,
+        config: LoaderConfig | None = None,
+        *,
+        peers: Peers = ALONE,
+        spare_cores: int = 0,
+        substituted: int = 0,
+    ) -> ReadAhead:
+        """The batches of steps [start, stop), read ahead; to be used in a ``with`` block.
+
+        ``spare_cores``: how many may decode images where ``config`` leaves it open. ``substituted``: how many samples
+        the run had to substitute before ``start``.
+        """
+        config = config or LoaderConfig()
+        is_encoded = any(reader.encoding != "npy" for reader in self.readers)
+        workers = config.workers if config.workers is not None else spare_cores if is_encoded else 0
+        return ReadAhead(self, start, stop, config, peers, workers=workers, substituted=substituted)
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Where a run stands: the next step, and the digest of the plan that the step counts in."""
-        return {"step": step, "plan_sha256": sha256_bytes(canonical_json(self.plan))}
+        """Where a run stands: the next step, and the digests of the plan that the step counts in."""
+        return {"step": step, **self.plan, "plan_sha256": sha256_of(self.plan)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> int:
-        """The step to go on at. Raises UserError where the state belongs to another plan."""
-        if state["plan_sha256"] != self.state_dict(0)["plan_sha256"]:
-            raise UserError(
-                "this run was started on another shard set, mix, seed or batch size, and cannot go on with "
-                "these: give the old ones, or name another --run"
+        """The step to go on at. Raises UserError where the state belongs to another plan, and says what differs."""
+        if state.get("plan_sha256") == sha256_of(self.plan):
+            return int(state["step"])
+        batch, seed = state.get("batch"), state.get("seed")
+        why, remedy = next(
+            (why, remedy)
+            for key, why, remedy in (
+                (
+                    "order",
+                    "by another version, whose order of samples was another",
+                    "start it with that version",
+                ),
+                (
+                    "sets",
+                    "on other shard sets, or they were changed",
+                    "give the old --shards and --synthetic",
+                ),
+                ("mix", "on another mix: its quotas or its images differ", "give the old --mix"),
+                ("batch", f"with a global batch of {batch}, now {self.batch}", f"give --batch {batch}"),
+                ("seed", f"with another seed of the order ({seed})", "give the old --seed"),
+                ("plan_sha256", "by a checkpoint that does not fit itself", "restore it from a copy"),
             )
-        return state["step"]
+            if key == "plan_sha256" or state.get(key) != self.plan[key]
+        )
+        raise UserError(f"this run was started {why}: {remedy}, or name another --run")
 
 
-class OrderDigest:
-    """A running SHA-256 over the keys of the global batches really consumed, in the order of their positions.
+def first_samples(shard_samples: np.ndarray, limit: int | None) -> np.ndarray:
+    """Samples of each shard [shards] of which the first ``limit`` of all take part."""
+    if limit is None:
+        return shard_samples
+    before = np.cumsum(shard_samples) - shard_samples
+    return np.clip(limit - before, 0, shard_samples)
 
-    Each rank notes the keys that it read; now and then all ranks gather them and chain one hash per batch, so
-    that the digest is the same for any number of ranks only if together they read the same samples.
-    """
 
-    def __init__(self, value: str = "") -> None:
-        self.value = value
-        self._seen: list[np.ndarray] = []
-
-    def saw(self, batch: Batch) -> None:
-        self._seen.append(batch.keys)
-
-    def flush(
-        self, gather: Callable[[torch.Tensor], torch.Tensor], world_size: int, device: torch.device
-    ) -> str:
-        """Chain what was seen since the last call; every rank calls this at the same step."""
-        if self._seen:
-            mine = np.stack(self._seen)  # [steps, b] S40
-            raw = torch.from_numpy(mine.view(np.uint8).reshape(*mine.shape, -1).copy()).to(device)
-            ranks = gather(raw).cpu().numpy().reshape(world_size, *raw.shape)
-            steps = ranks.transpose(1, 0, 2, 3).reshape(len(self._seen), -1, raw.shape[-1])  # [steps, B, 40]
-            for keys in np.ascontiguousarray(steps).view(mine.dtype)[..., 0]:
-                self.value = hash_keys((bytes(k) for k in keys), bytes.fromhex(self.value)).hex()
-            self._seen.clear()
-        return self.value
+def sha256_of(value: Any) -> str:
+    return sha256_bytes(canonical_json(value))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.budget import check_budget
+from cxrdist.data.loader import LoaderConfig
 from cxrdist.data.open import DEFAULT_SET
 from cxrdist.errors import UserError
 from cxrdist.nets.dcgan import DCGANConfig
@@ -51,6 +52,8 @@ class GANConfig:
     """How many times to log, draw samples and write a checkpoint, evenly over the budget."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the hardware multiplies it fast, else fp32."""
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    """How images are read."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

@@ -25,8 +25,10 @@ from cxrdist.config import to_dict
 from cxrdist.data.lineage import made_from
 from cxrdist.data.open import open_real
 from cxrdist.data.order import check_divides
+from cxrdist.data.order_digest import OrderDigest
+from cxrdist.data.read_ahead import ReadAhead
 from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import OrderDigest, Stream
+from cxrdist.data.stream import Batch, Stream
 from cxrdist.data.transforms import to_float
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError, nearest
@@ -148,6 +150,7 @@ class ClassTrainer:
         self.steps = budget_steps(config.budget, epoch_images=self.stream.epoch_images, batch=config.batch)
         self.look_steps = evenly(self.steps, config.looks)
         self.values: dict[str, float] = {}
+        self.substituted = 0
 
     def train(self) -> None:
         self.build()
@@ -156,9 +159,13 @@ class ClassTrainer:
         began_s = time.monotonic()
         sums = torch.zeros(4, device=self.dist.device)
         since = step
-        with Progress(self.title, self.steps * self.config.batch, start=step * self.config.batch) as progress:
-            while step < self.steps:
-                sums += self.step(step)
+        with (
+            self.batches_from(step) as batches,
+            Progress(self.title, self.steps * self.config.batch, start=step * self.config.batch) as progress,
+        ):
+            for batch in batches:
+                sums += self.step(batch)
+                self.substituted = batches.substituted
                 step += 1
                 images = step * self.config.batch
                 if step in self.look_steps:
@@ -168,6 +175,16 @@ class ClassTrainer:
                     self.look(images, step, metrics, seconds_before + time.monotonic() - began_s)
                 progress.at(images, show(self.values))
         self.finish(seconds_before + time.monotonic() - began_s)
+
+    def batches_from(self, step: int) -> ReadAhead:
+        return self.stream.batches(
+            step,
+            self.steps,
+            self.config.loader,
+            peers=self.dist,
+            spare_cores=self.dist.spare_cores,
+            substituted=self.substituted,
+        )
 
     def build(self) -> None:
         seed, name = self.config.seed, self.class_name
@@ -201,17 +218,15 @@ class ClassTrainer:
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
         self.values = loaded.state["values"]
+        self.substituted = loaded.state["substituted"]
         say(f"{self.title}  resumes at {loaded.images:,} images")
         return step, loaded.state["seconds"]
 
-    def step(self, step: int) -> torch.Tensor:
+    def step(self, batch: Batch) -> torch.Tensor:
         """D, then G, each with the other frozen (paper 2.1). Returns [4]: both losses, D(x), D(G(z))."""
-        batch = self.stream.read(step)
         self.order.saw(batch)
         real = to_float(batch.pixels.to(self.dist.device))
-        positions = batch.positions
-        purpose = f"z {self.class_name}"
-        z = uniform(self.config.seed, purpose, positions.start, positions.stop, self.config.z_dim)
+        z = uniform(self.config.seed, f"z {self.class_name}", batch.positions, self.config.z_dim)
         fake = self.ddp_generator(torch.from_numpy(z).to(self.dist.device))
 
         real_logits = self.ddp_discriminator(real)
@@ -251,7 +266,7 @@ class ClassTrainer:
         if metrics is not None:
             metrics.log(images, self.values)
             self.tracker.log(images, {f"{self.class_name}/{k}": v for k, v in self.values.items()})
-            z = uniform(self.config.seed, f"grid {self.class_name}", 0, GRID_SIDE**2, self.config.z_dim)
+            z = uniform(self.config.seed, f"grid {self.class_name}", range(GRID_SIDE**2), self.config.z_dim)
             grid = self.folder / "samples" / f"images-{images:09d}.png"
             save_grid(grid, generate(self.generator, z, self.dist.device))
             self.tracker.picture(images, f"{self.class_name}/samples", grid)
@@ -259,6 +274,7 @@ class ClassTrainer:
                 "stream": self.stream.state_dict(step),
                 "order_sha256": order,
                 "values": self.values,
+                "substituted": self.substituted,
                 "seconds": seconds,
             }
             save_checkpoint(self.folder / "checkpoints", images, self.models, self.optimizers, state)
@@ -293,6 +309,7 @@ class ClassTrainer:
                     "metrics": self.values,
                     "weights_sha256": digest,
                     "order_sha256": order,
+                    "substituted": self.substituted,
                     "world_size": self.dist.world_size,
                     "device": self.dist.device_name,
                     "precision": self.dist.precision,

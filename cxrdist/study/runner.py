@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cxrdist.config import find, find_named, load_yaml
 from cxrdist.data.manifest import MANIFEST
-from cxrdist.data.mix import rule_from
+from cxrdist.data.mix import OTHERS, WeightRule, rule_from
 from cxrdist.data.open import synthetic_place
 from cxrdist.data.store import store_of
 from cxrdist.errors import UserError
@@ -128,8 +128,24 @@ def steps_of(config: StudyConfig) -> list[Step]:
 
 
 def last_synthetic_mix(mixes: tuple[str, ...]) -> str | None:
+    """The mix that synthesis works for. Raises UserError where another one needs classes that it does not make."""
     rules = {mix: rule_from(load_yaml(find_named("mix", mix))) for mix in mixes}
-    return next((mix for mix in reversed(mixes) if rules[mix].needs_synthetic), None)
+    last = next((mix for mix in reversed(mixes) if rules[mix].needs_synthetic), None)
+    if last is None:
+        return None
+    weighted = [rule.weights for rule in rules.values() if isinstance(rule, WeightRule)]
+    classes = sorted({name for weights in weighted for name in weights} | {OTHERS})
+    if any(OTHERS not in weights for weights in weighted):
+        classes.remove(OTHERS)  # that rule names every class
+    for mix, rule in rules.items():
+        for name in classes:
+            if rule.may_take("synthetic", name) and not rules[last].may_take("synthetic", name):
+                which = "classes that it does not name" if name == OTHERS else name
+                raise UserError(
+                    f"mixes: the synthetic images are made for {last}, the last one that uses any, but {mix} needs "
+                    f"some of {which} too: put {mix} last, or give {which} a synthetic weight in {last}"
+                )
+    return last
 
 
 def synthetic_steps(config: StudyConfig, mix: str, launch: list[str], common: list[str]) -> list[Step]:

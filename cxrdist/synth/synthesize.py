@@ -25,6 +25,7 @@ from cxrdist.data.images import encode
 from cxrdist.data.lineage import made_from
 from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.mix import quotas, rule_from
+from cxrdist.data.mix_sources import train_counts
 from cxrdist.data.open import open_real
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import Sample, finished_shard, samples_per_shard, write_shard
@@ -96,13 +97,16 @@ def finished_before(store: Store, provenance: dict[str, Any]) -> Manifest | None
 
 
 def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
-    """``{class: images}``. Raises UserError for a mix that uses no synthetic images."""
+    """``{class: images}``, those of one epoch. Raises UserError for a mix that uses no synthetic images."""
     rule = rule_from(load_yaml(find_named("mix", config.mix)))
-    counts = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
-    quota = quotas(rule, counts)
+    if not rule.needs_synthetic:
+        raise UserError(f"{rule.name} uses no synthetic images: take a mix that does, such as --mix DS3")
+    quota = quotas(rule, train_counts(real, None))
     wanted = {name: q["synthetic"] for name, q in quota.items() if q.get("synthetic")}
     if not wanted:
-        raise UserError(f"{rule.name} uses no synthetic images: take a mix that does, such as --mix DS3")
+        raise UserError(
+            f"an epoch of {rule.name} on {real} takes no synthetic image: raise what the rule asks of them"
+        )
     return wanted
 
 
@@ -248,7 +252,7 @@ def candidates(
     generator: TrainedGenerator, purpose: str, seed: int, start: int, stop: int, device: torch.device
 ) -> np.ndarray:
     """Images [stop - start, H, W] uint8 of the z at these places of a purpose's sequence."""
-    z = uniform(seed, purpose, start, stop, generator.network.cfg.z_dim)
+    z = uniform(seed, purpose, range(start, stop), generator.network.cfg.z_dim)
     images = [generator.network(part.to(device)) for part in torch.from_numpy(z).split(CANDIDATE_BATCH)]
     return to_uint8(torch.cat(images))[:, 0].cpu().numpy()
 

@@ -1,0 +1,63 @@
+"""``cxrdist mix ...``: what an epoch of a mix takes, and in which order a training sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxrdist.config import find_named, load_yaml, parse
+from cxrdist.data.open import DEFAULT_SET
+from cxrdist.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixShow:
+    """What one epoch of a mix takes of each class, how often it takes each image, and what is missing for it."""
+
+    mix: str = "DS3"
+    """DS1, DS2, DS3 or the path of a YAML rule."""
+    shards: str = DEFAULT_SET
+    """Set of real images."""
+    synthetic: str | None = None
+    """Set of synthetic images; without one, what synthesis has to make is told. Unused by DS1, DS2."""
+    warn_repeats: float = 3
+    """Warn where an epoch takes each image of a class more than so many times."""
+    json: bool = False
+    """As JSON: mix, shards, synthetic, epoch_images, classes, remarks."""
+    allow_other_lineage: bool = False
+    """Accept synthetic images whose generator did not learn from this set's train split (a leak, perhaps)."""
+
+    def __post_init__(self) -> None:
+        if self.warn_repeats <= 0:
+            raise UserError(f"--warn-repeats {self.warn_repeats}: more than 0")
+
+
+def show(argv: Sequence[str]) -> None:
+    example = "cxrdist mix show DS3 --shards shards/phantom"
+    options = parse(MixShow, argv, prog="cxrdist mix show", example=example, positional=("mix",))
+    from cxrdist.data.mix import rule_from
+    from cxrdist.data.mix_table import as_json, epoch_of, print_epoch
+
+    rule = rule_from(load_yaml(find_named("mix", options.mix)))
+    epoch = epoch_of(rule, options.shards, options.synthetic, allow_other_lineage=options.allow_other_lineage)
+    if options.json:
+        print(json.dumps(as_json(epoch, options.mix, warn_above=options.warn_repeats), indent=1))
+    else:
+        print_epoch(epoch, options.mix, warn_above=options.warn_repeats)
+
+
+def order(argv: Sequence[str]) -> None:
+    from cxrdist.data.mix import rule_from
+    from cxrdist.data.mix_order import OrderOptions, order_lines
+
+    example = "cxrdist mix order DS3 --shards shards/phantom --batch 64 --ranks 4 --digest"
+    options = parse(OrderOptions, argv, prog="cxrdist mix order", example=example, positional=("mix",))
+    rule = rule_from(load_yaml(find_named("mix", options.mix)))
+    with contextlib.closing(order_lines(options, rule)) as steps:
+        for lines in steps:
+            print(lines, flush=True)
+
+
+COMMANDS = {"show": show, "order": order}

@@ -1,0 +1,47 @@
+"""The samples of a stratum at a URL, by blocks: block g of a shard has rows [g n, (g + 1) n), n = ``block_rows``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cxrdist.data.block_reader import BlockReader
+from cxrdist.data.blocks import Block, block_of
+
+if TYPE_CHECKING:
+    from cxrdist.data.shard_set import StratumReader
+
+
+def read_spans(reader: StratumReader, blocks: BlockReader, shard: int, rows: np.ndarray) -> list[memoryview]:
+    """The encoded images of rows [n] int of a shard; blocks that are not at hand are fetched at the same time."""
+    numbers, places = (part.tolist() for part in np.divmod(rows, reader.block_rows))
+    _fetch(reader, blocks, ((shard, number) for number in dict.fromkeys(numbers)))
+    return [
+        blocks.sample(_key(reader, shard, number), partial(_block, reader, shard, number), place)
+        for number, place in zip(numbers, places)
+    ]
+
+
+def fetch_ahead(reader: StratumReader, blocks: BlockReader, samples: np.ndarray) -> None:
+    """Have the blocks of samples [n] int fetched, in this order."""
+    shards = np.searchsorted(reader.ends, samples, side="right")
+    numbers = (samples - np.append(0, reader.ends)[shards]) // reader.block_rows
+    _fetch(reader, blocks, dict.fromkeys(zip(shards.tolist(), numbers.tolist())))
+
+
+def _fetch(reader: StratumReader, blocks: BlockReader, wanted: Iterable[tuple[int, int]]) -> None:
+    for shard, number in wanted:
+        if not blocks.prefetch(_key(reader, shard, number), partial(_block, reader, shard, number)):
+            break
+
+
+def _key(reader: StratumReader, shard: int, number: int) -> tuple[str, int, int, int]:
+    return reader.entry["table"], reader.block_rows, shard, number
+
+
+def _block(reader: StratumReader, shard: int, number: int) -> Block:
+    first = number * reader.block_rows
+    return block_of(reader.shards[shard], reader.index(shard)[first : first + reader.block_rows])
