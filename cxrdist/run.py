@@ -60,6 +60,11 @@ class RunFolder:
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         before = yaml.safe_load((self.folder / CONFIG).read_text())
+        if new := [key for key in config if key not in FREE_KEYS and key not in before]:
+            raise UserError(
+                f"{self.folder} holds a run that another version of cxrdist began, without the option {new[0]}: go "
+                "on with that version, or name another --run"
+            )
         differing = [
             f"{key} {before.get(key)!r}, now {value!r}"
             for key, value in yaml.safe_load(yaml.safe_dump(dict(config))).items()

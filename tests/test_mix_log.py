@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from cxrdist.data.mix_log import MixLog
+from cxrdist.data import mix_log
+from cxrdist.data.mix_log import MixLog, count_different
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import Stream
 
@@ -84,3 +87,35 @@ def test_epochs_shorter_than_a_batch_are_logged_together(tiny_set: Path) -> None
     assert found[0][1]["mix/repeats/Normal/real"] == 2.0
     assert found[0][1]["mix/different/Pleural Effusion/real"] == 6
     assert found[0][1]["mix/repeats/Pleural Effusion/real"] == 1.0
+
+
+def test_what_took_the_place_of_another_sample_is_counted(tiny_set: Path) -> None:
+    """A batch is an epoch of 17: of Pneumothorax, 6 images of which each of 4 comes once or twice, only one came."""
+    stream = Stream(ShardSet(tiny_set), None, QUOTAS, batch=17, seed=1)
+    log, batch = MixLog(stream, 0), stream.read(0)
+    is_pneumothorax = batch.strata == list(QUOTAS).index("Pneumothorax")
+    log.saw(dataclasses.replace(batch, samples=np.where(is_pneumothorax, 2, batch.samples)))
+    values = log.flush(0, lambda mine: mine, 1, torch.device("cpu"))
+    assert values == {
+        "mix/epoch": 1,
+        "mix/epochs": 1,
+        **EPOCH,
+        "mix/different/Pneumothorax/real": 1,
+        "mix/repeats/Pneumothorax/real": 6.0,
+    }
+
+
+def test_an_epoch_that_is_too_large_is_not_counted(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mix_log, "LARGEST_EPOCH", 16)
+    assert logged(tiny_set, 4, range(9)) == []
+    monkeypatch.setattr(mix_log, "LARGEST_EPOCH", 17)
+    assert [step for step, _ in logged(tiny_set, 4, range(9))] == [4, 8]
+
+
+def test_different_numbers_are_counted_once() -> None:
+    assert [count_different(np.array(n, np.int64)) for n in ([], [7], [3, 3, 1, 3], [0, 1, 2])] == [
+        0,
+        1,
+        2,
+        3,
+    ]

@@ -148,6 +148,29 @@ def test_a_lane_reads_one_run_of_chunks_after_the_other() -> None:
     assert len(runs[0] & runs[1]) <= 1 and not runs[0] & runs[2]
 
 
+def test_lanes_turn_over_to_their_next_window_one_after_the_other() -> None:
+    """Windows of 40, 4 chunks of 10. Phases 1/2, 0.118, 0.736, 0.354 shift them by 20, 4, 29, 14: the first ones are
+    of 20, 36, 11 and 26: two chunks, four, two and three."""
+    order = make([([100] * 40, 4000)], batch=128, chunk=10)
+    _, sample = order.at(range(4000))
+    first = [sample[lane::4][:length] // 10 for lane, length in enumerate((20, 36, 11, 26))]
+    assert [len(set(chunks.tolist())) for chunks in first] == [2, 4, 2, 3]
+
+
+def test_each_cycle_of_a_large_stratum_is_shuffled_anew() -> None:
+    """Its chunks over the lanes, and the samples of each window, which differ by lane as well."""
+    order = make([([100] * 40, 4000)], batch=128, chunk=10)
+    _, sample = order.at(range(8000))
+    runs = [set((sample[first : first + 4000 : 4] // 10).tolist()) for first in (0, 4000)]
+    assert len(runs[0] & runs[1]) < 50  # of 100; 25 by chance
+    windows = [
+        order.cycles[0]._shuffled_window(*place, 40).tolist()
+        for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    assert all(sorted(window) == list(range(40)) for window in windows)
+    assert len({tuple(window) for window in [list(range(40)), *windows]}) == 5
+
+
 def test_another_cycle_another_seed_another_stratum_other_order() -> None:
     def samples(seed: int, start: int, batch: int = 16) -> list[int]:
         return make([([50], 50)], seed, batch).at(range(start, start + 50))[1].tolist()

@@ -183,6 +183,41 @@ def test_a_corrupt_sample_on_one_rank_stops_both_at_the_same_step(copy: Path) ->
     assert key in ended[0][1]
 
 
+def test_an_unforeseen_error_on_one_rank_is_told_on_the_other(tiny_set: Path) -> None:
+    """The rank that has it raises it as it is, with its traceback."""
+    ranks = TwoRanks()
+    ended: list[BaseException | None] = [None, None]
+
+    def work(rank: int) -> None:
+        reader = stream(tiny_set, rank, 2)
+        if rank:
+            planned = reader.planned
+            reader.planned = lambda step: planned(step if step < 5 else -1 // 0)  # type: ignore[method-assign]
+        try:
+            with reader.batches(0, 50, peers=ranks.of(rank)) as batches:
+                for _ in range(5):
+                    next(batches)
+                next(batches)
+        except (UserError, ZeroDivisionError) as error:
+            ended[rank] = error
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert isinstance(ended[0], UserError) and isinstance(ended[1], ZeroDivisionError)
+    assert str(ended[0]) == repr(ended[1])
+
+
+def test_an_error_is_raised_again_for_whoever_asks_again(copy: Path) -> None:
+    key = spoil(copy, "Pneumothorax", 2)
+    with pytest.raises(UserError, match=key), stream(copy).batches(0, 50) as batches:
+        with pytest.raises(UserError, match=key):
+            list(batches)
+        next(batches)
+
+
 def test_leaving_early_on_two_ranks_leaves_none_waiting(tiny_set: Path) -> None:
     ranks = TwoRanks()
     left = []

@@ -111,6 +111,16 @@ def test_a_run_folder_is_held_once_and_keeps_its_config(tmp_path: Path) -> None:
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"seed": 1, "run": "a"}
 
 
+def test_a_run_of_a_version_with_fewer_options_is_refused_as_such(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "run", "cls", {"seed": 1}).release()
+    (tmp_path / "run/checkpoints/images-1").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match=r"another version of cxrdist began, without the option augment: go on with"
+    ):
+        RunFolder(tmp_path / "run", "cls", {"seed": 1, "augment": {"flip": False}})
+    RunFolder(tmp_path / "run", "cls", {"seed": 1, "loader": {"workers": 2}}).release()
+
+
 def test_a_folder_that_holds_something_else_is_no_run(tiny_set: Path, tmp_path: Path) -> None:
     before = sorted(p.name for p in tiny_set.iterdir())
     with pytest.raises(UserError, match="is not empty and holds no run"):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from cxrdist.data import cycles
+from cxrdist.data.blocks import block_rows_of
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import IngestOptions, ingest
 from cxrdist.data.order_digest import OrderDigest
@@ -157,3 +159,14 @@ def test_an_order_does_not_depend_on_the_streams_made_before_it(tiny_set: Path) 
     first = keys(2)
     keys(256)
     assert keys(2) == first
+
+
+def test_a_remote_stratum_is_fetched_by_the_chunks_that_the_order_takes(
+    tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """8 images that lanes get runs of, in chunks of one; a block would hold them all."""
+    monkeypatch.setattr(cycles, "LEAST_RUN_SAMPLES", 1)
+    made = Stream(ShardSet(tiny_set), None, {"Normal": {"real": 8}}, batch=2, seed=1)
+    assert made.order.cycles[0].chunk_samples == made.readers[0].block_rows == 1
+    entry = made.readers[0].entry
+    assert block_rows_of(entry["bytes"], entry["samples"]) >= 8

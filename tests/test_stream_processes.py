@@ -109,11 +109,13 @@ def test_a_corrupt_sample_on_one_rank_stops_all_with_the_same_error(
 def test_substitutes_are_counted_over_all_ranks(some_set: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(some_set, tmp_path / "copy"))
     keys = {spoil(path, "Pneumothorax", number).encode() for number in (5, 6)}
-    stop = next(
-        k
-        for k in range(1, 99)
-        if sum(key in keys for batch in expected(path, range(k)) for key in batch) == 4
-    )
-    code, lines, said = job(path, 2, stop=stop, on_corrupt="substitute")
+    places = [
+        (step, place % 2)
+        for step, batch in enumerate(expected(path, range(99)))
+        for place, key in enumerate(batch)
+        if key in keys
+    ]
+    assert {rank for _, rank in places[:4]} == {0, 1}
+    code, lines, said = job(path, 2, stop=places[3][0] + 1, on_corrupt="substitute")
     assert code == 0, said
-    assert lines[0]["substituted"] == 4
+    assert lines[0]["substituted"] == sum(step <= places[3][0] for step, _ in places)

@@ -75,6 +75,7 @@ class ReadAhead(Iterator["Batch"]):
         found = self._ready.get()
         self.waited_s += time.perf_counter() - began_s
         if isinstance(found, BaseException):
+            self._ready.put(found)  # for whoever asks again: nothing else comes any more
             raise found
         with self._changed:
             self._given += 1
