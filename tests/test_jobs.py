@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +17,7 @@ import torch
 from conftest import launch, launch_command, launch_environment
 from s3_server import S3Server
 from safetensors.numpy import load_file
+from test_read_ahead import spoil
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
@@ -268,6 +270,35 @@ def test_a_resumed_gan_is_the_gan_that_was_not_interrupted(work: Path, tiny_set:
     whole = summary(work / "whole-gan/pneumothorax")
     again = summary(cut)
     for key in ("weights_sha256", "order_sha256", "metrics"):
+        assert again[key] == whole[key], key
+
+
+@pytest.mark.parametrize("job", ["cls", "gan"])
+def test_substitutes_are_counted_over_a_run_that_was_interrupted(
+    tmp_path: Path, tiny_set: Path, job: str
+) -> None:
+    copy = Path(shutil.copytree(tiny_set, tmp_path / "set"))
+    spoil(copy, "Pneumothorax", 1)
+    words = ["--shards", str(copy), "--loader.on-corrupt", "substitute", "--loader.most-substitutes", "999"]
+    if job == "cls":
+        script, words = "train_cls.py", [*CLS, "--mix", "DS1", *words]
+        folder, most, half = tmp_path / "run", "960", "640"
+        # 960 images are 53 epochs of 18, and 6 more.
+        expected = {53, 54}
+    else:
+        script, words = "train_gan.py", [*GAN, "--budget", "320 images", "--classes", "Pneumothorax", *words]
+        folder, most, half = tmp_path / "run/pneumothorax", "320", "160"
+        expected = {80}  # 320 images are 80 epochs of its four
+    said = run(script, *words, "--run", "run", cwd=tmp_path)
+    whole = summary(folder)
+    assert whole["substituted"] in expected
+    assert said.count("another of its class takes its place") == whole["substituted"]
+    for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
+        path.unlink()
+    (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")
+    assert f"resumes at {half} images" in run(script, *words, "--run", "run", cwd=tmp_path)
+    again = summary(folder)
+    for key in ("substituted", "order_sha256", "weights_sha256"):
         assert again[key] == whole[key], key
 
 
