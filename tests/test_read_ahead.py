@@ -113,7 +113,7 @@ def test_past_the_limit_of_substitutes_the_run_stops(copy: Path) -> None:
     config = LoaderConfig(on_corrupt="substitute", most_substitutes=2, workers=0)
     with (
         pytest.raises(
-            UserError, match=r"3 samples had to be substituted, more than --loader.most_substitutes 2"
+            UserError, match=r"3 samples had to be substituted, more than --loader.most-substitutes 2"
         ),
         stream(copy).batches(0, 9, config) as batches,
     ):

@@ -26,7 +26,7 @@ class LoaderConfig:
         if self.workers is not None and self.workers < 0:
             raise UserError(f"--loader.workers {self.workers}: 0 or more, or null")
         if self.most_substitutes < 0:
-            raise UserError(f"--loader.most_substitutes {self.most_substitutes}: 0 or more")
+            raise UserError(f"--loader.most-substitutes {self.most_substitutes}: 0 or more")
         if self.ahead < 1:
             raise UserError(f"--loader.ahead {self.ahead}: 1 or more")
 

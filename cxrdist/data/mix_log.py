@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from cxrdist.data.stream import Batch, Stream
 
 LARGEST_EPOCH = 2**23
-"""Images; above it nothing is counted: at the end of an epoch, counting which of them came takes about 140 bytes for
-each, over all ranks, and a resumed run first works out the part of the epoch that it had (1 s for a million)."""
+"""Images; above it nothing is counted: at the end of an epoch, counting which of them came takes up to 140 bytes for
+each, and a resumed run first works out the part of the epoch that it had (1 s for a million)."""
 _NONE = -1
 
 
@@ -76,5 +76,5 @@ class MixLog:
 
 
 def count_different(numbers: np.ndarray) -> int:
-    """How many values there are among numbers [n]. By sorting: numpy 2.3's own unique takes ten times as long."""
+    """How many values there are among numbers [n]. By sorting: numpy 2.4's unique takes many times as long."""
     return int(np.count_nonzero(np.diff(np.sort(numbers)))) + bool(len(numbers))

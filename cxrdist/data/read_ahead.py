@@ -145,7 +145,7 @@ class ReadAhead(Iterator["Batch"]):
             say(f"warning: {substitution.message}; another of its class takes its place", every_rank=True)
         if substituted + more > self.config.most_substitutes:
             raise UserError(
-                f"{substituted + more} samples had to be substituted, more than --loader.most_substitutes "
+                f"{substituted + more} samples had to be substituted, more than --loader.most-substitutes "
                 f"{self.config.most_substitutes}: `cxrdist shards verify` lists what is wrong with the set"
             )
         return read, substituted + more
