@@ -43,6 +43,11 @@ def uniform(seed: int, purpose: str, positions: range, width: int) -> np.ndarray
     return rows
 
 
+def permutation(seed: int, *words: str | int, length: int) -> np.ndarray:
+    """[length] int64: a random order of 0 ... length - 1. numpy may change its algorithm with a version (NEP 19)."""
+    return np.random.Generator(philox(seed, *words)).permutation(length)
+
+
 def _hash(seed: int, words: tuple[str | int, ...]) -> bytes:
     text = "\0".join([str(seed), *map(str, words)])
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

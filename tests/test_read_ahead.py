@@ -139,6 +139,8 @@ class TwoRanks:
 
 
 class _Rank:
+    spare_cores = 0
+
     def __init__(self, ranks: TwoRanks, rank: int) -> None:
         self.ranks, self.rank = ranks, rank
 

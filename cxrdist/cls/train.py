@@ -34,7 +34,6 @@ from cxrdist.data.mix_sources import repeat_lines, train_counts
 from cxrdist.data.open import open_real, open_synthetic
 from cxrdist.data.order import check_divides
 from cxrdist.data.order_digest import OrderDigest
-from cxrdist.data.read_ahead import ReadAhead
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import Batch, Stream
 from cxrdist.data.transforms import augment, to_float
@@ -118,7 +117,9 @@ class Trainer:
         losses, since = torch.zeros((), device=self.dist.device), step
         total = self.steps * self.config.batch
         with (
-            self.batches_from(step) as batches,
+            self.stream.batches(
+                step, self.steps, self.config.loader, peers=self.dist, substituted=self.substituted
+            ) as batches,
             Progress(f"classifier {self.rule.name}", total, start=step * self.config.batch) as progress,
         ):
             while step < self.steps and not self.out_of_patience():
@@ -148,16 +149,6 @@ class Trainer:
                 note = f"val {self.best['score']:.1%} best" if self.best["step"] else ""
                 progress.at(images, note)
         tracker.finish(self.finish(step, seconds_before + time.monotonic() - began_s))
-
-    def batches_from(self, step: int) -> ReadAhead:
-        return self.stream.batches(
-            step,
-            self.steps,
-            self.config.loader,
-            peers=self.dist,
-            spare_cores=self.dist.spare_cores,
-            substituted=self.substituted,
-        )
 
     def build(self) -> None:
         self.model = DCNN(self.config.network(self.real.image_size, len(self.real.classes)))

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from cxrdist.data.lanes import Lanes
-from cxrdist.seeds import philox
+from cxrdist.seeds import permutation
 
 CHUNKS_PER_WINDOW = 4
 # With fewer samples than this for a lane in a cycle, runs are not worth the name: all lanes draw from all samples.
@@ -54,7 +54,7 @@ class Cycles:
         return found
 
     def _shuffle(self, cycle: int) -> np.ndarray:
-        return np.random.Generator(philox(self.seed, "cycle", self.name, cycle)).permutation(self.samples)
+        return permutation(self.seed, "cycle", self.name, cycle, length=self.samples)
 
     def _dealt(self, cycle: int, lane: np.ndarray, number_in_lane: np.ndarray) -> np.ndarray:
         before = self._drawn_before(cycle)
@@ -82,13 +82,12 @@ class Cycles:
 
     def _chunk_order(self, cycle: int) -> tuple[np.ndarray, np.ndarray]:
         """Chunks in their order, and where each of them ends: [chunks] both."""
-        random = np.random.Generator(philox(self.seed, "chunks", self.name, cycle))
-        order = random.permutation(len(self._first)).astype(np.int32)
+        order = permutation(self.seed, "chunks", self.name, cycle, length=len(self._first)).astype(np.int32)
         return order, np.cumsum(self._length[order], dtype=np.int64)
 
     def _shuffled_window(self, cycle: int, lane: int, window: int, samples: int) -> np.ndarray:
-        random = np.random.Generator(philox(self.seed, "window", self.name, cycle, lane, window))
-        return random.permutation(samples).astype(np.int32)
+        words = ("window", self.name, cycle, lane, window)
+        return permutation(self.seed, *words, length=samples).astype(np.int32)
 
 
 def chunk_length(samples: int, most: int, lanes: int) -> int:

@@ -16,7 +16,7 @@ class LoaderConfig:
     workers: int | None = None
     """Processes that decode PNG and JPEG; 0: a thread of the job itself. null: on GPUs as many as cores are free."""
     on_corrupt: Literal["raise", "substitute"] = "raise"
-    """raise: stop, naming the sample; substitute: take another of the same class and origin, and count it."""
+    """Of a training image. raise: stop, naming it; substitute: take another of its class and origin, and count it."""
     most_substitutes: int = 10
     """Stop when more samples than these had to be substituted, over all processes and all of the run."""
     ahead: int = 3
@@ -34,6 +34,11 @@ class LoaderConfig:
 class Peers(Protocol):
     """The other ranks of the job, which make the same calls in the same order, from a thread of their own."""
 
+    @property
+    def spare_cores(self) -> int:
+        """How many cores of this process's share training leaves idle."""
+        ...
+
     def total(self, numbers: Sequence[int]) -> list[int]:
         """The sums over all ranks."""
         ...
@@ -44,6 +49,8 @@ class Peers(Protocol):
 
 
 class _Alone:
+    spare_cores = 0
+
     def total(self, numbers: Sequence[int]) -> list[int]:
         return list(numbers)
 

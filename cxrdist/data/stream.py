@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from cxrdist.data.read_ahead import ReadAhead
 from cxrdist.data.shard_set import ShardSet, StratumReader
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
+from cxrdist.seeds import permutation
 
 ORDER_VERSION = 2
 PLANNED_POSITIONS = 4096
@@ -99,7 +100,7 @@ class Stream:
         self.labels = np.array([real.classes.index(name) for name, _ in self.strata])
         self.image_size = real.image_size
         self.plan = {
-            "order": ORDER_VERSION,
+            "order": order_version(),
             "sets": sha256_of([s.digest for s in (real, synthetic) if s is not None]),
             "mix": sha256_of([[s.name, s.samples, s.quota] for s in strata]),
             "batch": batch,
@@ -183,17 +184,13 @@ class Stream:
         config: LoaderConfig | None = None,
         *,
         peers: Peers = ALONE,
-        spare_cores: int = 0,
         substituted: int = 0,
     ) -> ReadAhead:
-        """The batches of steps [start, stop), read ahead; to be used in a ``with`` block.
-
-        ``spare_cores``: how many may decode images where ``config`` leaves it open. ``substituted``: how many samples
-        the run had to substitute before ``start``.
-        """
+        """The batches of steps [start, stop), read ahead; to be used in a ``with`` block. ``substituted``: how many
+        samples the run had to substitute before ``start``."""
         config = config or LoaderConfig()
         is_encoded = any(reader.encoding != "npy" for reader in self.readers)
-        workers = config.workers if config.workers is not None else spare_cores if is_encoded else 0
+        workers = config.workers if config.workers is not None else peers.spare_cores if is_encoded else 0
         return ReadAhead(self, start, stop, config, peers, workers=workers, substituted=substituted)
 
     def state_dict(self, step: int) -> dict[str, Any]:
@@ -210,7 +207,7 @@ class Stream:
             for key, why, remedy in (
                 (
                     "order",
-                    "by another version, whose order of samples was another",
+                    "by another version (of cxrdist or numpy), whose order was another",
                     "start it with that version",
                 ),
                 (
@@ -234,6 +231,12 @@ def first_samples(shard_samples: np.ndarray, limit: int | None) -> np.ndarray:
         return shard_samples
     before = np.cumsum(shard_samples) - shard_samples
     return np.clip(limit - before, 0, shard_samples)
+
+
+@cache
+def order_version() -> str:
+    """Of this code, and of numpy's algorithm: another one of either gives another order."""
+    return f"{ORDER_VERSION}-{sha256_of(permutation(0, 'order', length=1000).tolist())[:8]}"
 
 
 def sha256_of(value: Any) -> str:

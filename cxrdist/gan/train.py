@@ -26,7 +26,6 @@ from cxrdist.data.lineage import made_from
 from cxrdist.data.open import open_real
 from cxrdist.data.order import check_divides
 from cxrdist.data.order_digest import OrderDigest
-from cxrdist.data.read_ahead import ReadAhead
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.stream import Batch, Stream
 from cxrdist.data.transforms import to_float
@@ -160,7 +159,9 @@ class ClassTrainer:
         sums = torch.zeros(4, device=self.dist.device)
         since = step
         with (
-            self.batches_from(step) as batches,
+            self.stream.batches(
+                step, self.steps, self.config.loader, peers=self.dist, substituted=self.substituted
+            ) as batches,
             Progress(self.title, self.steps * self.config.batch, start=step * self.config.batch) as progress,
         ):
             for batch in batches:
@@ -175,16 +176,6 @@ class ClassTrainer:
                     self.look(images, step, metrics, seconds_before + time.monotonic() - began_s)
                 progress.at(images, show(self.values))
         self.finish(seconds_before + time.monotonic() - began_s)
-
-    def batches_from(self, step: int) -> ReadAhead:
-        return self.stream.batches(
-            step,
-            self.steps,
-            self.config.loader,
-            peers=self.dist,
-            spare_cores=self.dist.spare_cores,
-            substituted=self.substituted,
-        )
 
     def build(self) -> None:
         seed, name = self.config.seed, self.class_name
