@@ -83,6 +83,21 @@ def test_a_corrupt_sample_is_raised_at_its_step_and_named(copy: Path) -> None:
     assert str(caught.value).startswith(f"{copy}/train-pneumothorax-real-000000.tar: sample {key} at byte ")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_who_asks_again_after_the_end_does_not_wait(copy: Path, workers: int) -> None:
+    key = spoil(copy, "Pneumothorax", 2)
+    config = LoaderConfig(workers=workers)
+    with stream(copy).batches(0, 50, config) as batches:
+        for _ in range(2):
+            with pytest.raises(UserError, match=key):
+                list(batches)
+    with pytest.raises(ValueError, match="after the end of their with block"):
+        next(batches)
+    with stream(copy).batches(0, 1, config) as batches:
+        assert len(list(batches)) == 1 and list(batches) == []
+    assert list(batches) == []
+
+
 def test_a_corrupt_sample_is_substituted_by_one_of_its_stratum(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,11 +71,13 @@ class ReadAhead(Iterator["Batch"]):
     def __next__(self) -> Batch:
         if self.start + self._given == self.stop:
             raise StopIteration
+        if self._is_closing:
+            raise ValueError("batches asked for after the end of their with block")
         began_s = time.perf_counter()
         found = self._ready.get()
         self.waited_s += time.perf_counter() - began_s
         if isinstance(found, BaseException):
-            self._ready.put(found)  # for whoever asks again: nothing else comes any more
+            self._ready.put(found)  # nothing comes after it: who asks again must not wait
             raise found
         with self._changed:
             self._given += 1
