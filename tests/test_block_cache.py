@@ -218,7 +218,7 @@ def test_room_is_made_for_some_more_where_the_cache_is_large(tmp_path: Path) -> 
     assert sorted(files(cache)) == [*names[3:], "mine.dcm"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "link"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "longer", "empty", "link", "pipe"])
 def test_a_damaged_file_is_fetched_again(tar: Tar, cache: BlockCache, damage: str, tmp_path: Path) -> None:
     sample(reader_of(tar, cache), 0)
     path = cache.folder / block(0).name
@@ -230,6 +230,9 @@ def test_a_damaged_file_is_fetched_again(tar: Tar, cache: BlockCache, damage: st
     elif damage == "link":
         path.rename(tmp_path / "elsewhere")
         path.symlink_to(tmp_path / "elsewhere")
+    elif damage == "pipe":
+        path.unlink()
+        os.mkfifo(path)
     else:
         path.write_bytes({"cut": whole[:-1], "longer": whole + b"x", "empty": b""}[damage])
     # Not the sample that is asked for.
@@ -439,7 +442,7 @@ def test_the_environment_names_folder_and_limit(tmp_path: Path, monkeypatch: pyt
     assert default_cache() is found
     monkeypatch.setenv("CXRDIST_CACHE_GIB", "0")
     assert default_cache() is None
-    for wrong in ("much", "-1", "nan", "inf"):
+    for wrong in ("much", "-1", "nan", "inf", "1e300"):
         monkeypatch.setenv("CXRDIST_CACHE_GIB", wrong)
         with pytest.raises(UserError, match=f"CXRDIST_CACHE_GIB={wrong}: not a size in GiB"):
             default_cache()
@@ -448,6 +451,15 @@ def test_the_environment_names_folder_and_limit(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = default_cache()
     assert found and found.folder == tmp_path / "cxrdist" / "blocks"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of no user
+    with pytest.raises(
+        UserError, match="no home folder to cache remote images in: name one with CXRDIST_CACHE"
+    ):
+        default_cache()
+    monkeypatch.setenv("CXRDIST_CACHE", str(tmp_path / "mine"))
+    assert default_cache()
 
 
 @pytest.mark.parametrize(("free_gib", "limit_gib"), [(1000, 20), (8, 2.25)])
@@ -545,6 +557,29 @@ def test_no_more_are_fetched_ahead_than_are_used(tar: Tar, monkeypatch: pytest.M
     assert ask(reader, 1, 2, 3) == [True, True, False]
     assert [sample(reader, n)[0] for n in range(12)] == list(range(12))
     assert sorted(start for start, _ in tar.asked) == [0, 450, 900, 1350]
+
+
+def test_blocks_that_another_process_has_read_make_way_for_others(
+    cache: BlockCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether they are at hand, on their way, or still to be asked for."""
+    monkeypatch.setattr(block_reader, "AHEAD_BLOCKS", 2)
+    monkeypatch.setattr(block_reader, "THREADS", 1)
+    gate = Gate()
+    reader = reader_of(gate, cache)
+    assert ask(reader, 0, 1, 2) == [True, True, False]
+    assert gate.entered.acquire(timeout=30)  # 0 is on its way, 1 waits for the thread
+    reader.note_used(0), reader.note_used(1), reader.note_used(3)
+    assert ask(reader, 2) == [True]
+    gate.open.set()
+    for _ in range(500):
+        if len(files(cache)) == 2:
+            break
+        time.sleep(0.01)
+    assert files(cache) == expected(0, 2) and gate.asked == [(0, FETCHED), (900, FETCHED)]
+    assert ask(reader, 3, 1) == [True, False]
+    reader.note_used(2)
+    assert ask(reader, 1) == [True]
 
 
 def test_an_error_ahead_of_need_is_told_when_it_is_needed(tar: Tar) -> None:

@@ -13,14 +13,16 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import torch
 from read_set import ROWS, digest_of, open_set, reading
 from s3_server import BUCKET, S3Server, error_body
 from test_in_place import SIZE, importer, inline, options, tars  # noqa: F401  (fixtures)
 
-from cxrdist.data import store_remote
+from cxrdist.data import block_reader, store_remote, stream
 from cxrdist.data.decode_pool import DecodePool
 from cxrdist.data.gather import Gather
 from cxrdist.data.in_place import index_in_place
+from cxrdist.data.loader import LoaderConfig
 from cxrdist.data.shard_set import ShardSet, StratumReader
 from cxrdist.data.verify import verify
 from cxrdist.errors import UserError
@@ -294,6 +296,27 @@ def test_decoding_processes_and_their_job_fetch_each_block_once(remote: S3Server
     finally:
         pool.close()
     assert Counter(remote.asked(r"\.tar$")) == blocks_of(readers)
+
+
+@pytest.mark.parametrize("gib", [1, 0])
+def test_a_job_of_decoding_processes_fetches_ahead_to_its_end(
+    remote: S3Server, tiny_set: Path, monkeypatch: pytest.MonkeyPatch, gib: int
+) -> None:
+    """And not at all where they would not find it."""
+    monkeypatch.setenv("CXRDIST_CACHE_GIB", str(gib))
+    monkeypatch.setattr(block_reader, "AHEAD_BLOCKS", 2)
+    monkeypatch.setattr(stream, "block_rows_of", lambda stratum_bytes, samples: ROWS)
+    shards = ShardSet(URL)
+    quotas = {name: {"real": shards.samples("train", name, "real")} for name in shards.classes}
+    reader = stream.Stream(shards, None, quotas, batch=2, seed=1)
+    with reader.batches(0, 9, LoaderConfig(workers=1)) as batches:
+        there = list(batches)
+    assert shards.blocks is not None and not (gib and len(shards.blocks._held) < 2)
+    assert all(held.was_used for held in shards.blocks._held.values())
+    assert Counter(remote.asked(r"\.tar$")) == blocks_of(reader.readers)
+    here = stream.Stream(ShardSet(tiny_set), None, quotas, batch=2, seed=1)
+    for step, batch in enumerate(there):
+        assert torch.equal(batch.pixels, here.read(step).pixels)
 
 
 def test_many_threads_share_one_connection_pool(remote: S3Server, tiny_set: Path) -> None:

@@ -73,17 +73,19 @@ class BlockCache:
 
     @property
     def limit_bytes(self) -> int:
-        if self._limit_bytes is None and self._is_on():
+        if self._limit_bytes is None and self.is_on:
             free = shutil.disk_usage(self.folder).free + self._in_use()
             self._limit_bytes = min(DEFAULT_LIMIT_BYTES, int(SHARE_OF_FREE_DISK * free))
         return self._limit_bytes or 0
 
     def find(self, name: str, length_bytes: int) -> memoryview | None:
         """The file, mapped; None where there is none of that length."""
-        if not self._is_on():
+        if not self.is_on:
             return None
         try:
-            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            # Without waiting, should it be a pipe.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(self.folder / name, flags)
             try:
                 if os.fstat(descriptor).st_size != length_bytes:
                     return None
@@ -114,7 +116,7 @@ class BlockCache:
         byte = 1 + xxhash.xxh3_64_intdigest(name.encode()) % 2**62
         is_ours = False
         try:
-            is_ours = self._is_on() and self._lock(byte, CLAIM_PATIENCE_S, pause_s=0.01)
+            is_ours = self.is_on and self._lock(byte, CLAIM_PATIENCE_S, pause_s=0.01)
         except OSError as error:
             self._give_up(error)
         try:
@@ -125,7 +127,7 @@ class BlockCache:
 
     def add(self, name: str, data: bytes) -> None:
         """Keep a block; others go for it, and it isn't kept where it is larger than the limit."""
-        if not self._is_on():
+        if not self.is_on:
             return
         try:
             if len(data) > self.limit_bytes:
@@ -142,8 +144,9 @@ class BlockCache:
         except OSError as error:
             self._give_up(error)
 
-    def _is_on(self) -> bool:
-        """Not before it is used is the folder made, or any trouble with it told."""
+    @property
+    def is_on(self) -> bool:
+        """Whether it can be used. Not before it is asked for is the folder made, or any trouble with it told."""
         with self._opening:
             if self._descriptor < 0 and not self._is_off:
                 self._open()
@@ -264,13 +267,19 @@ def default_cache() -> BlockCache | None:
     if limit:
         with contextlib.suppress(ValueError):
             gib = float(limit)
-        if not 0 <= gib < math.inf:
+        if not 0 <= gib * 2**30 < math.inf:
             raise UserError(f"{LIMIT_VARIABLE}={limit}: not a size in GiB; give a number, 0 for no cache")
         if gib == 0:
             return None
     named = os.environ.get(FOLDER_VARIABLE)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(named) if named else Path(caches) / "cxrdist" / "blocks"
+    try:
+        folder = Path(
+            named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cxrdist", "blocks")
+        )
+    except RuntimeError:
+        raise UserError(
+            f"no home folder to cache remote images in: name one with {FOLDER_VARIABLE}, or set {LIMIT_VARIABLE}=0"
+        ) from None
     return _cache_at(folder, int(gib * 2**30) if limit else None)
 
 

@@ -76,6 +76,11 @@ class BlockReader:
         self._threads = self._idle = 0
         self._told_s = -TOLD_EVERY_S
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes find what this one has fetched."""
+        return self.cache is not None and self.cache.is_on
+
     def sample(self, key: Hashable, block: Callable[[], Block], number: int) -> memoryview:
         """The bytes of sample ``number`` of a block that ``block()`` tells of, waited for; their hash is that of the
         index unless they are not so in the store. Raises what the store raises."""
@@ -115,6 +120,16 @@ class BlockReader:
             self._jobs[key] = self._ahead[key] = _Job(key, block, is_ahead=True)
             self._call_thread()
         return True
+
+    def note_used(self, key: Hashable) -> None:
+        """Another process has read a block that was fetched ahead for it, or fetched it itself: so others may be."""
+        with self._changed:
+            if self._ahead.pop(key, None):
+                del self._jobs[key]
+            elif job := self._jobs.get(key):
+                job.is_ahead = False
+            elif held := self._held.get(key):
+                self._use(key, held)
 
     def close(self) -> None:
         """Let go of everything; what is being fetched is not waited for."""

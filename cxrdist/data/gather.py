@@ -20,6 +20,7 @@ from xxhash import xxh3_64_intdigest
 
 from cxrdist.data.images import UndecodableImage, decode, npy_header
 from cxrdist.data.shard_set import CorruptSample, StratumReader
+from cxrdist.data.stratum_blocks import note_used
 from cxrdist.errors import UserError
 
 OnCorrupt = Literal["raise", "substitute"]
@@ -75,6 +76,12 @@ class Gather:
         for stratum, reader in enumerate(self.readers):
             if reader.blocks is not None:
                 reader.prefetch(samples[strata == stratum])
+
+    def note_used(self, strata: np.ndarray, samples: np.ndarray) -> None:
+        """Another process has read these, for which they were prefetched."""
+        for stratum, reader in enumerate(self.readers):
+            if reader.blocks is not None:
+                note_used(reader, reader.blocks, samples[strata == stratum])
 
     def fill(
         self, strata: np.ndarray, samples: np.ndarray, pixels: np.ndarray, keys: np.ndarray

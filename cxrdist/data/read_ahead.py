@@ -190,6 +190,9 @@ class _InPool:
         self.stream, self.stop = stream, stop
         self._ahead = workers + config.ahead
         self._submitted = -1
+        self._gather = Gather(stream.readers)
+        # What is fetched here reaches the workers through the cache on disk alone.
+        self._shares_blocks = any(r.blocks is not None and r.blocks.is_shared for r in stream.readers)
         self._buffers = Buffers(stream.shape, config.ahead + HELD_BATCHES)
         self._lent = Lent(config.ahead + HELD_BATCHES)
         self._pool = DecodePool(
@@ -204,10 +207,13 @@ class _InPool:
         for ticket in self._lent.unused():
             self._pool.free(ticket)
         for later in range(max(step, self._submitted + 1), min(step + self._ahead, self.stop)):
-            self.stream.prefetch(later, self.stop)
+            if self._shares_blocks:
+                self.stream.prefetch(later, self.stop)
             self._pool.submit(later, *self.stream.planned(later))
             self._submitted = later
         found, keys, substitutions = self._pool.result(step)
+        if self._shares_blocks:
+            self._gather.note_used(*self.stream.planned(step))
         if self._lent.is_full or torch.cuda.is_available():  # where pinned memory is faster to copy from
             pixels = self._buffers.take()
             pixels.numpy()[:] = found

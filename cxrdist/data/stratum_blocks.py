@@ -27,9 +27,20 @@ def read_spans(reader: StratumReader, blocks: BlockReader, shard: int, rows: np.
 
 def fetch_ahead(reader: StratumReader, blocks: BlockReader, samples: np.ndarray) -> None:
     """Have the blocks of samples [n] int fetched, in this order."""
+    _fetch(reader, blocks, _blocks_of(reader, samples))
+
+
+def note_used(reader: StratumReader, blocks: BlockReader, samples: np.ndarray) -> None:
+    """Another process has read samples [n] int."""
+    for shard, number in _blocks_of(reader, samples):
+        blocks.note_used(_key(reader, shard, number))
+
+
+def _blocks_of(reader: StratumReader, samples: np.ndarray) -> Iterable[tuple[int, int]]:
+    """Shard and number of each block, once, in the order of samples [n] int."""
     shards = np.searchsorted(reader.ends, samples, side="right")
     numbers = (samples - np.append(0, reader.ends)[shards]) // reader.block_rows
-    _fetch(reader, blocks, dict.fromkeys(zip(shards.tolist(), numbers.tolist())))
+    return dict.fromkeys(zip(shards.tolist(), numbers.tolist()))
 
 
 def _fetch(reader: StratumReader, blocks: BlockReader, wanted: Iterable[tuple[int, int]]) -> None:
