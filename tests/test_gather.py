@@ -6,13 +6,17 @@ import io
 import itertools
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CLONE
 from PIL import Image
+from read_set import digest_of, open_set
 from test_ingest import inline  # noqa: F401  (a fixture)
 from webdataset import TarWriter
 
@@ -297,6 +301,14 @@ def test_few_files_and_indexes_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert maps() == ["train-mass-real-000001.tar", TAR]
     shards.close()
     assert maps() == []
+
+
+def test_a_set_of_more_files_than_a_process_may_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CLASSES, "Normal", (1,) * 150)
+    write_set(tmp_path / "set", "npy")
+    script = f"ulimit -n 100; exec {sys.executable} -m tests.read_set {tmp_path / 'set'} 0"
+    done = subprocess.run(["sh", "-c", script], cwd=CLONE, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{digest_of(open_set(tmp_path / 'set'), 1)}\n", "")
 
 
 def test_a_reader_travels_without_what_it_has_read(tmp_path: Path) -> None:

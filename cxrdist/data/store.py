@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import resource
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ from typing import IO, Any, Protocol
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
 
-MAPS = 256
-"""Files of a folder that are kept mapped. Each holds a descriptor, and most systems give a process 1,024 of them."""
+_DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+MAPS = 256 if _DESCRIPTORS == resource.RLIM_INFINITY else min(256, _DESCRIPTORS // 4)
+"""Files of a folder that are kept mapped. Each holds a descriptor, of which most systems give a process 1,024, and a
+job may read two folders or three."""
 
 
 class Store(Protocol):
