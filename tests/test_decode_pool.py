@@ -143,6 +143,24 @@ def test_what_is_wrong_with_a_set_as_a_whole_is_told(tmp_path: Path, closing: li
     assert pool.result(2)[1].tolist() == [b"k8", b"k10"]
 
 
+def test_the_worker_that_has_least_to_do_is_asked(tmp_path: Path, closing: list[DecodePool]) -> None:
+    pool = pool_of(readers_of(write_set(tmp_path / "set", "png")), workers=2)
+    closing.append(pool)
+    for ticket in range(2):
+        pool.submit(ticket, *planned(ticket))
+    for ticket in range(2):
+        pool.result(ticket), pool.free(ticket)
+    process = max(workers_of(os.getpid()))  # the second: of two that have nothing to do the first is asked
+    os.kill(process, signal.SIGSTOP)
+    ends = threading.Timer(20, os.kill, (process, signal.SIGKILL))  # so that the test does
+    ends.start()
+    for ticket in range(2, 6):
+        pool.submit(ticket, *planned(0))
+        assert pool.result(ticket)[1].tolist() == [b"k7", b"k11", b"k0"]
+        pool.free(ticket)
+    ends.cancel()
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_that_is_killed_is_noticed_at_once(
     tmp_path: Path, closing: list[DecodePool], victim: int
@@ -235,13 +253,17 @@ def test_nothing_is_left_of_a_parent_that_was_killed(tmp_path: Path) -> None:
         assert len(workers) == 2
         mapped = Path(f"/proc/{process.pid}/maps").read_text()
         assert "/memfd:cxrdist-slots (deleted)" in mapped and "/dev/shm" not in mapped
+        os.kill(workers[0], signal.SIGSTOP)  # one that is busy, and does not see its pipe's end
         process.kill()
         process.wait()
         for _ in range(500):
             if not any(map(is_running, workers)):
                 break
             time.sleep(0.01)
-    assert not any(map(is_running, workers))
+        left = [worker for worker in workers if is_running(worker)]
+        for worker in left:
+            os.kill(worker, signal.SIGKILL)
+    assert left == []
 
 
 def test_ctrl_c_ends_the_parent_alone_and_it_its_workers(tmp_path: Path) -> None:

@@ -113,6 +113,15 @@ def test_all_that_a_batch_needs_is_asked_for_at_the_same_time(remote: S3Server, 
     assert Counter(remote.asked(r"\.tar$")) == blocks_of(open_set(tiny_set))
 
 
+def test_no_block_is_asked_for_that_a_batch_does_not_need(remote: S3Server) -> None:
+    readers = open_set(URL)
+    gather = Gather(readers)
+    strata, samples = np.array([0, 1, 0]), np.array([7, 0, 6])
+    gather.fill(strata, samples, np.empty((3, 1, 32, 32), np.uint8), np.empty(3, "S40"))
+    asked = Counter(path.rpartition("/")[2] for _, path, _ in remote.asked(r"\.tar$"))
+    assert asked == {readers[0].shards[0]["name"]: 1, readers[1].shards[0]["name"]: 1}
+
+
 def test_the_indexes_that_blocks_need_are_fetched_ahead_too(remote: S3Server) -> None:
     reader = open_set(URL)[0]
     assert reader.samples == len(reader.ends) * 8 == 8
