@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import os
@@ -309,6 +310,21 @@ def test_a_set_of_more_files_than_a_process_may_open(tmp_path: Path, monkeypatch
     script = f"ulimit -n 100; exec {sys.executable} -m tests.read_set {tmp_path / 'set'} 0"
     done = subprocess.run(["sh", "-c", script], cwd=CLONE, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == (f"{digest_of(open_set(tmp_path / 'set'), 1)}\n", "")
+
+
+def test_sets_that_were_not_closed_keep_few_files_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAPS", 4)
+    write_set(tmp_path / "set", "npy")
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert filled(Gather(readers_of(ShardSet(tmp_path / "set"))), [0, 1], [7, 3])[1] == ["k7", "k11"]
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        assert sum(str(tmp_path) in line for line in lines) == 4
+    finally:
+        gc.enable()
 
 
 def test_a_reader_travels_without_what_it_has_read(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
 
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-MAPS = 256 if _DESCRIPTORS == resource.RLIM_INFINITY else min(256, _DESCRIPTORS // 4)
-"""Files of a folder that are kept mapped. Each holds a descriptor, of which most systems give a process 1,024, and a
-job may read two folders or three."""
+MAPS = 512 if _DESCRIPTORS == resource.RLIM_INFINITY else min(512, _DESCRIPTORS // 2)
+"""Files of all folders that are kept mapped. Each holds a descriptor, of which most systems give a process 1,024."""
+
+# Of all stores together: those that nobody uses any more may wait for the garbage collector, their files open.
+_maps: OrderedDict[tuple[LocalStore, str], mmap.mmap] = OrderedDict()
+_mapping = threading.Lock()
 
 
 class Store(Protocol):
@@ -88,8 +91,6 @@ class LocalStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
-        self._lock = threading.Lock()
 
     def __str__(self) -> str:
         return str(self.folder)
@@ -121,16 +122,16 @@ class LocalStore:
         Reading behind the end of a file that was truncated kills the process (SIGBUS), so a file is mapped anew when
         its length is not what it was; ask for it again, then, before each batch of reads.
         """
-        with self._lock:
-            file = self._maps.pop(name, None)
+        with _mapping:
+            file = _maps.pop((self, name), None)
             if file is None or file.size() != len(file):
                 with self.open(name) as opened:
                     if not opened.seek(0, 2):
                         return memoryview(b"")  # it can't be mapped
                     file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            self._maps[name] = file
-            if len(self._maps) > MAPS:
-                self._maps.popitem(last=False)  # unmapped once nobody holds a view of it
+            _maps[self, name] = file
+            while len(_maps) > MAPS:
+                _maps.popitem(last=False)  # unmapped once nobody holds a view of it
         return memoryview(file)
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -162,7 +163,9 @@ class LocalStore:
             self.folder.rmdir()
 
     def close(self) -> None:
-        self._maps.clear()
+        with _mapping:
+            for key in [key for key in _maps if key[0] is self]:
+                del _maps[key]
 
 
 def store_of(place: str | Path | Store) -> Store:
