@@ -121,7 +121,7 @@ def swept(bench: Bench, encoding: str) -> dict[str, list[Side]]:
     if encoding == "npy":
         ways["litdata"] = [("arrays", WORKERS), ("labelled", WORKERS), ("tokens", WORKERS)]
         ways["mosaicml-streaming"] = [("arrays", WORKERS), ("labelled", WORKERS)]
-        ways["memcpy"] = [("reused", (0,)), ("new", (0,))]
+        ways["memcpy"] = [("ring", (0,)), ("reused", (0,))]
     else:
         others = ("pillow", "opencv") if encoding == "png" else ("pillow", "opencv", "simplejpeg")
         ways["decode"] = [(decoder, (1,)) for decoder in others]
@@ -148,9 +148,9 @@ def ratios_of(bench: Bench, encoding: str, sides: dict[str, list[Side]]) -> list
         arrays = [side for side in peers if side.variant == "arrays"]
         return [
             [
-                Ratio("npy_vs_memcpy", our, memcpy["new"]),
+                Ratio("npy_vs_memcpy", our, memcpy["ring"]),
                 Ratio("npy_vs_memcpy, always into the same batch", our, memcpy["reused"]),
-                Ratio("npy_vs_memcpy, no workers", sides["cxrdist"][0], memcpy["new"]),
+                Ratio("npy_vs_memcpy, no workers", sides["cxrdist"][0], memcpy["ring"]),
             ],
             [
                 Ratio("npy_vs_webdataset", our, webdataset),

@@ -16,21 +16,25 @@ import numpy as np
 import torch
 from loader_side import BATCH, MEASURED_S, WARM_S, Checksum, Epochs, Side
 
+KEPT_BATCHES = 5
+"""As many as a loader has in use that reads three ahead: those, the one that is worked on, the one being filled."""
+
 Decode = Callable[[bytes], np.ndarray]
 
 
 def memcpy(side: Side) -> Epochs:
-    """A random permutation of the images, one by one into a batch: a new one each time, or always the same one
-    (``reused``), whose pages and cache lines are warm."""
+    """A random permutation of the images, one by one into a batch: one of ``KEPT_BATCHES`` in turn (``ring``), or
+    always the same one (``reused``), which stays in the processor's cache."""
     images = np.load(f"{side.folder}/pixels.npy")[:, None]  # [n, 1, H, W]
     draw = np.random.default_rng(0)
-    kept = np.empty((BATCH, *images.shape[1:]), np.uint8)
+    kept = 1 if side.variant == "reused" else KEPT_BATCHES
+    batches = itertools.cycle([np.zeros((BATCH, *images.shape[1:]), np.uint8) for _ in range(kept)])
 
     def epoch() -> Iterable[torch.Tensor]:
         order = draw.permutation(len(images)).tolist()
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
-            out = kept[: len(some)] if side.variant == "reused" else np.empty_like(kept[: len(some)])
+            out = next(batches)[: len(some)]
             for j, i in enumerate(some):
                 out[j] = images[i]
             yield torch.from_numpy(out)

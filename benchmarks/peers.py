@@ -21,7 +21,7 @@ def peers_python() -> Path:
     home = CLONE / ".venv-bench"
     python, ready = home / "bin" / "python", home / "ready.txt"
     if not ready.is_file() or ready.read_bytes() != PINS.read_bytes():
-        tell(f"making {home} (two minutes, once)")
+        tell(f"making {home} (two to five minutes, once)")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         _install_torch(python)
         _pip(python, "-r", str(PINS))

@@ -271,3 +271,13 @@ def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
     assert buffers.take().data_ptr() != place  # a view of it is still held
     del view
     assert buffers.take().data_ptr() == place
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_substitute_is_one_of_those_that_take_part(copy: Path, workers: int) -> None:
+    spoil(copy, "Pneumothorax", 1)
+    few = Stream(ShardSet(copy), None, {"Pneumothorax": {"real": 2}}, batch=2, seed=1, limit=2)
+    with few.batches(0, 3, LoaderConfig(on_corrupt="substitute", workers=workers)) as batches:
+        for batch in batches:
+            assert batch.samples.tolist() == [0, 0]
+    assert batches.substituted == 3

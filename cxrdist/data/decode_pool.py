@@ -96,7 +96,8 @@ class _Ticket:
 
 
 class DecodePool:
-    """``workers`` processes that fill batches of up to ``batch`` images from ``readers``, ``slots`` at most at once.
+    """``workers`` processes that fill batches of up to ``batch`` images from ``readers``, ``slots`` at most at once;
+    ``on_corrupt`` and ``taking`` are those of ``Gather``.
 
     It is there at once: the processes start while the caller goes on. They end when the thread that made the pool
     does, so make it in one that lives as long. Meant for one thread; not for a set in the memory of this process.
@@ -110,6 +111,7 @@ class DecodePool:
         batch: int,
         slots: int,
         on_corrupt: OnCorrupt = "raise",
+        taking: Sequence[int] | None = None,
     ) -> None:
         # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
         context = multiprocessing.get_context("spawn")
@@ -125,7 +127,7 @@ class DecodePool:
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=_work,
-                    args=(os.getpid(), theirs, self._slots, list(readers), on_corrupt),
+                    args=(os.getpid(), theirs, self._slots, Gather(readers, on_corrupt, taking)),
                     name="cxrdist-decode",
                     daemon=True,
                 )
@@ -200,12 +202,9 @@ def _ended(worker: _Worker) -> UserError:
     )
 
 
-def _work(
-    parent: int, connection: Connection, slots: Slots, readers: list[StratumReader], on_corrupt: OnCorrupt
-) -> None:
+def _work(parent: int, connection: Connection, slots: Slots, gather: Gather) -> None:
     die_with_parent(parent)
     keep_freed_memory()
-    gather = Gather(readers, on_corrupt)
     while True:
         try:
             ticket, slot, images = connection.recv()

@@ -43,12 +43,19 @@ class Gather:
     """Fills batches from several strata, all of one image size.
 
     ``on_corrupt`` "raise" raises CorruptSample for the first corrupt sample of a batch; "substitute" takes the next
-    sample of its stratum that is whole, the same one whoever reads it. A shard that is missing always raises.
+    sample of its stratum that is whole, the same one whoever reads it: of the first ``taking[i]`` of stratum i, where
+    not all take part. A shard that is missing always raises.
     """
 
-    def __init__(self, readers: Sequence[StratumReader], on_corrupt: OnCorrupt = "raise") -> None:
+    def __init__(
+        self,
+        readers: Sequence[StratumReader],
+        on_corrupt: OnCorrupt = "raise",
+        taking: Sequence[int] | None = None,
+    ) -> None:
         self.readers = readers
         self.on_corrupt = on_corrupt
+        self.taking = taking or [reader.samples for reader in readers]
         self._samples = np.array([reader.samples for reader in readers], np.int64)
         self._first = np.cumsum(self._samples) - self._samples
         """Where the samples of each stratum begin, if those of all strata are numbered in one go."""
@@ -136,8 +143,8 @@ class Gather:
             if self.on_corrupt == "raise":
                 raise
             message = str(error)
-        for step in range(1, reader.samples):
-            instead = (sample + step) % reader.samples
+        for step in range(1, self.taking[stratum]):
+            instead = (sample + step) % self.taking[stratum]
             try:
                 reader.pixels(instead, pixels[row, 0])
             except CorruptSample:
@@ -145,8 +152,8 @@ class Gather:
             keys[row] = reader.key(instead)
             return Substitution(row=row, stratum=stratum, sample=sample, instead=instead, message=message)
         raise UserError(
-            f"{reader.store}: not one of the {reader.samples} samples of {reader.entry['table']} can be read, so "
-            f"none can take the place of another; {reader.remedy}",
+            f"{reader.store}: not one of the {self.taking[stratum]} samples of {reader.entry['table']} can be read, "
+            f"so none can take the place of another; {reader.remedy}",
             every_rank=True,
         )
 

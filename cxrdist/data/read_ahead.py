@@ -166,7 +166,7 @@ class _InThread:
 
     def __init__(self, stream: Stream, stop: int, config: LoaderConfig) -> None:
         self.stream, self.stop = stream, stop
-        self._gather = Gather(stream.readers, config.on_corrupt)
+        self._gather = Gather(stream.readers, config.on_corrupt, stream.taking)
         self._buffers = Buffers(stream.shape, config.ahead + HELD_BATCHES)
 
     def read(self, step: int) -> Read:
@@ -201,6 +201,7 @@ class _InPool:
             batch=stream.per_rank,
             slots=self._ahead + self._lent.most,
             on_corrupt=config.on_corrupt,
+            taking=stream.taking,
         )
 
     def read(self, step: int) -> Read:

@@ -109,7 +109,8 @@ class Stream:
         # Worked out for several steps at once, which costs little more than for one.
         self.planned_steps = max(1, PLANNED_POSITIONS // batch)
         self._window = lru_cache(maxsize=4)(self._planned_window)
-        self._gather = Gather(self.readers)
+        self.taking = [stratum.samples for stratum in strata]
+        self._gather = Gather(self.readers, taking=self.taking)
 
     @property
     def epoch_images(self) -> int:
