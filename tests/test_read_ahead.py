@@ -81,6 +81,7 @@ def test_a_corrupt_sample_is_raised_at_its_step_and_named(copy: Path) -> None:
             assert next(batches).positions.start == step * 8
         next(batches)
     assert str(caught.value).startswith(f"{copy}/train-pneumothorax-real-000000.tar: sample {key} at byte ")
+    assert "--loader.on-corrupt substitute goes on with another" in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -23,6 +23,7 @@ import torch
 from cxrdist.data.decode_pool import DecodePool
 from cxrdist.data.gather import Gather, Substitution
 from cxrdist.data.loader import LoaderConfig, Peers
+from cxrdist.data.shard_set import CorruptSample
 from cxrdist.errors import UserError
 from cxrdist.progress import say
 
@@ -137,8 +138,7 @@ class ReadAhead(Iterator["Batch"]):
         mine = len(read[2]) if read else 0
         failures, more = self.peers.total([failed is not None, mine])
         if failures:
-            told = None if failed is None else str(failed) if isinstance(failed, UserError) else repr(failed)
-            message = self.peers.first(told)
+            message = self.peers.first(None if failed is None else told_of(failed))
             if failed is not None and not isinstance(failed, UserError):
                 raise failed
             raise UserError(message)
@@ -151,6 +151,13 @@ class ReadAhead(Iterator["Batch"]):
                 f"{self.config.most_substitutes}: `cxrdist shards verify` lists what is wrong with the set"
             )
         return read, substituted + more
+
+
+def told_of(error: Exception) -> str:
+    """What all ranks are told of one rank's failure."""
+    if isinstance(error, CorruptSample):
+        return f"{error}; --loader.on-corrupt substitute goes on with another of its class in its place"
+    return str(error) if isinstance(error, UserError) else repr(error)
 
 
 class _Source(Protocol):
