@@ -57,7 +57,6 @@ class Order:
         self.epoch_images = sum(s.quota for s in strata)
         if not self.epoch_images:
             raise UserError("the mix is empty: no class has a sample")
-        self.strata, self.batch = strata, batch
         self.lanes = Lanes(np.array([s.quota for s in strata]), lanes_of(batch))
         self.cycles = [
             Cycles(s.name, s.shard_samples, s.chunk_samples, i, self.lanes, seed)

@@ -107,9 +107,7 @@ class ReadAhead(Iterator["Batch"]):
                     if not self._may_read(step):
                         return
                     read, substituted = self._agreed(source, step, substituted)
-                    pixels, keys, substitutions = read
-                    batch = self.stream.as_batch(step, pixels, keys, tuple(substitutions))
-                    self._ready.put((batch, substituted))
+                    self._ready.put((self.stream.as_batch(step, *read), substituted))
         except BaseException as error:
             self._ready.put(error)
 

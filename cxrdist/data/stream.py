@@ -11,7 +11,7 @@ another k.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -46,7 +46,6 @@ class Batch:
     samples: np.ndarray  # [b] int64: which sample of its stratum
     positions: range
     """Positions of these samples in the endless order: what their random numbers are a function of."""
-    substitutions: tuple[Substitution, ...] = ()
 
 
 class Stream:
@@ -157,11 +156,10 @@ class Stream:
         strata, samples = self.planned(step)
         pixels = torch.empty(self.shape, dtype=torch.uint8)
         keys = np.empty(self.per_rank, "S40")
-        self._gather.fill(strata, samples, pixels.numpy(), keys)
-        return self.as_batch(step, pixels, keys, ())
+        return self.as_batch(step, pixels, keys, self._gather.fill(strata, samples, pixels.numpy(), keys))
 
     def as_batch(
-        self, step: int, pixels: torch.Tensor, keys: np.ndarray, substitutions: tuple[Substitution, ...]
+        self, step: int, pixels: torch.Tensor, keys: np.ndarray, substitutions: Sequence[Substitution]
     ) -> Batch:
         """What was read for a step, with what the order says of it."""
         strata, samples = self.planned(step)
@@ -175,7 +173,6 @@ class Stream:
             strata,
             samples,
             self.positions(step),
-            substitutions,
         )
 
     def batches(
