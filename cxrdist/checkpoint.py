@@ -1,9 +1,17 @@
-"""Checkpoints that are whole or absent: weights as safetensors, optimizers loadable with ``weights_only``."""
+"""Checkpoints that are whole or absent: weights as safetensors, optimizers loadable with ``weights_only``.
+
+checkpoints/images-<12 digits>/   <model>.safetensors, optimizers.pt, state.json with the digests of both
+checkpoints/best.json             which of them was found best, and why
+
+No state of a random generator is kept: whatever is random in a job is a function of its seed and of a position
+or step, and those follow from the images seen. So going on from a checkpoint is going on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,19 +22,23 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, from_os
 from cxrdist.files import canonical_json, fsync_folder, read_json, sha256_file, write_atomic
 from cxrdist.progress import say
 
 STATE = "state.json"
 OPTIMIZERS = "optimizers.pt"
+BEST = "best.json"
+_NAME = re.compile("images-[0-9]{12}")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint held beside the weights and optimizers, which are already in place."""
+    """What a checkpoint held beside the weights, which are already in place."""
 
     images: int
+    optimizers: dict[str, dict[str, Any]]
+    """As they were given to ``save_checkpoint``, on the CPU."""
     state: dict[str, Any]
 
 
@@ -59,34 +71,56 @@ def save_checkpoint(
     folder: Path,
     images: int,
     models: Mapping[str, nn.Module],
-    optimizers: Mapping[str, torch.optim.Optimizer],
+    optimizers: Mapping[str, dict[str, Any]],
     state: Mapping[str, Any],
-    keep: int = 2,
+    *,
+    keep: int,
 ) -> None:
-    """Write ``folder/images-<n>/`` whole, then remove all but the newest ``keep``. Rank 0 alone calls this."""
-    final = folder / f"images-{images:012d}"
-    temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Write ``folder/images-<n>/`` under a temporary name, then rename it; remove all but the newest ``keep`` and
+    the best one. Rank 0 alone calls this.
+
+    ``models``: all that have weights to keep, a moving average too; ``optimizers``: their ``state_dict()``;
+    ``state``: what JSON holds. Raises UserError where it cannot be written (a full disk): the checkpoints before
+    it are then as they were.
+    """
+    name = f"images-{images:012d}"
+    final, temporary = folder / name, folder / f".{name}.tmp"
     try:
-        for name, model in models.items():
-            save_weights(temporary / f"{name}.safetensors", model)
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(".images-*.tmp"):  # by a killed writer
+            shutil.rmtree(left)
+        temporary.mkdir()
+        for model_name, model in models.items():
+            save_weights(temporary / f"{model_name}.safetensors", model)
         # Through memory: onto a full disk torch.save raises a RuntimeError that names neither disk nor file.
         buffer = io.BytesIO()
-        torch.save({name: o.state_dict() for name, o in optimizers.items()}, buffer)
+        torch.save(dict(optimizers), buffer)
         write_atomic(temporary / OPTIMIZERS, buffer.getvalue())
         files = {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}
         write_atomic(
             temporary / STATE, canonical_json({"images": images, "state": dict(state), "files": files})
         )
+        shutil.rmtree(final, ignore_errors=True)  # one that is not whole, else the run had gone on from it
+        temporary.replace(final)
+        fsync_folder(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise from_os(error) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.replace(final)
-    fsync_folder(folder)
-    for old in sorted(folder.glob("images-*"))[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    _prune(folder, name, keep)
+
+
+def _prune(folder: Path, newest: str, keep: int) -> None:
+    """Remove all but ``newest``, the ``keep`` - 1 before it and the best. Those after it are not whole: the run
+    has gone on from one before them."""
+    found = sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name))
+    until = [name for name in found if name <= newest]
+    best = _best_name(folder)
+    for name in found:
+        if name not in until[-keep:] and name != best:
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -98,6 +132,38 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def mark_best(folder: Path, images: int, why: Mapping[str, Any]) -> None:
+    """Write ``folder/best.json``: this checkpoint is the best, by the finite figures ``why``; it is then kept
+    whatever follows. Raises UserError where there is no such checkpoint."""
+    name = f"images-{images:012d}"
+    if not is_whole(folder / name):
+        raise UserError(f"{folder / name}: no whole checkpoint, so it cannot be the best one")
+    write_atomic(folder / BEST, canonical_json({"checkpoint": name, "images": images, "why": dict(why)}))
+
+
+def best_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that was marked as the best; None where none was. Raises UserError where it is not whole."""
+    name = _best_name(folder)
+    if name is None:
+        return None
+    if not is_whole(folder / name):
+        raise UserError(
+            f"{folder / name}: the best checkpoint is not whole: remove {folder / BEST} to do without"
+        )
+    return folder / name
+
+
+def _best_name(folder: Path) -> str | None:
+    path = folder / BEST
+    if not path.exists():
+        return None
+    content = read_json(path)
+    name = content.get("checkpoint") if isinstance(content, dict) else None
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UserError(f"{path}: names no checkpoint; remove it, and evaluate again")
+    return name
+
+
 def is_whole(path: Path) -> bool:
     try:
         files = read_json(path / STATE)["files"]
@@ -106,16 +172,15 @@ def is_whole(path: Path) -> bool:
         return False
 
 
-def load_checkpoint(
-    path: Path, models: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]
-) -> Loaded:
-    """Put a checkpoint's weights and optimizer states in place, on the device where the models are."""
+def load_checkpoint(path: Path, models: Mapping[str, nn.Module]) -> Loaded:
+    """Put a checkpoint's weights in place, on the device where the models are, and return the rest. Raises
+    UserError where the weights are another network's, or the optimizers' states are none."""
     for name, model in models.items():
         load_weights(path / f"{name}.safetensors", model)
     try:
-        states = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(states[name])
+        optimizers = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
+        if not all(one.keys() >= {"state", "param_groups"} for one in optimizers.values()):
+            raise ValueError("no state_dict()")
     except OSError:
         raise
     except Exception as error:  # on foreign bytes it may raise nearly anything
@@ -124,4 +189,4 @@ def load_checkpoint(
             "the run goes on from the checkpoint before it"
         ) from error
     values = read_json(path / STATE)
-    return Loaded(values["images"], values["state"])
+    return Loaded(values["images"], optimizers, values["state"])

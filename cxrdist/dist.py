@@ -7,12 +7,14 @@ than cores, BatchNorm statistics that differ per rank.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -25,32 +27,63 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from cxrdist import zero
+from cxrdist.engines import Engine, InPrecision, LocalEngine
 from cxrdist.errors import UserError, from_os
-from cxrdist.progress import say
+from cxrdist.machine import (
+    Precision,
+    cores,
+    local_processes,
+    resolve_precision,
+    set_threads,
+    warn_if_crowded,
+)
+from cxrdist.process import keep_all_freed_memory
 
 T = TypeVar("T")
-Precision = Literal["auto", "fp32", "bf16"]
 
-SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+SUPPORTED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.DEEPSPEED,
+)
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
+MEETING_TIMEOUT = timedelta(days=30)
 
 
 class Dist:
-    """The processes of one job. ``rank``, ``world_size``, ``device``; everything collective goes through it."""
+    """The processes of one job. ``rank``, ``world_size``, ``device``; everything collective goes through it.
 
-    def __init__(self, precision: Precision = "auto") -> None:
+    ``engines`` names the networks that the job trains through ``engine``; a job without any uses ``wrap``.
+    """
+
+    def __init__(self, precision: Precision = "auto", engines: Sequence[str] = ()) -> None:
+        self._is_alone = False
+        self._zero_engines: list[zero.ZeroEngine] = []
         launched_world_size = int(os.environ.get("WORLD_SIZE", "1"))
         on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"
         self.threads = set_threads(on_cpu)
+        if on_cpu and engines:
+            keep_all_freed_memory()
         self.precision = resolve_precision(precision, on_cpu)
-        # Without cpu=True two processes started by a CPU launch never find each other.
+        refuse_launchers()
+        self.engine_names = tuple(engines)
+        self._plugins = zero.plugins(engines, on_cpu=on_cpu) if zero.is_launched() else {}
         self.accelerator = Accelerator(
-            cpu=on_cpu,
-            mixed_precision="bf16" if self.precision == "bf16" else "no",
+            # Without cpu=True two processes started by a CPU launch never find each other; with it, there is no
+            # DeepSpeed.
+            cpu=on_cpu and not self._plugins,
+            # Engines bring their own autocast.
+            mixed_precision="bf16" if self.precision == "bf16" and not engines else "no",
+            deepspeed_plugins=self._plugins or None,
             kwargs_handlers=[
                 # Two forward passes of D before one backward fail where buffers are broadcast in between.
                 DistributedDataParallelKwargs(broadcast_buffers=False),
-                InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
+                # Under DeepSpeed accelerate takes a machine without use_cpu for one of GPUs.
+                InitProcessGroupKwargs(
+                    timeout=COLLECTIVE_TIMEOUT, backend="gloo" if on_cpu and self._plugins else "nccl"
+                ),
             ],
         )
         self.rank: int = self.accelerator.process_index
@@ -65,20 +98,24 @@ class Dist:
         if self.accelerator.distributed_type not in SUPPORTED:
             raise UserError(
                 f"launched as {self.accelerator.distributed_type.value}, which these jobs do not train right yet: "
-                "launch with --config_file configs/accelerate/gpu.yaml (DDP)"
+                f"{zero.DDP_ADVICE}"
             )
         # For what ranks tell each other beside the gradients, from another thread: no collective of one may come
         # between those of the other.
-        self._channel = (
-            torch.distributed.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
-            if self.world_size > 1
-            else None
-        )
+        self._channel = self._gloo(COLLECTIVE_TIMEOUT)
+        self._meeting = self._gloo(MEETING_TIMEOUT)
+        # DDP says so of kernels of one channel, whose layout has two names; nothing is slower or wrong for it.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         warn_if_crowded(on_cpu)
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether other ranks of the job work on something else at the same time."""
+        return self._is_alone
 
     @property
     def device_name(self) -> str:
@@ -88,31 +125,104 @@ class Dist:
         if self.device.type == "cpu":
             processes = "1 process" if self.world_size == 1 else f"{self.world_size} processes"
             threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-            return f"{processes} on CPU, {threads} each, {self.precision}"
-        return f"{self.world_size} x {self.device_name}, {self.precision}"
+            devices = f"{processes} on CPU, {threads} each"
+        else:
+            devices = f"{self.world_size} x {self.device_name}"
+        return ", ".join(
+            [devices, self.precision, *sorted({f"ZeRO-{p.zero_stage}" for p in self._plugins.values()})]
+        )
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """A model on the device, its gradients synced. Wrap while every parameter is trainable: one that is
-        frozen then and unfrozen later is never synced."""
+    def _gloo(self, timeout: timedelta) -> torch.distributed.ProcessGroup | None:
+        return torch.distributed.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
+
+    def alone(self) -> Dist:
+        """This process as a job of its own on the same device: nothing that it does waits for another rank."""
+        alone = copy.copy(self)
+        alone.rank, alone.world_size = 0, 1
+        alone._channel = alone._meeting = None
+        alone._plugins = {}
+        alone._is_alone = True
+        return alone
+
+    def meet(self, value: T) -> list[T]:
+        """Each rank's small picklable value, on all ranks, in their order. Ranks may be days late: for the end of
+        work that each did ``alone``."""
+        values: list[Any] = [value]
+        if self._meeting is not None:
+            values *= self.world_size
+            torch.distributed.all_gather_object(values, value, group=self._meeting)
+        return values
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The arithmetic of this job's precision: the one place that says what bf16 is."""
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def engine(
+        self,
+        name: str,
+        model: nn.Module,
+        *,
+        learning_rate: float,
+        betas: tuple[float, float],
+        parts: int = 1,
+        compile: bool = False,
+    ) -> Engine:
+        """Train a network with Adam, its gradients averaged over the ranks.
+
+        ``name`` is one of those that this Dist was made with; ``parts`` is how many backward passes make one step.
+        All parameters must be trainable now: one that is frozen here and unfrozen later is never synced. The model
+        itself moves to the device; its BatchNorm layers may be replaced, so go on with ``Engine.module``.
+        """
+        assert name in self.engine_names, name
+        # DeepSpeed refuses any layout but the standard one, and on CPU Adam is fastest in it.
+        is_on_cpu = self.device.type == "cpu"
+        network = InPrecision(
+            self._placed(model, channels_last=not (is_on_cpu or self._plugins)), self.autocast
+        )
+        if compile:
+            network.compile()
+        fused = True if is_on_cpu and not self._plugins else None
+        optimizer = torch.optim.Adam(network.parameters(), learning_rate, betas, fused=fused)
+        if self._plugins:
+            engine = zero.zero_engine(self.accelerator, name, network, optimizer, parts)
+            self._zero_engines.append(engine)
+            return engine
+        return LocalEngine(network, self._synced(network), optimizer, parts)
+
+    def _placed(self, model: nn.Module, *, channels_last: bool = True) -> nn.Module:
         if self.world_size > 1 and self.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # The layout that convolutions are fastest in; torch's own stubs lack this form of the call.
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if channels_last:
+            # What convolutions are fastest in; torch's own stubs lack this form of the call.
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model.to(self.device)
+
+    def _synced(self, model: nn.Module) -> nn.Module:
+        if self._is_alone:
+            return model
         with warnings.catch_warnings():
             # Its successor, forward_sync_buffers, is not in all torch versions that the project runs on.
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
             return self.accelerator.prepare(model)
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """A model on the device, its gradients synced. Wrap while every parameter is trainable: one that is
+        frozen then and unfrozen later is never synced."""
+        return self._synced(self._placed(model))
 
     def unwrap(self, model: nn.Module) -> Any:
         """The model inside its DDP wrapper: same parameters, no sync."""
         return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
     def barrier(self) -> None:
-        self.accelerator.wait_for_everyone()
+        if self.world_size > 1:
+            self.accelerator.wait_for_everyone()
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """[n, ...] on each rank, n equal everywhere -> [world_size n, ...] on all, in the order of ranks."""
-        return self.accelerator.gather(tensor)
+        return self.accelerator.gather(tensor) if self.world_size > 1 else tensor
 
     def gather_objects(self, values: list[T]) -> list[T]:
         """Small picklable values of all ranks, on all of them, in the order of ranks."""
@@ -120,7 +230,7 @@ class Dist:
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean over the ranks, on all of them."""
-        return self.accelerator.reduce(tensor, reduction="mean")
+        return self.accelerator.reduce(tensor, reduction="mean") if self.world_size > 1 else tensor
 
     def average_buffers(self, model: nn.Module) -> None:
         """Give all ranks the mean of their BatchNorm statistics: each saw its own part of the batches."""
@@ -166,7 +276,13 @@ class Dist:
         return box[0]
 
     def forget_models(self) -> None:
-        """Let go of what was wrapped so far: the Accelerator would hold every model of a job until its end."""
+        """Let go of what was wrapped and of all engines so far: accelerate and DeepSpeed would hold every model of a
+        job until its end."""
+        if self._is_alone:
+            return
+        for engine in self._zero_engines:
+            engine.destroy()
+        self._zero_engines.clear()
         self.accelerator.free_memory()
 
     def close(self) -> None:
@@ -176,37 +292,8 @@ class Dist:
             torch.distributed.destroy_process_group()
 
 
-def cores() -> int:
-    """Cores that this process may use: fewer than the machine has inside a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def local_processes() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def set_threads(on_cpu: bool) -> int:
-    """One thread per core over all local processes: two processes of two threads each on two cores are
-    slower than one process."""
-    threads = max(1, cores() // local_processes())
-    if on_cpu:
-        torch.set_num_threads(threads)
-    return threads
-
-
-def warn_if_crowded(on_cpu: bool) -> None:
-    if on_cpu and local_processes() > cores():
-        say(
-            f"warning: {local_processes()} processes share {cores()} cores and will be slower than {cores()}: "
-            f"launch with --num_processes {cores()}"
-        )
-
-
-def resolve_precision(precision: Precision, on_cpu: bool) -> Literal["fp32", "bf16"]:
-    """``auto`` is bf16 where the hardware multiplies it fast: most GPUs, CPUs with AMX."""
-    if precision != "auto":
-        return precision
-    if not on_cpu:
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    flags = Path("/proc/cpuinfo")
-    return "bf16" if flags.exists() and "amx_bf16" in flags.read_text() else "fp32"
+def refuse_launchers() -> None:
+    """Raises UserError for launches that accelerate knows and these jobs do not, before accelerate acts on them."""
+    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(f"launched with {name}, which these jobs do not train right: {zero.DDP_ADVICE}")

@@ -18,7 +18,7 @@ from cxrdist.errors import UserError, from_os
 
 PR_SET_PDEATHSIG = 1
 # From malloc.h; the block is the largest that glibc takes.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 KEPT_BLOCK_BYTES, KEPT_BYTES = 32 * 2**20, 64 * 2**20
 SILENT_RANK_WAITS_S = 3.0
 
@@ -145,6 +145,15 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK_BYTES)
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def keep_all_freed_memory() -> None:
+    """The same for blocks of any size, for as long as the process lives: for training on CPU, whose activations and
+    gradients of tens of megabytes are asked for anew each step. It then holds what its largest step took."""
+    with contextlib.suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _is_orphan() -> bool:

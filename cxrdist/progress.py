@@ -27,13 +27,18 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """``with Progress("GAN Normal", total, "img") as progress: progress.at(done, "loss 0.3")``."""
+    """Of rank 0; ``every_rank`` where each one works on something of its own.
 
-    def __init__(self, what: str, total: int, unit: str = "img", start: int = 0) -> None:
+    ``with Progress("GAN Normal", total, "img") as progress: progress.at(done, "loss 0.3")``."""
+
+    def __init__(
+        self, what: str, total: int, unit: str = "img", start: int = 0, *, every_rank: bool = False
+    ) -> None:
         self.what, self.total, self.unit = what, total, unit
+        self.is_shown = every_rank or is_main_rank()
         self.start = self.done = start
         self.began_s = self.last_line_s = time.monotonic()
-        self.live = is_main_rank() and sys.stdout.isatty()
+        self.live = is_main_rank() and sys.stdout.isatty() and not every_rank
         self.note = ""
 
     def __enter__(self) -> Progress:
@@ -50,7 +55,7 @@ class Progress:
             self._show("\r" if self.live else "")
 
     def _show(self, before: str) -> None:
-        if not is_main_rank():
+        if not self.is_shown:
             return
         seconds = max(time.monotonic() - self.began_s, 1e-9)
         rate = (self.done - self.start) / seconds
@@ -67,7 +72,7 @@ class Progress:
     ) -> None:
         if self.live:
             print("\r\x1b[K", end="", flush=True)
-        if kind is None and is_main_rank():
+        if kind is None and self.is_shown:
             seconds = time.monotonic() - self.began_s
             note = f"  {self.note}" if self.note else ""
             count = f"{self.done:,} {self.unit}"

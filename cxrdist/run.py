@@ -15,12 +15,23 @@ import yaml
 from cxrdist import __version__
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.files import LOCK_NAME, FolderLock, canonical_json, read_json, remove_temporaries, write_atomic
+from cxrdist.files import (
+    LOCK_NAME,
+    FolderLock,
+    canonical_json,
+    read_json,
+    remove_temporaries,
+    sha256_bytes,
+    write_atomic,
+)
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 # What may change between a run and its resumption without making it another run.
-FREE_KEYS = frozenset({"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader"})
+FREE_KEYS = frozenset(
+    {"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader"}
+    | {"placement", "keep", "on_collapse", "preset"}
+)
 
 
 class RunFolder:
@@ -110,6 +121,11 @@ def finished_summary(folder: Path, shards: Mapping[str, str | None]) -> dict[str
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     write_atomic(folder / SUMMARY, canonical_json(dict(summary)))
+
+
+def joint_digest(summaries: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    """One SHA-256 of the digests that several summaries have under ``key``, in the order of their names."""
+    return sha256_bytes("".join(summaries[name][key] for name in sorted(summaries)).encode())
 
 
 def evenly(steps: int, times: int) -> set[int]:

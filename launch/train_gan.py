@@ -1,4 +1,4 @@
-"""Train a DCGAN per class: `accelerate launch launch/train_gan.py --help`."""
+"""Train GANs, one per class or one of all classes: `accelerate launch launch/train_gan.py --help`."""
 
 from __future__ import annotations
 

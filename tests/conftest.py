@@ -107,10 +107,12 @@ def remote(s3: S3Server, tiny_set: Path) -> S3Server:
     return s3
 
 
-def launch(script: str, *words: str, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+def launch(
+    script: str, *words: str, cwd: Path, processes: int = 1, config: str = "cpu2.yaml"
+) -> subprocess.CompletedProcess[str]:
     """``launch/<script>`` on CPU, under ``accelerate launch`` where there are several processes."""
     return subprocess.run(
-        launch_command(script, *words, processes=processes),
+        launch_command(script, *words, processes=processes, config=config),
         cwd=cwd,
         env=launch_environment(),
         capture_output=True,
@@ -119,11 +121,11 @@ def launch(script: str, *words: str, cwd: Path, processes: int = 1) -> subproces
     )
 
 
-def launch_command(script: str, *words: str, processes: int = 1) -> list[str]:
+def launch_command(script: str, *words: str, processes: int = 1, config: str = "cpu2.yaml") -> list[str]:
     command = [sys.executable]
     if processes > 1:
-        config = str(CLONE / "configs/accelerate/cpu2.yaml")
-        command += ["-m", "accelerate.commands.launch", "--config_file", config]
+        file = str(CLONE / "configs/accelerate" / config)
+        command += ["-m", "accelerate.commands.launch", "--config_file", file]
         command += ["--num_processes", str(processes)]
     return [*command, str(CLONE / "launch" / script), *words]
 

@@ -8,7 +8,6 @@ import sys
 import tarfile
 import time
 import uuid
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from PIL import Image
 from test_ingest import InlinePool, children, contents, is_running, wait_until
 
-from cxrdist.checkpoint import save_weights, weights_sha256
 from cxrdist.data import convert as convert_module
 from cxrdist.data import shard_pool
 from cxrdist.data.claim import FOUND_LATER
@@ -32,8 +30,9 @@ from cxrdist.data.store import LocalStore, Store, store_of
 from cxrdist.data.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
+from cxrdist.models import TrainedGenerator, export_generator
 from cxrdist.nets.dcgan import DCGANConfig, Generator
-from cxrdist.synth.lineage import load_generator
+from cxrdist.synth.lineage import load_generators
 
 SAMPLES_PER_SHARD = 3
 
@@ -212,30 +211,35 @@ def test_only_the_train_split_may_be_learnt_from(tiny_set: Path) -> None:
     assert not descends_from({"real_digest": real.digest, "split": "val"}, real)
 
 
-def save_generator(run: Path, real: ShardSet) -> str:
+def save_generator(folder: Path, real: ShardSet) -> str:
     """A generator of Normal as training leaves it; returns the digest of its weights."""
-    network = DCGANConfig(size=32, z_dim=2, maps=8)
-    generator = Generator(network)
-    (run / "normal").mkdir(parents=True)
-    save_weights(run / "normal" / "generator.safetensors", generator)
-    digest = weights_sha256(generator)
-    model = {"network": asdict(network), "weights_sha256": digest, "lineage": made_from(real)}
-    (run / "normal" / "model.json").write_bytes(canonical_json(model))
-    return digest
+    return export_generator(
+        folder,
+        Generator(DCGANConfig(size=32, z_dim=4, maps=8)),
+        architecture="dcgan",
+        preset="demo",
+        classes=["Normal"],
+        lineage=made_from(real),
+        metrics={},
+    )
+
+
+def generator_of(run: Path, class_name: str, real: Path) -> TrainedGenerator:
+    return load_generators(run, [class_name], ShardSet(real))[class_name]
 
 
 @pytest.mark.usefixtures("inline")
 def test_a_generator_serves_the_family_of_its_set_at_its_own_size(tiny_set: Path, tmp_path: Path) -> None:
     convert(to(tmp_path / "npy", tiny_set))
     convert(to(tmp_path / "small", tiny_set, size=16))
-    digest = save_generator(tmp_path / "gan", ShardSet(tiny_set))
+    digest = save_generator(tmp_path / "gan/normal", ShardSet(tiny_set))
     for real in (tiny_set, tmp_path / "npy"):
-        assert load_generator(tmp_path / "gan", "Normal", ShardSet(real)).weights_sha256 == digest
+        assert generator_of(tmp_path / "gan", "Normal", real).weights_sha256 == digest
     with pytest.raises(UserError, match=r"makes images of 32 px, and .*small has 16 px"):
-        load_generator(tmp_path / "gan", "Normal", ShardSet(tmp_path / "small"))
+        generator_of(tmp_path / "gan", "Normal", tmp_path / "small")
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
     with pytest.raises(UserError, match="has learnt from another set"):
-        load_generator(tmp_path / "gan", "Normal", ShardSet(stranger))
+        generator_of(tmp_path / "gan", "Normal", stranger)
 
 
 # ---- however it came about

@@ -32,9 +32,18 @@ from cxrdist.errors import UserError
 from cxrdist.seeds import derive
 
 GAN = ["--config", "configs/gan/demo.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
-GAN += ["--looks", "2", "--learning-rate", "0.002", "--images-per-class", "7"]
+GAN += [
+    "--precision",
+    "fp32",
+    "--look-every-images",
+    "800",
+    "--learning-rate",
+    "0.002",
+    "--images-per-class",
+    "7",
+]
 CLS = ["--config", "configs/cls/px32.yaml", "--batch", "16", "--budget", "960 images", "--evaluations", "3"]
-CLS += ["--widths", "4,8", "--hidden", "16"]
+CLS += ["--precision", "fp32", "--widths", "4,8", "--hidden", "16"]
 
 # Two processes sum in another order than one: float32 rounding, grown over the steps of these tests
 # (1.3e-4 measured). A gradient that is not synced, or z that is the same on both, differs by 2.5e-3 or more.
@@ -82,14 +91,14 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
 
 def test_a_gan_run_has_a_folder_per_class(work: Path, tiny_set: Path) -> None:
     found = summary(work / "gan")
-    assert list(found["classes"]) == ["Normal", "Pleural Effusion", "Pneumothorax"]
+    assert list(found["models"]) == ["Normal", "Pleural Effusion", "Pneumothorax"]
     assert found["world_size"] == 2 and found["device"] == "cpu"
     assert found["shards"] == {"real": ShardSet(tiny_set).digest}
     assert found["images_seen"] == 3 * 1600
     for slug in ("normal", "pleural-effusion", "pneumothorax"):
         names = {p.name for p in (work / "gan" / slug).iterdir()}
         assert {"generator.safetensors", "model.json", "summary.json", "metrics.jsonl"} <= names
-        grids = sorted(p.name for p in (work / "gan" / slug / "samples").iterdir())
+        grids = sorted(p.name for p in (work / "gan" / slug / "samples" / slug).iterdir())
         assert grids == ["images-000000800.png", "images-000001600.png"]
         lines = (work / "gan" / slug / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["images"] for line in lines] == [800, 1600]
@@ -141,7 +150,7 @@ def test_a_synthetic_set_holds_what_the_mix_lacks_and_names_its_origin(work: Pat
     }
     lineage = shards.manifest["lineage"]
     assert (lineage["kind"], lineage["real_digest"], lineage["split"]) == ("synthetic", real.digest, "train")
-    generators = {name: c["weights_sha256"] for name, c in summary(work / "gan")["classes"].items()}
+    generators = {name: c["weights_sha256"] for name, c in summary(work / "gan")["models"].items()}
     assert lineage["generators"] == generators
 
 
@@ -286,7 +295,8 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
         # 960 images are 53 epochs of 18, and 6 more.
         expected = {53, 54}
     else:
-        script, words = "train_gan.py", [*GAN, "--budget", "320 images", "--classes", "Pneumothorax", *words]
+        of_gan = ["--budget", "320 images", "--look-every-images", "160", "--classes", "Pneumothorax"]
+        script, words = "train_gan.py", [*GAN, *of_gan, *words]
         folder, most, half = tmp_path / "run/pneumothorax", "320", "160"
         expected = {80}  # 320 images are 80 epochs of its four
     said = run(script, *words, "--run", "run", cwd=tmp_path)

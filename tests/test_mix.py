@@ -174,6 +174,13 @@ def test_equal_shares_is_as_its_head_says() -> None:
         assert f"{figure:,}" in head
 
 
+def test_balanced_is_as_its_head_says() -> None:
+    assert paper_quotas("balanced") == {c: {"real": 9_284} for c in PAPER}
+    assert not rule("balanced").needs_synthetic
+    head = find_named("mix", "balanced").read_text()
+    assert "46,420" in head and "9,284" in head
+
+
 weight_st = st.one_of(st.integers(0, 9), st.decimals("0", "20", places=3).map(float))
 weights_st = st.dictionaries(
     st.one_of(st.text("abcdef", min_size=1, max_size=2), st.just(OTHERS)),

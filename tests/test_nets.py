@@ -14,6 +14,7 @@ from cxrdist.gan.losses import d_loss, g_loss
 from cxrdist.nets import dcgan, dcnn
 from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator
 from cxrdist.nets.dcnn import DCNN, DCNNConfig
+from cxrdist.nets.strided import Down, Up
 
 TINY = DCGANConfig(size=32, maps=16, z_dim=8)
 TINY_DCNN = DCNNConfig(size=16, classes=3, widths=(4, 6), hidden=8)
@@ -68,8 +69,8 @@ def test_generator_256_layer_by_layer() -> None:
     # Only the last up-convolution has no norm behind it, and so a bias.
     assert net.project.bias is None
     assert [stage[0].bias is None for stage in net.stages] == [True] * 5 + [False]
-    assert kinds_of(net.stages[0]) == [nn.ConvTranspose2d, nn.BatchNorm2d, nn.ReLU]
-    assert kinds_of(net.stages[5]) == [nn.ConvTranspose2d, nn.Tanh]
+    assert kinds_of(net.stages[0]) == [Up, nn.BatchNorm2d, nn.ReLU]
+    assert kinds_of(net.stages[5]) == [Up, nn.Tanh]
 
 
 def test_discriminator_256_layer_by_layer() -> None:
@@ -82,8 +83,8 @@ def test_discriminator_256_layer_by_layer() -> None:
     downs = 25 * (1 * 32 + 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1024)
     norms = 2 * (64 + 128 + 256 + 512 + 1024)
     assert count(net) == downs + 32 + norms + (1024 * 4 * 4 + 1) == 17_480_385
-    assert kinds_of(net.stages[0]) == [nn.Conv2d, nn.Identity, nn.LeakyReLU]
-    assert kinds_of(net.stages[1]) == [nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU]
+    assert kinds_of(net.stages[0]) == [Down, nn.Identity, nn.LeakyReLU]
+    assert kinds_of(net.stages[1]) == [Down, nn.BatchNorm2d, nn.LeakyReLU]
     assert {layer.negative_slope for layer in net.modules() if isinstance(layer, nn.LeakyReLU)} == {0.2}
 
 

@@ -290,18 +290,18 @@ def test_yaml_makes_no_objects(tmp_path: Path, owned: Path) -> None:
 
 def test_optimizer_states_that_are_code(tmp_path: Path, owned: Path, bomb: bytes) -> None:
     model = torch.nn.Linear(1, 1)
-    optimizers = {"cls": torch.optim.Adam(model.parameters())}
-    save_checkpoint(tmp_path, 1, {"cls": model}, optimizers, {})
+    optimizers = {"cls": torch.optim.Adam(model.parameters()).state_dict()}
+    save_checkpoint(tmp_path, 1, {"cls": model}, optimizers, {}, keep=1)
     (folder,) = tmp_path.glob("images-*")
     for data in (torch_bomb(owned), bomb):
         (folder / "optimizers.pt").write_bytes(data)
         with pytest.raises(UserError, match=r"optimizers\.pt: not the states of these optimizers"):
-            load_checkpoint(folder, {"cls": model}, optimizers)
+            load_checkpoint(folder, {"cls": model})
         (folder / "cls.safetensors").write_bytes(data)
         with pytest.raises(UserError, match=r"cls\.safetensors: not the weights of this network"):
-            load_checkpoint(folder, {"cls": model}, optimizers)
+            load_checkpoint(folder, {"cls": model})
         assert not owned.exists()
-        save_checkpoint(tmp_path, 1, {"cls": model}, optimizers, {})
+        save_checkpoint(tmp_path, 1, {"cls": model}, optimizers, {}, keep=1)
 
 
 # ---- pipes
@@ -399,9 +399,14 @@ def problems_of(source: str) -> Iterator[str]:
                 yield "read_array"
 
 
+# What a user names on the command line (evaluate_gan.py --features), and nothing that a file says.
+NAMED_BY_THE_USER = {"cxrdist/gan/spaces.py": ["calls importlib.import_module"]}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CLONE)))
 def test_no_source_file_can_run_what_it_reads(path: Path) -> None:
-    assert list(problems_of(path.read_text())) == []
+    allowed = NAMED_BY_THE_USER.get(str(path.relative_to(CLONE)), [])
+    assert list(problems_of(path.read_text())) == allowed
 
 
 @pytest.mark.parametrize(

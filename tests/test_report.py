@@ -106,27 +106,32 @@ def make_cls(root: Path, mix: str, seed: int, hits: tuple[int, ...] | None = Non
     return folder
 
 
+def draw_grids(folder: Path, grey: int) -> None:
+    """The sample grids of one class, the newest in this grey."""
+    folder.mkdir(parents=True)
+    for images, shade in ((6400, 0), (12800, grey)):
+        Image.fromarray(np.full((48, 48), shade, np.uint8)).save(folder / f"images-{images:09d}.png")
+
+
 def make_gan(root: Path, **changes: Any) -> Path:
     folder = root / "gan"
-    classes = {}
+    models = {}
     for i, name in enumerate(CLASSES):
         slug = ("cardiomegaly", "normal", "nodule-b")[i]
-        samples = folder / slug / "samples"
-        samples.mkdir(parents=True)
-        for images, grey in ((6400, 0), (12800, 60 * (i + 1))):
-            Image.fromarray(np.full((48, 48), grey, np.uint8)).save(samples / f"images-{images:09d}.png")
+        draw_grids(folder / slug / "samples" / slug, 60 * (i + 1))
         figures = {
+            "classes": [name],
             "images_seen": 12800,
             "seconds": 41.0,
             "weights_sha256": f"{i}" * 64,
             "train_images": 30 + i,
         }
-        classes[name] = figures
-        (folder / slug / "summary.json").write_text(json.dumps({"job": "gan-class", "status": "finished"}))
+        models[name] = figures
+        (folder / slug / "summary.json").write_text(json.dumps({"job": "gan-model", "status": "finished"}))
     summary = {
         "job": "gan",
         "status": "finished",
-        "classes": classes,
+        "models": models,
         "shards": {"real": REAL},
         "world_size": 2,
         "device": "cpu",
@@ -194,7 +199,8 @@ def test_search_finds_finished_runs_once_and_nothing_hidden(demo: Path) -> None:
     study = collect([demo, demo / "gan", demo / "cls-ds1-0"])
     assert [(run.mix, run.seed) for run in study.cls] == [("DS1", 0), ("DS1", 1), ("DS2", 0), ("DS3", 0)]
     assert [run.folder.name for run in study.gan] == ["gan"]
-    assert [one.grid.name for one in study.gan[0].classes if one.grid] == ["images-000012800.png"] * 3
+    grids = [path for model in study.gan[0].models for path in model.grids.values()]
+    assert [path and path.name for path in grids] == ["images-000012800.png"] * 3
     assert study.skipped == ()
 
 
@@ -418,6 +424,38 @@ def test_gans_alone_make_a_report(tmp_path: Path) -> None:
     html = page.read_text()
     assert "No classifier was trained yet" in html and html.count("<img ") == 3
     assert "Table 1" not in html and "nan" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_one_gan_of_all_classes_has_a_grid_per_class_and_one_row(tmp_path: Path) -> None:
+    folder = tmp_path / "gan"
+    for i, name in enumerate(("cardiomegaly", "normal", "nodule-b")):
+        draw_grids(folder / "all-classes/samples" / name, 60 * (i + 1))
+    (folder / "all-classes/summary.json").write_text(json.dumps({"job": "gan-model", "status": "finished"}))
+    figures = {
+        "classes": CLASSES,
+        "images_seen": 64000,
+        "seconds": 41.0,
+        "weights_sha256": "7" * 64,
+        "train_images": 160,
+        "warnings": ["after 64,000 images the samples of Normal have been nearly alike"],
+    }
+    run = {"job": "gan", "status": "finished", "models": {"all classes": figures}, "shards": {"real": REAL}}
+    (folder / "summary.json").write_text(json.dumps(run))
+    study = collect([tmp_path])
+    assert study.classes == tuple(CLASSES)
+    (model,) = study.gan[0].models
+    assert [path and path.relative_to(folder).as_posix() for path in model.grids.values()] == [
+        f"all-classes/samples/{name}/images-000012800.png" for name in ("cardiomegaly", "normal", "nodule-b")
+    ]
+    page = write_report([tmp_path], tmp_path / "out").read_text()
+    assert page.count("<img ") == 3
+    assert page.count("from 160 real train images (one GAN of 3 classes)") == 3
+    text = (tmp_path / "out/report.md").read_text()
+    assert text.count("| all classes | 64,000 | 160 | 41 s | `777777777777` |") == 1
+    (notice,) = prose.notices(study)
+    assert notice.endswith(
+        "gan, all classes: after 64,000 images the samples of Normal have been nearly alike."
+    )
 
 
 def test_images_that_do_not_belong_together_are_noted(demo: Path) -> None:

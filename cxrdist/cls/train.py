@@ -46,6 +46,7 @@ from cxrdist.seeds import derive
 from cxrdist.tracking import MetricsFile, start
 
 MODEL_FILE = "model.safetensors"
+CHECKPOINTS_KEPT = 2
 
 
 def train(config: ClsConfig) -> None:
@@ -173,7 +174,8 @@ class Trainer:
         path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
         if path is None:
             return 0, 0.0
-        loaded = load_checkpoint(path, self.models, {"model": self.optimizer})
+        loaded = load_checkpoint(path, self.models)
+        self.optimizer.load_state_dict(loaded.optimizers["model"])
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
         self.best = loaded.state["best"]
@@ -239,8 +241,9 @@ class Trainer:
                 "seconds": seconds,
             }
             images = step * self.config.batch
+            optimizers = {"model": self.optimizer.state_dict()}
             save_checkpoint(
-                self.folder / "checkpoints", images, self.models, {"model": self.optimizer}, state
+                self.folder / "checkpoints", images, self.models, optimizers, state, keep=CHECKPOINTS_KEPT
             )
         self.dist.barrier()
 

@@ -1,10 +1,11 @@
-"""The adversarial losses of the paper's Eq. 2, from D's logits."""
+"""The adversarial losses of the paper's Eq. 2, from D's logits, and R1."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 
@@ -27,3 +28,17 @@ def g_loss(fake_logits: Tensor, kind: Literal["non-saturating", "minimax"] = "no
     if kind == "minimax":
         return -softplus(fake_logits).mean()
     raise ValueError(f"G's loss is {kind!r}, but it must be 'non-saturating' or 'minimax'")
+
+
+def r1_penalty(discriminator: nn.Module, images: Tensor, labels: Tensor | None) -> Tensor:
+    """E |dD/dx|^2 at real images [B, 1, H, W] in [-1, 1] with labels [B] -> scalar, which can be differentiated
+    by D's weights (R1, Mescheder et al. 2018; the loss takes gamma / 2 of it).
+
+    ``discriminator`` is the plain module: neither DDP, DeepSpeed nor torch.compile differentiates twice. In fp32
+    under autocast too: a sum of squares over all pixels, and a second derivative, are lost in bf16.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        images = images.detach().float().requires_grad_()
+        logits = discriminator(images, labels)
+        (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+        return gradient.square().sum(dim=(1, 2, 3)).mean()

@@ -7,22 +7,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from cxrdist.data.transforms import to_uint8
 from cxrdist.files import atomic_writer
-from cxrdist.nets.dcgan import Generator
 
 GRID_SIDE = 6
 GAP_PX = 2
 
 
 @torch.no_grad()
-def generate(generator: Generator, z: np.ndarray, device: torch.device) -> np.ndarray:
-    """z [n, z_dim] float32 -> images [n, H, W] uint8, with the running statistics of BatchNorm, so that an
-    image depends on its own z alone."""
+def generate(generator: nn.Module, z: np.ndarray, label: int, device: torch.device) -> np.ndarray:
+    """z [n, z_dim] float32 -> images [n, H, W] uint8 of one class, with the running statistics of BatchNorm, so that
+    an image depends on its own z alone. ``label``: which of the generator's classes."""
     was_training = generator.training
     generator.eval()
-    images = to_uint8(generator(torch.from_numpy(z).to(device)))
+    labels = torch.full((len(z),), label, device=device)
+    images = to_uint8(generator(torch.from_numpy(z).to(device), labels))
     generator.train(was_training)
     return images[:, 0].cpu().numpy()
 

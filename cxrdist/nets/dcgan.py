@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from cxrdist.nets.strided import Down, Up
+
 BASE = 4  # both nets meet at 4x4, the side of the projected z and of D's last feature maps
 
 
@@ -73,11 +75,11 @@ class Generator(nn.Module):
         self.project_norm = _norm(cfg, cfg.maps)
         self.stages = nn.Sequential()
         for wide, narrow in itertools.pairwise(cfg.widths):
-            up = _up(cfg, wide, narrow, bias=cfg.norm == "none")
+            up = Up(wide, narrow, cfg.kernel, bias=cfg.norm == "none")
             self.stages.append(nn.Sequential(up, _norm(cfg, narrow), nn.ReLU(inplace=True)))
-        self.stages.append(nn.Sequential(_up(cfg, cfg.widths[-1], 1, bias=True), nn.Tanh()))
+        self.stages.append(nn.Sequential(Up(cfg.widths[-1], 1, cfg.kernel, bias=True), nn.Tanh()))
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         maps = self.project(z).unflatten(1, (self.cfg.maps, BASE, BASE))  # [B, maps, 4, 4]
         return self.stages(torch.relu(self.project_norm(maps)))
 
@@ -92,14 +94,12 @@ class Discriminator(nn.Module):
         self.stages = nn.Sequential()
         for stage, (narrow, wide) in enumerate(itertools.pairwise(widths)):
             normed = cfg.norm == "batch" and stage > 0
-            down = nn.Conv2d(
-                narrow, wide, cfg.kernel, stride=2, padding=(cfg.kernel - 1) // 2, bias=not normed
-            )
+            down = Down(narrow, wide, cfg.kernel, bias=not normed)
             norm = nn.BatchNorm2d(wide) if normed else nn.Identity()
             self.stages.append(nn.Sequential(down, norm, nn.LeakyReLU(cfg.leak, inplace=True)))
         self.logit = nn.Linear(cfg.maps * BASE * BASE, 1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         return self.logit(self.stages(images).flatten(1)).squeeze(1)
 
 
@@ -132,14 +132,6 @@ def _fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
         # Stride 2 spreads every input's kernel over four times as many outputs.
         return layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
     return layer.weight[0].numel()
-
-
-def _up(cfg: DCGANConfig, wide: int, narrow: int, *, bias: bool) -> nn.ConvTranspose2d:
-    """Twice the side; the padding that does so exactly for odd and even kernels."""
-    padding, extra = (cfg.kernel - 1) // 2, cfg.kernel % 2
-    return nn.ConvTranspose2d(
-        wide, narrow, cfg.kernel, stride=2, padding=padding, output_padding=extra, bias=bias
-    )
 
 
 def _norm(cfg: DCGANConfig, maps: int) -> nn.Module:

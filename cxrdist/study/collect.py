@@ -52,23 +52,23 @@ class ClsRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GanClass:
-    """The GAN of one class."""
+class GanModel:
+    """One GAN, of one class or of several."""
 
     name: str
     summary: dict[str, Any]
-    grid: Path | None
-    """The newest sample grid, None where there is none."""
+    grids: dict[str, Path | None]
+    """The newest sample grid of each of its classes, None where there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GanRun:
-    """One finished run that trained a GAN per class."""
+    """One finished run that trained a GAN per class, or one of all classes."""
 
     folder: Path
     config: dict[str, Any]
     summary: dict[str, Any]
-    classes: tuple[GanClass, ...]
+    models: tuple[GanModel, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ class Study:
     def classes(self) -> tuple[str, ...]:
         if self.cls:
             return self.cls[0].classes
-        return tuple(dict.fromkeys(c.name for run in self.gan for c in run.classes))
+        return tuple(dict.fromkeys(name for run in self.gan for model in run.models for name in model.grids))
 
     def of(self, mix: str) -> tuple[ClsRun, ...]:
         """The runs of one mix, one per seed."""
@@ -151,8 +151,8 @@ def _mix_rank(mix: str) -> int:
 
 
 def _search(folder: Path) -> Iterable[Path]:
-    """Run folders at or below ``folder``. A run is not searched further: below a GAN run lie its classes."""
-    if (folder / "summary.json").is_file() and _job(folder) in ("cls", "gan", "gan-class"):
+    """Run folders at or below ``folder``. A run is not searched further: below a GAN run lie its models."""
+    if (folder / "summary.json").is_file() and _job(folder) in ("cls", "gan", "gan-model"):
         yield folder
         return
     if (folder / "summary.json").is_file() or (folder / "metrics.jsonl").is_file():
@@ -186,13 +186,16 @@ def _read_run(folder: Path) -> ClsRun | GanRun | str:
 
 
 def _gan_run(folder: Path, summary: dict[str, Any]) -> GanRun:
-    _need(folder, summary, ("classes", "shards"))
-    classes = []
-    for name, figures in summary["classes"].items():
-        grids = sorted((folder / slug(name) / "samples").glob("*.png"))
-        classes.append(GanClass(name=name, summary=figures, grid=grids[-1] if grids else None))
+    _need(folder, summary, ("models", "shards"))
+    models = []
+    for name, figures in summary["models"].items():
+        samples = folder / slug(name) / "samples"
+        grids = {
+            of: max((samples / slug(of)).glob("images-*.png"), default=None) for of in figures["classes"]
+        }
+        models.append(GanModel(name=name, summary=figures, grids=grids))
     config = _read_config(folder) if (folder / "config.yaml").is_file() else {}
-    return GanRun(folder=folder, config=config, summary=summary, classes=tuple(classes))
+    return GanRun(folder=folder, config=config, summary=summary, models=tuple(models))
 
 
 def _cls_run(folder: Path, summary: dict[str, Any]) -> ClsRun:

@@ -239,6 +239,9 @@ def notices(study: Study) -> list[str]:
                 f"{relative(gan.folder)} read another real set ({str(read)[:12]}) than the classifiers "
                 f"({str(real)[:12]}): its GANs did not draw the synthetic images of this study."
             )
+        for model in gan.models:
+            warnings = model.summary.get("warnings", [])
+            found.extend(f"{relative(gan.folder)}, {model.name}: {warning}." for warning in warnings)
     return found
 
 

@@ -158,26 +158,29 @@ def _pairs(study: Study, pngs: dict[str, bytes]) -> dict[str, Any] | None:
 
 
 def _gan(run: GanRun, number: int, pngs: dict[str, bytes]) -> list[dict[str, Any]]:
+    """A card for each class, also where one GAN draws several."""
     cards = []
-    for one in run.classes:
-        grid = grid_png(one.grid) if one.grid else None
-        # Several GAN runs hold the same classes: the first keeps the plain file name.
-        file = f"gan{number + 1 if number else ''}-{slug(one.name)}.png"
-        if grid:
-            pngs[file] = grid
-        cards.append(
-            {
-                "name": one.name,
-                "grid": grid,
-                "file": file,
-                "source": relative(one.grid) if one.grid else "",
-                "images": _count(one.summary.get("images_seen")),
-                "train_images": _count(one.summary.get("train_images")),
-                "time": _time(one.summary.get("seconds")),
-                "weights": _short(one.summary.get("weights_sha256")),
-            }
-        )
+    for model in run.models:
+        for name, path in model.grids.items():
+            grid = grid_png(path) if path else None
+            # Several GAN runs hold the same classes: the first keeps the plain file name.
+            file = f"gan{number + 1 if number else ''}-{slug(name)}.png"
+            if grid:
+                pngs[file] = grid
+            of_all = f" (one GAN of {len(model.grids)} classes)" if len(model.grids) > 1 else ""
+            cards.append(
+                {"name": name, "grid": grid, "file": file, "of_all": of_all, **_gan_figures(model.summary)}
+            )
     return cards
+
+
+def _gan_figures(summary: dict[str, Any]) -> dict[str, str]:
+    return {
+        "images": _count(summary.get("images_seen")),
+        "train_images": _count(summary.get("train_images")),
+        "time": _time(summary.get("seconds")),
+        "weights": _short(summary.get("weights_sha256")),
+    }
 
 
 def _cls_row(run: ClsRun, study: Study) -> dict[str, Any]:
@@ -196,8 +199,8 @@ def _cls_row(run: ClsRun, study: Study) -> dict[str, Any]:
 
 
 def _gan_row(run: GanRun) -> dict[str, Any]:
-    images = sum(int(one.summary.get("images_seen") or 0) for one in run.classes)
-    return {"run": relative(run.folder), **_machine(run.summary), "images": _count(images)}
+    models = [{"name": model.name, **_gan_figures(model.summary)} for model in run.models]
+    return {"run": relative(run.folder), **_machine(run.summary), "models": models}
 
 
 def _machine(summary: dict[str, Any]) -> dict[str, str]:

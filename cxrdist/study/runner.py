@@ -173,7 +173,7 @@ def launcher(processes: int) -> list[str]:
     """``accelerate launch`` for this machine."""
     import torch
 
-    from cxrdist.dist import cores
+    from cxrdist.machine import cores
 
     gpus = torch.cuda.device_count()
     processes = processes or gpus or min(2, cores())

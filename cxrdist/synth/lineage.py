@@ -1,48 +1,63 @@
-"""Which generator an image comes from, and what that generator has learnt from."""
+"""Which generators of a run make which classes, and what they have learnt from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from cxrdist.checkpoint import load_weights, weights_sha256
 from cxrdist.data.lineage import descends_from
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
-from cxrdist.files import read_json, slug
-from cxrdist.nets.dcgan import DCGANConfig, Generator
+from cxrdist.files import slug
+from cxrdist.models import MODEL_FILE, TrainedGenerator, load_generator
+
+ALL_CLASSES = "all-classes"
 
 
-@dataclass(frozen=True)
-class TrainedGenerator:
-    """A generator of one class and the digest of its weights."""
+def load_generators(gan_run: Path, classes: Iterable[str], shards: ShardSet) -> dict[str, TrainedGenerator]:
+    """``{class: its generator}``: a class's own, else the one of all classes, which is then the same object.
 
-    class_name: str
-    network: Generator
-    weights_sha256: str
+    Raises UserError where one is missing, changed, of another image size, or has learnt from anything but the
+    train split of ``shards`` or of a set of its family.
+    """
+    loaded: dict[Path, TrainedGenerator] = {}
+    found = {}
+    for name in classes:
+        folder = _folder_of(gan_run, name, shards)
+        if folder not in loaded:
+            loaded[folder] = load_generator(folder)
+            _check(loaded[folder], folder, gan_run, shards)
+        if name not in loaded[folder].classes:
+            raise UserError(
+                f"{folder}: this generator makes {', '.join(loaded[folder].classes)}, not {name}; train one that "
+                f"does with `{_training(gan_run, shards)}-other`"
+            )
+        found[name] = loaded[folder]
+    return found
 
 
-def load_generator(gan_run: Path, class_name: str, shards: ShardSet) -> TrainedGenerator:
-    """The generator of a class. Raises UserError where it is missing, changed, of another image size, or has
-    learnt from anything but the train split of ``shards`` or of a conversion of it."""
-    folder = gan_run / slug(class_name)
-    again = f"accelerate launch launch/train_gan.py --shards {shards} --run {gan_run}"
-    if not (folder / "model.json").exists():
-        raise UserError(f"{gan_run} has no finished generator of {class_name}; train it with `{again}`")
-    model: dict[str, Any] = read_json(folder / "model.json")
-    if not descends_from(model["lineage"], shards):
+def _folder_of(gan_run: Path, class_name: str, shards: ShardSet) -> Path:
+    for folder in (gan_run / slug(class_name), gan_run / ALL_CLASSES):
+        if (folder / MODEL_FILE).exists():
+            return folder
+    raise UserError(
+        f"{gan_run} has no finished generator of {class_name}; train it with `{_training(gan_run, shards)}`"
+    )
+
+
+def _check(generator: TrainedGenerator, folder: Path, gan_run: Path, shards: ShardSet) -> None:
+    again = f"train one on it with `{_training(gan_run, shards)}-other`"
+    if not descends_from(generator.lineage, shards):
         raise UserError(
-            f"{folder}: this generator has learnt from another set ({model['lineage']['real_digest'][:12]}) than "
-            f"{shards} ({shards.digest[:12]}); train one on it with `{again}-other`"
+            f"{folder}: this generator has learnt from another set ({generator.lineage['real_digest'][:12]}) than "
+            f"{shards} ({shards.digest[:12]}); {again}"
         )
-    if model["network"]["size"] != shards.image_size:
+    if generator.image_size != shards.image_size:
         raise UserError(
-            f"{folder}: this generator makes images of {model['network']['size']} px, and {shards} has "
-            f"{shards.image_size} px; train one on it with `{again}-other`"
+            f"{folder}: this generator makes images of {generator.image_size} px, and {shards} has "
+            f"{shards.image_size} px; {again}"
         )
-    network = Generator(DCGANConfig(**model["network"]))
-    load_weights(folder / "generator.safetensors", network)
-    if weights_sha256(network) != model["weights_sha256"]:
-        raise UserError(f"{folder}/generator.safetensors: changed since it was trained; train it again")
-    return TrainedGenerator(class_name, network, model["weights_sha256"])
+
+
+def _training(gan_run: Path, shards: ShardSet) -> str:
+    return f"accelerate launch launch/train_gan.py --shards {shards} --run {gan_run}"

@@ -16,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from cxrdist.config import find_named, load_yaml, to_dict
 from cxrdist.data.claim import claim, finished_set, remove_leftovers, settle
 from cxrdist.data.images import encode
@@ -30,15 +27,15 @@ from cxrdist.data.open import open_real
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import Sample, finished_shard, samples_per_shard, write_shard
 from cxrdist.data.store import Store, store_of
-from cxrdist.data.transforms import to_uint8
 from cxrdist.dist import Dist
 from cxrdist.errors import UserError
+from cxrdist.files import slug
+from cxrdist.models import TrainedGenerator
 from cxrdist.progress import Progress, duration, say
 from cxrdist.run import SUMMARY, environment, holding, write_summary
-from cxrdist.seeds import uniform
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
-from cxrdist.synth.lineage import TrainedGenerator, load_generator
+from cxrdist.synth.lineage import load_generators
 from cxrdist.tracking import start
 
 CANDIDATE_BATCH = 64
@@ -63,7 +60,7 @@ def synthesize(config: SynthConfig) -> None:
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)
     wanted = images_to_make(config, real)
-    generators = {name: load_generator(Path(config.gan), name, real) for name in wanted}
+    generators = load_generators(Path(config.gan), wanted, real)
     gates = {name: GreyGate.from_real(real, name) for name in wanted}
     provenance = provenance_of(config, generators, gates, wanted)
     store = store_of(config.out_place)
@@ -74,8 +71,8 @@ def synthesize(config: SynthConfig) -> None:
             dist.close()
             return
         for name in wanted:
-            generators[name].network.to(dist.device).eval()
-            probe(generators[name], gates[name], config, dist.device)
+            generators[name].network.to(dist.device)
+            probe(generators[name], name, gates[name], config)
         say(f"synthesis of {sum(wanted.values()):,} images for {config.mix}; {dist.describe()}")
         releases: list[Callable[[], None]] = []
         dist.on_main(lambda: releases.append(claim(store, provenance)))
@@ -138,13 +135,14 @@ def provenance_of(
     }
 
 
-def probe(generator: TrainedGenerator, gate: GreyGate, config: SynthConfig, device: torch.device) -> None:
+def probe(generator: TrainedGenerator, class_name: str, gate: GreyGate, config: SynthConfig) -> None:
     """Raises UserError, before anything is written, where hardly an image of a generator passes its gate."""
-    images = candidates(generator, f"probe {generator.class_name}", config.seed, 0, PROBED_CANDIDATES, device)
+    z = generator.z(config.seed, f"probe {class_name}", range(PROBED_CANDIDATES))
+    images = generator.images(class_name, z)
     passed = sum(gate.admits(*scores_of(image)) for image in images)
     if passed < LEAST_PASS_RATE * PROBED_CANDIDATES:
         raise UserError(
-            f"of {PROBED_CANDIDATES} images of {generator.class_name} only {passed} have the brightness and "
+            f"of {PROBED_CANDIDATES} images of {class_name} only {passed} have the brightness and "
             f"contrast of real ones: look at its samples in {config.gan}, and train it longer (--budget)"
         )
 
@@ -198,7 +196,6 @@ def write_my_shards(
                     generators[task.class_name],
                     gates[task.class_name],
                     config,
-                    dist.device,
                     tried,
                     progress,
                 )
@@ -213,7 +210,6 @@ def admitted(
     generator: TrainedGenerator,
     gate: GreyGate,
     config: SynthConfig,
-    device: torch.device,
     tried: list[int],
     progress: Progress,
 ) -> Iterator[Sample]:
@@ -222,23 +218,22 @@ def admitted(
     made = first = 0
     purpose = f"synthesis {task.class_name} {task.number}"
     while made < task.samples:
-        # Batches of one size, from the shard's own start: the arithmetic, too, is the same on every rank.
-        images = candidates(generator, purpose, config.seed, first, first + CANDIDATE_BATCH, device)
-        for number, image in enumerate(images, first):
+        z = generator.z(config.seed, purpose, range(first, first + CANDIDATE_BATCH))
+        for number, image in enumerate(generator.images(task.class_name, z), first):
             tried.append(number)
             brightness, contrast = scores_of(image)
             if gate.admits(brightness, contrast):
                 meta = {
                     "patient": None,
                     "origin": "synthetic",
-                    "source": "dcgan",
+                    "source": generator.architecture,
                     "generator_sha256": generator.weights_sha256,
                     "seed": config.seed,
                     "shard": task.number,
                     "candidate": number,
                     "scores": {"brightness": brightness, "contrast": contrast},
                 }
-                key = key_of(generator, task.number, number)
+                key = key_of(generator, task, number)
                 yield Sample(key, encode(image, config.encoding), meta)
                 made += 1
                 progress.advance()
@@ -247,18 +242,9 @@ def admitted(
         first += CANDIDATE_BATCH
 
 
-@torch.no_grad()
-def candidates(
-    generator: TrainedGenerator, purpose: str, seed: int, start: int, stop: int, device: torch.device
-) -> np.ndarray:
-    """Images [stop - start, H, W] uint8 of the z at these places of a purpose's sequence."""
-    z = uniform(seed, purpose, range(start, stop), generator.network.cfg.z_dim)
-    images = [generator.network(part.to(device)) for part in torch.from_numpy(z).split(CANDIDATE_BATCH)]
-    return to_uint8(torch.cat(images))[:, 0].cpu().numpy()
-
-
-def key_of(generator: TrainedGenerator, shard: int, candidate: int) -> str:
-    return f"{generator.weights_sha256[:12]}-{shard:06d}-{candidate:08d}"
+def key_of(generator: TrainedGenerator, task: SynthTask, candidate: int) -> str:
+    # With the class: one generator may make several, and numbers its candidates per class.
+    return f"{generator.weights_sha256[:12]}-{slug(task.class_name)}-{task.number:06d}-{candidate:08d}"
 
 
 def candidate_of(key: str) -> int:

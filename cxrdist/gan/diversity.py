@@ -1,0 +1,79 @@
+"""How much the images of a class differ from each other, beside how much its real ones do.
+
+The measure: each image's distance to the nearest other one among as many as the class has real ones, in the mean,
+divided by that of the real ones. Distance is the root mean square of grey values at 16x16. A generator that makes a
+few images again and again has near twins, wherever those images lie; means over all pairs (distance, MS-SSIM) hardly
+see it from four images on. Measured on ChestX-ray14, Normal, 64 px, 64 drawn images against 64 real ones:
+
+                                     this measure    all pairs    pairwise MS-SSIM (real: 0.40)
+    one image, exact / +- 5 grey      0.00 / 0.05    0.00 / 0.09  1.00 / 0.91
+    2 images                          0.00 / 0.06    0.55 / 0.60  0.60 / 0.56
+    4 images                          0.00 / 0.06    0.80 / 0.83  0.54 / 0.50
+    8 images                          0.00 / 0.07    0.82 / 0.84  0.53 / 0.49
+    16 images                         0.00 / 0.10    0.94 / 0.95  0.45 / 0.42
+    other real images                 0.95           0.94         0.42
+    a DCGAN after 1,600 images        0.23           0.17         0.88
+    after 3,200 to 6,400              0.83 to 0.92   0.86, 0.90   0.60 to 0.52
+
+Real against other real images of 2, 6, 11, 18 and 44: 0.81, 1.02, 1.08, 1.08 and 1.01. DCGANs of the phantom's five
+classes (56 to 240 images) after 6,400 and 8,000 images: 0.67 to 0.94. Eight images among 11: 0.45; so of a class of
+ten images only a collapse onto fewer than half as many shows. A look at 64 images takes 8 ms at 64 px and 29 ms at
+256 px on one core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from cxrdist.data.shard_set import CorruptSample, ShardSet
+
+MOST_REAL = 64
+SIDE = 16
+COLLAPSED_BELOW = 0.3
+
+
+class Diversity:
+    """The real images' own figure, kept for each class."""
+
+    def __init__(self, shards: ShardSet, classes: Sequence[str]) -> None:
+        self.real: dict[str, tuple[int, float]] = {}
+        for name in classes:
+            images = real_images(shards, name)
+            self.real[name] = len(images), nearest_distance(images, len(images))
+
+    def of(self, class_name: str, drawn: np.ndarray) -> float:
+        """Drawn images [n, H, W] uint8, n >= 2 -> how much they differ, 1 being as much as real ones do; 1 too
+        where the class has no two real images that differ."""
+        count, real = self.real[class_name]
+        return nearest_distance(drawn, min(count, len(drawn))) / real if real else 1.0
+
+
+def real_images(shards: ShardSet, class_name: str) -> np.ndarray:
+    """[n, H, W] uint8: the first training images of a class. Corrupt ones are passed over: whether they stop the
+    training is for the loader to say."""
+    reader = shards.stratum("train", class_name, "real")
+    images = []
+    for number in range(min(MOST_REAL, reader.samples)):
+        with contextlib.suppress(CorruptSample):
+            images.append(reader.pixels(number))
+    return np.stack(images) if images else np.empty((0, shards.image_size, shards.image_size), np.uint8)
+
+
+def nearest_distance(images: np.ndarray, among: int) -> float:
+    """[n, H, W] uint8 -> the mean over images of the distance to the nearest other one, in grey values, looked for
+    among ``among`` of them at a time (it falls with their number); 0 where that is fewer than two."""
+    if among < 2:
+        return 0.0
+    n, height, width = images.shape
+    blocks = images.reshape(n, SIDE, height // SIDE, SIDE, width // SIDE).astype(np.float64)
+    small = blocks.mean((2, 4)).reshape(n, -1)  # [n, 256]
+    nearest = []
+    for first in range(0, n - among + 1, among):
+        group = small[first : first + among]
+        squares = ((group[:, None] - group[None]) ** 2).mean(2)  # [among, among]
+        np.fill_diagonal(squares, np.inf)
+        nearest.append(np.sqrt(squares.min(1)))
+    return float(np.concatenate(nearest).mean())

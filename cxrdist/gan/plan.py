@@ -1,0 +1,118 @@
+"""What a run trains: one model per class, or one of all classes; and which process trains which. No torch.
+
+config, shard set -> models, each with the images that it learns from -> a share for each process
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cxrdist.budget import budget_steps
+from cxrdist.config import find_named, load_yaml
+from cxrdist.data.mix import Quotas, quotas, rule_from
+from cxrdist.data.mix_sources import train_counts
+from cxrdist.data.shard_set import ShardSet
+from cxrdist.errors import UserError, nearest
+from cxrdist.files import slug
+from cxrdist.gan.config import GANConfig
+
+ALL_CLASSES = "all classes"
+MOST_TIMES_THE_RATE = 10.0
+LOOKS = 10
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One G and D to train."""
+
+    name: str
+    """Its class, or ``all classes``."""
+    classes: tuple[str, ...]
+    quotas: Quotas
+    """``{class: {"real": images}}`` of one epoch."""
+    train_images: int
+    """How many different images it learns from."""
+    steps: int
+    learning_rate: float
+
+    @property
+    def folder(self) -> str:
+        return slug(self.name)
+
+
+def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
+    """The models of a run, in the set's order of classes. Raises UserError for a class that the set does not have,
+    or a mix that is not one of real images."""
+    classes = choose_classes(config.classes, shards)
+    if config.architecture == "dcgan":
+        return [
+            _model(config, name, {name: {"real": _available(config, shards, name)}}, shards)
+            for name in classes
+        ]
+    if len(classes) < len(shards.classes):
+        raise UserError(
+            f"--classes {','.join(classes)}: a conditional GAN learns all classes of its set together; leave "
+            "--classes out, or take --architecture dcgan"
+        )
+    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    if rule.needs_synthetic:
+        raise UserError(
+            f"--mix {config.mix}: a GAN learns from real images alone; take a mix without synthetic ones"
+        )
+    return [_model(config, ALL_CLASSES, quotas(rule, train_counts(shards, None)), shards)]
+
+
+def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
+    """The classes to train, in the set's order. Raises UserError for a class that the set does not have."""
+    if asked == ("all",):
+        return shards.classes
+    for name in asked:
+        if name not in shards.classes:
+            raise UserError(f"--classes {name}: not a class of {shards}{nearest(name, shards.classes)}")
+    return [name for name in shards.classes if name in asked]
+
+
+def learning_rate_of(config: GANConfig, train_images: int) -> float:
+    """Adam's rate for a model of so many training images: with ``rate_images`` its product with the number of steps
+    in an epoch is the same for all sizes (the paper: 2e-4 to 2e-3 by dataset size)."""
+    if config.rate_images is None:
+        return config.learning_rate
+    return config.learning_rate * min(MOST_TIMES_THE_RATE, max(1.0, config.rate_images / train_images))
+
+
+def look_steps(steps: int, batch: int, every_images: int | None) -> set[int]:
+    """After which of ``steps`` to look: at the first step that has seen each multiple of ``every_images``, or ten
+    times over all; the last step always among them."""
+    if every_images is None:
+        return {-(-steps * i // LOOKS) for i in range(1, LOOKS + 1)}
+    wanted = range(every_images, steps * batch + 1, every_images)
+    return {-(-images // batch) for images in wanted} | {steps}
+
+
+def shares(models: Sequence[ModelPlan], processes: int) -> list[list[ModelPlan]]:
+    """Which models each process trains, in order: the longest ones first, each to the process that has least to do.
+    Some get none where there are fewer models than processes."""
+    dealt: list[list[ModelPlan]] = [[] for _ in range(processes)]
+    for model in sorted(models, key=lambda m: -m.steps):
+        min(dealt, key=lambda share: sum(m.steps for m in share)).append(model)
+    return dealt
+
+
+def _available(config: GANConfig, shards: ShardSet, class_name: str) -> int:
+    available = shards.samples("train", class_name, "real")
+    return min(available, config.images_per_class or available)
+
+
+def _model(config: GANConfig, name: str, of_epoch: Quotas, shards: ShardSet) -> ModelPlan:
+    classes = tuple(class_name for class_name, origins in of_epoch.items() if origins.get("real"))
+    train_images = sum(_available(config, shards, class_name) for class_name in classes)
+    epoch_images = sum(of_epoch[class_name]["real"] for class_name in classes)
+    return ModelPlan(
+        name,
+        classes,
+        of_epoch,
+        train_images,
+        budget_steps(config.budget, epoch_images=epoch_images, batch=config.batch),
+        learning_rate_of(config, train_images),
+    )

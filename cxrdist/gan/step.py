@@ -1,0 +1,127 @@
+"""One step of a GAN: D, then G, each with the other frozen (paper 2.1), whatever spreads it over processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cxrdist.data.order import check_divides
+from cxrdist.data.stream import Batch
+from cxrdist.data.transforms import to_float
+from cxrdist.dist import Dist
+from cxrdist.engines import Engine
+from cxrdist.errors import UserError
+from cxrdist.gan.config import GANConfig
+from cxrdist.gan.diffaugment import diffaugment
+from cxrdist.gan.losses import d_loss, g_loss, r1_penalty
+from cxrdist.seeds import derive, uniform
+
+ENGINES = ("generator", "discriminator")
+STATS = ("loss_d", "loss_g", "d_real", "d_fake", "d_accuracy", "grad_d", "grad_g")
+
+
+def check_parts(batch: int, world_size: int, accumulate: int) -> None:
+    """Raises UserError for a global batch that ranks and parts cannot share equally."""
+    check_divides(batch, world_size)
+    if batch // world_size % accumulate:
+        whole = world_size * accumulate
+        below = batch // whole * whole
+        fitting = " or ".join(str(b) for b in (below, below + whole) if b > 0)
+        raise UserError(
+            f"--accumulate {accumulate}: a global batch of {batch} does not divide into {accumulate} equal parts on "
+            f"each of {world_size} processes: take --batch {fitting}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one forward and backward pass works on, on the device."""
+
+    real: Tensor  # [b, 1, H, W] float32 in [-1, 1]
+    labels: Tensor  # [b] int64: of the real images, and of the fake ones of the same positions
+    z: Tensor  # [b, z_dim] float32
+    positions: range
+    last: bool
+
+
+class GANStep:
+    """Both halves of a step, on this rank's share of a global batch, in ``config.accumulate`` parts.
+
+    z and augmentations are functions of (seed, position), so the step is the same however the batch is spread, but
+    for what sees one part at a time: BatchNorm, minibatch standard deviation, the pace of spectral normalisation.
+    """
+
+    def __init__(
+        self, config: GANConfig, generator: Engine, discriminator: Engine, dist: Dist, class_name: str
+    ) -> None:
+        check_parts(config.batch, dist.world_size, config.accumulate)
+        self.config, self.dist, self.class_name = config, dist, class_name
+        self.generator, self.discriminator = generator, discriminator
+
+    def __call__(self, step: int, batch: Batch) -> Tensor:
+        """Returns [len(STATS)] float32 on the device: this rank's means, and the norms of the synced gradients."""
+        parts = self.parts(batch)
+        # One part's images, with their graph, serve both halves; kept for all parts, they would take the memory that
+        # accumulation saves.
+        kept = self.generator(parts[0].z, parts[0].labels) if len(parts) == 1 else None
+        of_parts = []
+        for part in parts:
+            with self.discriminator.part(last=part.last):
+                loss, scores = self.discriminate(step, part, kept)
+                self.discriminator.backward(loss)
+            of_parts.append(scores)
+        norm_d = self.discriminator.step()
+
+        # Frozen, D has no gradient to sync, and keeps none of G's.
+        self.discriminator.module.requires_grad_(False)
+        losses_g = []
+        for part in parts:
+            with self.generator.part(last=part.last):
+                fake = kept if kept is not None else self.generator(part.z, part.labels)
+                logits = self.discriminator.unsynced(self.augmented(fake, part, "g"), part.labels)
+                loss = g_loss(logits, self.config.g_loss)
+                self.generator.backward(loss)
+            losses_g.append(loss.detach())
+        norm_g = self.generator.step()
+        self.discriminator.module.requires_grad_(True)
+
+        loss_d, d_real, d_fake, accuracy = torch.stack(of_parts).mean(0)
+        loss_g = torch.stack(losses_g).mean()
+        return torch.stack([loss_d, loss_g, d_real, d_fake, accuracy, norm_d, norm_g])
+
+    def parts(self, batch: Batch) -> list[Part]:
+        """This rank's share of the batch, in equal parts."""
+        device, count = self.dist.device, len(batch.positions)
+        real, labels = to_float(batch.pixels.to(device)), batch.labels.to(device)
+        drawn = uniform(self.config.seed, f"z {self.class_name}", batch.positions, self.config.z_dim)
+        z = torch.from_numpy(drawn).to(device)
+        size = count // self.config.accumulate
+        slices = [slice(first, first + size) for first in range(0, count, size)]
+        return [
+            Part(real=real[s], labels=labels[s], z=z[s], positions=batch.positions[s], last=s is slices[-1])
+            for s in slices
+        ]
+
+    def discriminate(self, step: int, part: Part, kept: Tensor | None) -> tuple[Tensor, Tensor]:
+        """D's loss, one sum for one backward pass, and [4]: it without R1, D(x), D(G(z)), share that D gets right."""
+        if kept is None:
+            with torch.no_grad():
+                kept = self.generator.unsynced(part.z, part.labels)
+        real = self.augmented(part.real, part, "real")
+        real_logits = self.discriminator(real, part.labels)
+        fake_logits = self.discriminator(self.augmented(kept.detach(), part, "fake"), part.labels)
+        loss = adversarial = d_loss(real_logits, fake_logits)
+        if self.config.regularizer == "r1" and step % self.config.r1_every == 0:
+            penalty = r1_penalty(self.discriminator.module, real, part.labels)
+            loss = loss + self.config.r1_weight / 2 * self.config.r1_every * penalty
+        with torch.no_grad():
+            right = torch.cat([real_logits > 0, fake_logits < 0]).float().mean()
+            d_real, d_fake = torch.sigmoid(real_logits).mean(), torch.sigmoid(fake_logits).mean()
+            return loss, torch.stack([adversarial, d_real, d_fake, right])
+
+    def augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
+        """As D sees them; real images, and the fake ones of either half, are changed independently."""
+        seed = derive(self.config.seed, f"diffaugment {purpose}", self.class_name)
+        return diffaugment(images, self.config.diffaugment, seed=seed, positions=part.positions)

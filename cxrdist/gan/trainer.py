@@ -1,0 +1,278 @@
+"""One model's training, from its first weights to the generator that leaves it.
+
+<run>/<model>/checkpoints/, samples/<class>/, metrics.jsonl, generator.safetensors, model.json, summary.json
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cxrdist.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
+from cxrdist.data.lineage import made_from
+from cxrdist.data.order_digest import OrderDigest
+from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.stream import Stream
+from cxrdist.dist import Dist
+from cxrdist.errors import UserError
+from cxrdist.files import remove_temporaries, slug
+from cxrdist.gan.config import GANConfig
+from cxrdist.gan.diversity import Diversity
+from cxrdist.gan.ema import EMA
+from cxrdist.gan.networks import build
+from cxrdist.gan.plan import ModelPlan, look_steps
+from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
+from cxrdist.gan.step import STATS, GANStep
+from cxrdist.gan.watch import Watch
+from cxrdist.models import export_generator
+from cxrdist.progress import Progress, say
+from cxrdist.run import write_summary
+from cxrdist.seeds import derive, uniform
+from cxrdist.tracking import MetricsFile, NoTracker
+
+FINITE_EVERY_STEPS = 64
+DRAWN = 64
+"""Samples of each class whose diversity is measured; the grid shows the first of them."""
+
+
+class ModelTrainer:
+    """One model's G and D: build, resume, train, look, export."""
+
+    def __init__(
+        self,
+        config: GANConfig,
+        model: ModelPlan,
+        shards: ShardSet,
+        dist: Dist,
+        tracker: NoTracker,
+        title: str,
+    ) -> None:
+        self.config, self.model, self.shards, self.dist = config, model, shards, dist
+        self.tracker, self.title = tracker, title
+        self.folder = Path(config.run) / model.folder
+        self.stream = Stream(
+            shards,
+            None,
+            model.quotas,
+            batch=config.batch,
+            seed=derive(config.seed, "gan order", model.name),
+            rank=dist.rank,
+            world_size=dist.world_size,
+            limit=config.images_per_class,
+        )
+        # Labels count the model's classes: a mix may leave out some of the set's.
+        self.stream.labels = np.array([model.classes.index(name) for name, _ in self.stream.strata])
+        self.order = OrderDigest()
+        self.values: dict[str, float] = {}
+        self.watch = Watch(config.on_collapse)
+        self.substituted = 0
+        self.seconds = 0.0
+        self.waited_s = 0.0
+
+    def train(self) -> None:
+        self.build()
+        step = self.resume()
+        metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
+        looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
+        sums, since = torch.zeros(len(STATS), device=self.dist.device), step
+        seconds_before, waited_before, began_s = self.seconds, self.waited_s, time.monotonic()
+        total = self.model.steps * self.config.batch
+        with (
+            self.stream.batches(
+                step, self.model.steps, self.config.loader, peers=self.dist, substituted=self.substituted
+            ) as batches,
+            Progress(
+                self.title, total, start=step * self.config.batch, every_rank=self.dist.is_alone
+            ) as progress,
+        ):
+            for batch in batches:
+                self.order.saw(batch)
+                sums += self.step(step, batch)
+                self.substituted = batches.substituted
+                step += 1
+                images = step * self.config.batch
+                if self.ema is not None:
+                    self.ema.update(self.generator.module, batch=self.config.batch, images=images)
+                is_look = step in looks
+                if is_look or step % FINITE_EVERY_STEPS == 0:
+                    means = self.means(sums, step - since, images)
+                if is_look:
+                    sums.zero_()
+                    since = step
+                    self.seconds = seconds_before + time.monotonic() - began_s
+                    self.waited_s = waited_before + batches.waited_s
+                    self.values = means | {"data_wait": round(self.data_wait, 5)}
+                    self.look(images, step, metrics)
+                progress.at(images, show(self.values))
+        self.finish()
+
+    @property
+    def data_wait(self) -> float:
+        """Which part of its time the training has waited for data."""
+        return self.waited_s / max(self.seconds, 1e-9)
+
+    def build(self) -> None:
+        config, name = self.config, self.model.name
+        generator, discriminator = build(
+            config,
+            image_size=self.shards.image_size,
+            classes=len(self.model.classes),
+            seeds=(derive(config.seed, "G", name), derive(config.seed, "D", name)),
+        )
+        adam: dict[str, Any] = {
+            "learning_rate": self.model.learning_rate,
+            "betas": (config.beta1, config.beta2),
+            "parts": config.accumulate,
+            "compile": config.compile,
+        }
+        self.generator = self.dist.engine("generator", generator, **adam)
+        self.discriminator = self.dist.engine("discriminator", discriminator, **adam)
+        self.ema = (
+            EMA(self.generator.module, config.ema_half_life_images) if config.ema_half_life_images else None
+        )
+        self.step = GANStep(config, self.generator, self.discriminator, self.dist, name)
+
+    @cached_property
+    def diversity(self) -> Diversity:
+        return Diversity(self.shards, self.model.classes)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        found = {"generator": self.generator.module, "discriminator": self.discriminator.module}
+        return found if self.ema is None else {**found, "ema": self.ema.model}
+
+    @property
+    def drawing(self) -> nn.Module:
+        """The generator that draws samples and leaves the training."""
+        return self.generator.module if self.ema is None else self.ema.model
+
+    def resume(self) -> int:
+        """The step to go on at; 0 for a new run."""
+        path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
+        if path is None:
+            return 0
+        loaded = load_checkpoint(path, self.networks)
+        self.generator.load_optimizer_state(loaded.optimizers["generator"])
+        self.discriminator.load_optimizer_state(loaded.optimizers["discriminator"])
+        step = self.stream.load_state_dict(loaded.state["stream"])
+        self.order = OrderDigest(loaded.state["order_sha256"])
+        self.values = loaded.state["values"]
+        self.watch.load_state_dict(loaded.state["watch"])
+        self.substituted = loaded.state["substituted"]
+        self.seconds, self.waited_s = loaded.state["seconds"], loaded.state["waited_s"]
+        self.say(f"resumes at {loaded.images:,} images")
+        return step
+
+    def means(self, sums: torch.Tensor, steps: int, images: int) -> dict[str, float]:
+        """Means since the last look, over all ranks. Raises UserError where they are not finite."""
+        means = dict(zip(STATS, self.dist.mean(sums / steps).tolist(), strict=True))
+        self.watch.check_finite(images, means)
+        return {name: round(value, 5) for name, value in means.items()}
+
+    def look(self, images: int, step: int, metrics: MetricsFile | None) -> None:
+        """Log, draw the samples, watch for collapse, write a checkpoint."""
+        for network in self.networks.values():
+            self.dist.average_buffers(network)
+        order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
+        optimizers = {
+            "generator": self.generator.optimizer_state(),
+            "discriminator": self.discriminator.optimizer_state(),
+        }
+
+        def on_main() -> None:
+            stopped = None
+            spread = self.draw(images)
+            try:
+                for warning in self.watch.look(images, self.values, spread):
+                    self.say(f"warning: {warning}")
+            except UserError as error:
+                stopped = error
+            assert metrics is not None
+            told = {**self.values, **{f"spread/{name}": round(value, 4) for name, value in spread.items()}}
+            metrics.log(images, told)
+            self.tracker.log(images, {f"{self.model.name}/{k}": v for k, v in told.items()})
+            state = {
+                "stream": self.stream.state_dict(step),
+                "order_sha256": order,
+                "values": self.values,
+                "watch": self.watch.state_dict(),
+                "substituted": self.substituted,
+                "seconds": self.seconds,
+                "waited_s": self.waited_s,
+            }
+            save_checkpoint(
+                self.folder / "checkpoints", images, self.networks, optimizers, state, keep=self.config.keep
+            )
+            if stopped is not None:
+                raise stopped
+
+        self.dist.on_main(on_main)
+
+    def draw(self, images: int) -> dict[str, float]:
+        """A grid of the same z for each class, as a picture; returns how much each class's samples differ, as a part
+        of how much its real images do."""
+        spread = {}
+        for label, class_name in enumerate(self.model.classes):
+            z = uniform(self.config.seed, f"grid {self.model.name}", range(DRAWN), self.config.z_dim)
+            drawn = generate(self.drawing, z, label, self.dist.device)
+            grid = self.folder / "samples" / slug(class_name) / f"images-{images:09d}.png"
+            save_grid(grid, drawn[: GRID_SIDE**2])
+            self.tracker.picture(images, f"{class_name}/samples", grid)
+            spread[class_name] = self.diversity.of(class_name, drawn)
+        return spread
+
+    def say(self, message: str) -> None:
+        say(f"{self.title}  {message}", every_rank=self.dist.is_main)
+
+    def finish(self) -> None:
+        """Export the generator and write the model's summary, which makes it finished."""
+        order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
+        self.dist.on_main(lambda: self.export(order))
+
+    def export(self, order: str) -> None:
+        self.watch.check_end()
+        remove_temporaries(self.folder)
+        metrics = {k: v for k, v in self.values.items() if k != "data_wait"}
+        export_generator(
+            self.folder,
+            self.drawing,
+            architecture=self.config.architecture,
+            preset=self.config.preset,
+            classes=self.model.classes,
+            lineage=made_from(self.shards),
+            metrics=metrics,
+        )
+        write_summary(
+            self.folder,
+            {
+                "job": "gan-model",
+                "status": "finished",
+                "classes": list(self.model.classes),
+                "shards": {"real": self.shards.digest},
+                "train_images": self.model.train_images,
+                "images_seen": self.model.steps * self.config.batch,
+                "steps": self.model.steps,
+                "learning_rate": self.model.learning_rate,
+                "seconds": round(self.seconds, 1),
+                "data_wait": round(self.data_wait, 4),
+                "metrics": metrics,
+                "warnings": self.watch.said,
+                "weights_sha256": weights_sha256(self.drawing),
+                "order_sha256": order,
+                "substituted": self.substituted,
+                "world_size": self.dist.world_size,
+                "device": self.dist.device_name,
+                "precision": self.dist.precision,
+                "threads": self.dist.threads,
+            },
+        )
+
+
+def show(values: dict[str, float]) -> str:
+    return f"D {values['loss_d']:.2f}  G {values['loss_g']:.2f}" if values else ""

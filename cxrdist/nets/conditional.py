@@ -1,0 +1,245 @@
+"""One generator of all classes, and the discriminator that knows them: DCGAN's shapes, without its BatchNorm.
+
+No statistic crosses images but minibatch standard deviation's, so without it both nets train the same over any number
+of ranks; with it D compares the images that one rank sees in one pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from cxrdist.nets.dcgan import BASE
+
+KERNEL_DOWN = 4  # twice the stride, so that every pixel counts equally
+KERNEL_UP = 3
+POWER_ITERATIONS = 15  # before the first step; each training step adds one
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionalConfig:
+    """The shape of both nets. The defaults are those of 256x256; smaller sizes have fewer stages."""
+
+    size: int = 256
+    """Side of the square image in pixels: 32, 64, 128 or 256."""
+    classes: int = 5
+    """Number of classes; labels are 0 to classes - 1."""
+    z_dim: int = 128
+    """Length of the latent vector z, whose values are drawn from U(-1, 1)."""
+    maps: int = 1024
+    """Feature maps at 4x4; every stage towards the image halves them."""
+    embed_dim: int = 64
+    """Length of what G learns of each class."""
+    feature_dim: int = 256
+    """Length of what D makes of an image, and learns of each class."""
+    minibatch_std: bool = False
+    """Give D the standard deviation among the images of a class as one more map at 4x4."""
+    spectral: bool = False
+    """Spectral normalisation of D's weights."""
+    leak: float = 0.2
+    """Negative slope of every LeakyReLU."""
+
+    def __post_init__(self) -> None:
+        if self.size not in (32, 64, 128, 256):
+            raise ValueError(
+                f"size is {self.size}, but a conditional GAN makes images of 32, 64, 128 or 256 pixels"
+            )
+        halvings = 2 ** (self.stages - 1)
+        if self.maps < halvings or self.maps % halvings:
+            raise ValueError(
+                f"maps is {self.maps}, but size {self.size} halves it {self.stages - 1} times: "
+                f"choose a multiple of {halvings}"
+            )
+        for name in ("classes", "z_dim", "embed_dim", "feature_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
+        if not 0 <= self.leak < 1:
+            raise ValueError(f"leak is {self.leak}, but a LeakyReLU's slope must lie in [0, 1)")
+
+    @property
+    def stages(self) -> int:
+        """Number of stride-2 convolutions between 4x4 and the image; six at 256."""
+        return (self.size // BASE).bit_length() - 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Feature maps from 4x4 towards the image: 1024, 512, 256, 128, 64, 32 at 256."""
+        return tuple(self.maps >> stage for stage in range(self.stages))
+
+
+class ConditionalGenerator(nn.Module):
+    """z [B, z_dim], labels [B] int64 -> images [B, 1, size, size] in [-1, 1].
+
+    z and the class's embedding make the 4x4 maps, and scale and shift each later stage's (conditional
+    normalisation, Dumoulin et al. 2017; of z too, Chen et al. 2019, "self-modulation").
+    """
+
+    def __init__(self, cfg: ConditionalConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.classes, cfg.embed_dim)
+        self.project = nn.Linear(cfg.z_dim + cfg.embed_dim, cfg.maps * BASE * BASE)
+        self.norm = ModulatedNorm(cfg, cfg.maps)
+        self.ups, self.norms = nn.ModuleList(), nn.ModuleList()
+        for wide, narrow in itertools.pairwise(cfg.widths):
+            self.ups.append(_up(wide, narrow))
+            self.norms.append(ModulatedNorm(cfg, narrow))
+        self.image = _up(cfg.widths[-1], 1)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        style = torch.cat((z, self.embed(labels)), dim=1)  # [B, z_dim + embed_dim]
+        maps = self.project(style).unflatten(1, (self.cfg.maps, BASE, BASE))  # [B, maps, 4, 4]
+        maps = self.norm(maps, style)
+        for up, norm in zip(self.ups, self.norms, strict=True):
+            maps = norm(up(maps), style)
+        return torch.tanh(self.image(maps))
+
+
+def _up(wide: int, narrow: int) -> nn.Sequential:
+    """Twice the side. Pixels doubled and then convolved: a transposed convolution draws stripes into smooth lungs
+    (Odena et al. 2016)."""
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.Conv2d(wide, narrow, KERNEL_UP, padding=KERNEL_UP // 2),
+    )
+
+
+class ModulatedNorm(nn.Module):
+    """Maps [B, C, H, W], style [B, z_dim + embed_dim] -> [B, C, H, W]: normalised over the maps at each pixel
+    (pixel norm, Karras et al. 2018), scaled and shifted by the style, rectified."""
+
+    def __init__(self, cfg: ConditionalConfig, maps: int) -> None:
+        super().__init__()
+        self.modulate = nn.Linear(cfg.z_dim + cfg.embed_dim, 2 * maps)
+        self.leak = cfg.leak
+
+    def forward(self, maps: Tensor, style: Tensor) -> Tensor:
+        # In fp32 under autocast too: the mean of squares loses what is small.
+        inverse = torch.rsqrt(maps.float().square().mean(dim=1, keepdim=True) + 1e-8).to(maps.dtype)
+        scale, shift = self.modulate(style)[:, :, None, None].to(maps.dtype).chunk(2, dim=1)
+        return nn.functional.leaky_relu(maps * inverse * (1 + scale) + shift, self.leak)
+
+
+class ProjectionDiscriminator(nn.Module):
+    """Images [B, 1, size, size], labels [B] int64 -> logits [B], positive for real: w . phi + b + <embed(y), phi>,
+    where phi are an image's features (Miyato & Koyama 2018)."""
+
+    def __init__(self, cfg: ConditionalConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.downs = nn.ModuleList(
+            nn.Conv2d(narrow, wide, KERNEL_DOWN, stride=2, padding=1)
+            for narrow, wide in itertools.pairwise((1, *reversed(cfg.widths)))
+        )
+        self.project = nn.Linear((cfg.maps + cfg.minibatch_std) * BASE * BASE, cfg.feature_dim)
+        self.logit = nn.Linear(cfg.feature_dim, 1)
+        self.embed = nn.Embedding(cfg.classes, cfg.feature_dim)
+        if cfg.spectral:
+            for layer in (*self.downs, self.project, self.logit, self.embed):
+                normalise(layer)
+
+    def features(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Images [B, 1, size, size], labels [B] int64 -> phi [B, feature_dim]. Labels tell minibatch standard
+        deviation which images to compare, and nothing else."""
+        maps = images
+        for down in self.downs:
+            maps = nn.functional.leaky_relu(down(maps), self.cfg.leak)
+        if self.cfg.minibatch_std:
+            maps = torch.cat((maps, minibatch_std(maps, labels).to(maps.dtype)), dim=1)
+        return nn.functional.leaky_relu(self.project(maps.flatten(1)), self.cfg.leak)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        weights = self.logit.weight + self.embed(labels)  # [B, feature_dim]
+        # Products in fp32 under autocast too: bf16 has steps of 1/64 between logits of 2 and 4.
+        return (weights * self.features(images, labels).float()).sum(dim=1) + self.logit.bias
+
+
+def minibatch_std(maps: Tensor, labels: Tensor) -> Tensor:
+    """Maps [B, C, H, W], labels [B] -> [B, 1, H, W] float32: how much the images of each one's class differ here.
+
+    The standard deviation over the images of a class, averaged over maps and pixels (Karras et al. 2018, of any
+    images). Within classes, since those differ anyway, which would hide that G draws one of them always alike. An
+    image that is alone of its class has 0.
+    """
+    # In float64, which autocast leaves alone: bf16 would round away what images of a class differ by.
+    same = (labels[:, None] == labels).double()  # [B, B]
+    same = same / same.sum(dim=1, keepdim=True)
+    flat = maps.double().flatten(1)
+    variance = same @ (flat - same @ flat).square()
+    # Less its value at 0, so that equal images give 0; the epsilon keeps the gradient there finite.
+    deviation = ((variance + 1e-8).sqrt() - 1e-4).mean(dim=1).float()
+    return deviation[:, None, None, None].expand(-1, 1, *maps.shape[2:])
+
+
+class _FullPrecision(nn.Module):
+    """A parametrisation, out of autocast: bf16 would round the estimate of the largest singular value."""
+
+    def __init__(self, parametrization: nn.Module) -> None:
+        super().__init__()
+        self.parametrization = parametrization
+
+    def forward(self, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            normalised: Tensor = self.parametrization(weight)
+            return normalised
+
+
+def normalise(layer: Any) -> None:
+    """Divide the layer's weight by its largest singular value (Miyato et al. 2018), by torch's power iteration."""
+    spectral_norm(layer)
+    layer.parametrizations.weight[0] = _FullPrecision(layer.parametrizations.weight[0])
+
+
+@torch.no_grad()
+def init_weights(module: ConditionalGenerator | ProjectionDiscriminator, seed: int) -> None:
+    """Set every parameter, and the vectors of the power iteration, from ``seed`` alone, on whatever device the
+    module is. Weights have He's deviation, the embeddings' rows a length of about 1; biases are 0.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Embedding):
+            _draw(_free_weight(layer), rng, _std(name, layer))
+            if not isinstance(layer, nn.Embedding) and layer.bias is not None:
+                layer.bias.zero_()
+            if module.cfg.spectral and isinstance(module, ProjectionDiscriminator):
+                _start_power_iteration(layer, rng)
+
+
+def _draw(tensor: Tensor, rng: torch.Generator, std: float) -> None:
+    # Drawn on the CPU: every kind of device then starts from the same weights.
+    tensor.copy_(torch.randn(tensor.shape, generator=rng) * std)
+
+
+def _free_weight(layer: Any) -> Tensor:
+    """What the optimiser changes: the weight before its normalisation."""
+    return layer.parametrizations.weight.original if hasattr(layer, "parametrizations") else layer.weight
+
+
+def _start_power_iteration(layer: Any, rng: torch.Generator) -> None:
+    for vector in layer.parametrizations.weight.buffers():
+        _draw(vector, rng, 1.0)
+        vector.div_(vector.norm())
+    training = layer.training
+    layer.train()
+    for _ in range(POWER_ITERATIONS):
+        layer.weight  # noqa: B018 (in training, each reading is one iteration)
+    layer.train(training)
+
+
+def _std(name: str, layer: nn.Module) -> float:
+    """Standard deviation of a layer's initial weights."""
+    if isinstance(layer, nn.Embedding):
+        return 1 / math.sqrt(layer.embedding_dim)
+    if isinstance(layer, nn.Conv2d):
+        he = math.sqrt(2 / (layer.in_channels * math.prod(layer.kernel_size)))
+        return he / 4 if name.startswith("image") else he  # tanh would be saturated, and pass little gradient
+    assert isinstance(layer, nn.Linear)
+    # Neither the logit nor a modulation has a rectifier behind it, which would halve what passes.
+    passed = 1 if name == "logit" or name.endswith("modulate") else 2
+    return math.sqrt(passed / layer.in_features)

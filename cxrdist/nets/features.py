@@ -1,0 +1,67 @@
+"""What figures of quality compare images by: a fixed, untrained network, and the classifier's last maps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, leaky_relu
+
+from cxrdist.nets.dcnn import DCNN
+
+SEED = 20200623
+MAPS = 20
+GRID = 2
+
+
+class RandomFeatures(nn.Module):
+    """Images [B, 1, H, W] in [-1, 1] -> features [B, D] of a network that nobody has trained.
+
+    Every stage halves the side, down to 4 px, and gives the means of its 20 maps over a 2 x 2 grid of the image: 80
+    features a stage, 240 at 32 px, 320 at 64, 480 at 256. So the space knows of texture at every scale and roughly
+    of where it is, and of no diagnosis. Naeem et al. (2020, "R64") use random features for images that ImageNet's
+    features know nothing of. The weights are a function of ``SEED`` alone: He's normal ones, so that each stage keeps
+    the signal's size, with random biases, so that maps respond at different grey values.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(SEED)
+        self.stages = nn.ModuleList()
+        for stage in range(max(1, int(math.log2(size)) - 2)):
+            conv = nn.Conv2d(MAPS if stage else 1, MAPS, 4, stride=2, padding=1)
+            with torch.no_grad():
+                std = math.sqrt(2 / conv.weight[0].numel())
+                conv.weight.copy_(torch.randn(conv.weight.shape, generator=rng) * std)
+                conv.bias.copy_(torch.randn(MAPS, generator=rng) / 2)  # type: ignore[union-attr]
+            self.stages.append(conv)
+        self.requires_grad_(False).eval()
+
+    @property
+    def dims(self) -> int:
+        return len(self.stages) * MAPS * GRID**2
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled, maps = [], images
+        for stage in self.stages:
+            maps = leaky_relu(stage(maps), 0.2)
+            pooled.append(adaptive_avg_pool2d(maps, GRID).flatten(1))
+        return torch.cat(pooled, 1)
+
+
+class ClassifierFeatures(nn.Module):
+    """Images [B, 1, H, W] in [-1, 1] -> features [B, D]: the means of a classifier's last feature maps.
+
+    They are to the DCNN what the pool3 features of FID are to Inception. The hidden layer behind them is closer to
+    the classes, but has 256 to 1,024 units, more than a rare class has images; these are 64 in every preset.
+    """
+
+    def __init__(self, classifier: DCNN) -> None:
+        super().__init__()
+        self.stages = classifier.stages
+        self.dims = classifier.cfg.widths[-1]
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.stages(images).mean((2, 3))

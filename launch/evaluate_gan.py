@@ -1,0 +1,18 @@
+"""Tell how good a run's generated images are: `accelerate launch launch/evaluate_gan.py --help`."""
+
+from __future__ import annotations
+
+
+def main() -> None:
+    from cxrdist.config import parse
+    from cxrdist.gan.evaluate import evaluate
+    from cxrdist.gan.evaluate_config import EvaluateConfig
+
+    example = "accelerate launch launch/evaluate_gan.py --run runs/gan --shards shards/phantom"
+    evaluate(parse(EvaluateConfig, prog="evaluate_gan.py", example=example))
+
+
+if __name__ == "__main__":
+    from cxrdist import process
+
+    process.main(main)

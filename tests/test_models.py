@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cxrdist.checkpoint import weights_sha256
+from cxrdist.data.transforms import to_uint8
+from cxrdist.errors import UserError
+from cxrdist.models import export_generator, load_generator, network_of
+from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
+from cxrdist.seeds import uniform
+
+LINEAGE = {"real_digest": "a" * 64, "real_ancestors": ["b" * 64], "split": "train"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    generator = trained()
+    export_generator(
+        tmp_path,
+        generator,
+        architecture="dcgan",
+        preset="demo",
+        classes=["Nodule"],
+        lineage=LINEAGE,
+        metrics={"loss_g": 0.5},
+    )
+    return tmp_path
+
+
+def trained() -> Generator:
+    generator = Generator(DCGANConfig(size=32, z_dim=6, maps=8))
+    init_weights(generator, 3)
+    with torch.no_grad():  # large enough that images differ in many grey values
+        for parameter in generator.parameters():
+            parameter *= 5
+    return generator
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_generator_comes_back_with_all_that_is_said_of_it(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["generator.safetensors", "model.json"]
+    found = load_generator(str(folder))
+    assert (found.architecture, found.preset, found.classes, found.image_size) == (
+        "dcgan",
+        "demo",
+        ("Nodule",),
+        32,
+    )
+    assert (found.lineage, found.metrics) == (LINEAGE, {"loss_g": 0.5})
+    assert found.weights_sha256 == weights_sha256(trained()) == weights_sha256(found.network)
+    assert not found.network.training
+    assert json.loads((folder / "model.json").read_text())["network"] == asdict(
+        DCGANConfig(size=32, z_dim=6, maps=8)
+    )
+
+
+def test_images_are_those_of_the_network_in_evaluation_mode(folder: Path) -> None:
+    z = uniform(5, "test", range(16), 8)[:, :6]
+    with torch.no_grad():
+        expected = to_uint8(trained().eval()(torch.from_numpy(z)))[:, 0].numpy()
+    assert len(np.unique(expected)) > 50
+    np.testing.assert_array_equal(load_generator(folder).images("Nodule", z), expected)
+
+
+def test_an_image_does_not_depend_on_how_many_are_made_with_it(folder: Path) -> None:
+    generator = load_generator(folder)
+    many = generator.sample("Nodule", 37, seed=1)
+    assert many.shape == (37, 32, 32) and many.dtype == np.uint8
+    for count in (1, 16, 17):
+        np.testing.assert_array_equal(generator.sample("Nodule", count, seed=1), many[:count])
+    assert len({image.tobytes() for image in many}) == 37
+    assert not np.array_equal(generator.sample("Nodule", 37, seed=2), many)
+    assert generator.images("Nodule", np.empty((0, 6), np.float32)).shape == (0, 32, 32)
+
+
+def test_what_a_generator_cannot_make_is_said(folder: Path) -> None:
+    generator = load_generator(folder)
+    with pytest.raises(UserError, match=r"nodul: this generator does not make it; did you mean 'Nodule'\?"):
+        generator.sample("nodul", 1)
+    with pytest.raises(UserError, match="0 images of Nodule: ask for 1 or more"):
+        generator.sample("Nodule", 0)
+    with pytest.raises(ValueError, match=r"z is \[2, 5\], but this generator takes \[n, 6\]"):
+        generator.images("Nodule", np.zeros((2, 5), np.float32))
+
+
+def test_labels_are_the_places_of_classes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[int]] = []
+    forward = Generator.forward
+
+    def watched(self: Generator, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        given.append(labels.tolist())
+        return forward(self, z)
+
+    monkeypatch.setattr(Generator, "forward", watched)
+    generator = load_generator(folder)
+    object.__setattr__(generator, "classes", ("A", "B", "C"))
+    generator.sample("C", 17)
+    assert given == [[2] * 16, [2] * 16]
+
+
+def network(**changes: Any) -> dict[str, Any]:
+    return {"network": asdict(DCGANConfig(size=32, z_dim=6, maps=8)) | changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format 2, and this version of cxrdist reads 1"),
+        ({"format": True}, "not the description of a generator"),
+        ({"architecture": "dcgn"}, r"architecture 'dcgn' is not known; did you mean 'dcgan'\?"),
+        ({"architecture": "os.system"}, "architecture 'os.system' is not known; known: dcgan, conditional"),
+        ({"architecture": ["dcgan"]}, "architecture is missing or is no str"),
+        (network(maps=2**22), r"generator.safetensors: not the weights of the network in model.json"),
+        (network(maps=2**70), "not a network that dcgan can be"),
+        (network(z_dim=10**30), "not a network that dcgan can be"),
+        (network(z_dim=7), r"project.weight is \[128, 6\], not \[128, 7\]"),
+        (network(maps="8"), r"not a network that dcgan can be \(maps is '8'\)"),
+        (network(maps=True), r"not a network that dcgan can be \(maps is True\)"),
+        (network(maps=8.0), r"not a network that dcgan can be \(maps is 8.0\)"),
+        (network(size=33), "not a network that dcgan can be"),
+        (network(norm="layer"), r"norm is 'layer'"),
+        (network(norm="none"), r"not the weights of the network in model.json \(project.bias is missing"),
+        (network(device="cuda"), "device is no setting of it"),
+        ({"network": []}, "network is missing or is no dict"),
+        ({"image_size": 64}, "image_size 64, but its network makes 32 px"),
+        ({"classes": ["A", "B"]}, "2 classes, but its network is of 1"),
+        ({"classes": ["A", "A"]}, "classes are not different names"),
+        ({"classes": [1]}, "classes are not different names"),
+        ({"classes": "Nodule"}, "classes is missing or is no list"),
+        ({"lineage": {"split": "train"}}, "lineage does not say what it has learnt from"),
+        ({"lineage": LINEAGE | {"real_ancestors": "b"}}, "lineage does not say what it has learnt from"),
+        ({"weights_sha256": "a"}, "weights_sha256 is no SHA-256"),
+        ({"weights_sha256": "a" * 64}, "generator.safetensors: changed since it was trained"),
+    ],
+)
+def test_a_forged_description_is_refused_in_one_line(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    edit(folder, **changes)
+    with pytest.raises(UserError, match=message) as caught:
+        load_generator(folder)
+    assert str(folder) in str(caught.value) and len(str(caught.value)) < 600
+
+
+def change_a_weight(path: Path) -> None:
+    weights = load_file(path)
+    weights["project.weight"][0, 0] += 1
+    save_file(weights, path)
+
+
+def widen_the_weights(path: Path) -> None:
+    save_file({name: weights.double() for name, weights in load_file(path).items()}, path)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (change_a_weight, "changed since it was trained"),
+        (lambda path: path.unlink(), "no such file; train the model again"),
+        (lambda path: path.write_bytes(b"\x80\x04."), "not a safetensors file"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a safetensors file"),
+        (lambda path: path.write_bytes((2**62).to_bytes(8, "little") + b"{}"), "not a safetensors file"),
+        (
+            lambda path: save_file({"w": torch.zeros(1)}, path),
+            r"\(project.weight is missing, not \[128, 6\]\)",
+        ),
+    ],
+)
+def test_weights_that_are_not_the_ones_are_refused(
+    folder: Path, break_it: Callable[[Path], None], message: str
+) -> None:
+    break_it(folder / "generator.safetensors")
+    with pytest.raises(UserError, match=message):
+        load_generator(folder)
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b'{"format":' + b"[" * 10**5, b'{"format": 1}'])
+def test_what_is_no_description_is_refused(folder: Path, text: bytes) -> None:
+    (folder / "model.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"model\.json"):
+        load_generator(folder)
+
+
+def test_a_folder_without_a_generator_is_said(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"absent/model.json: no such file"):
+        load_generator(folder / "absent")
+    (folder / "run").mkdir()
+    for name in ("normal", "mass"):
+        (folder / "run" / name).mkdir()
+        (folder / "run" / name / "model.json").write_bytes((folder / "model.json").read_bytes())
+    with pytest.raises(
+        UserError, match=r"run: holds several generators: name the folder of one .*\(mass, normal\)"
+    ):
+        load_generator(folder / "run")
+
+
+def test_a_network_of_a_kind() -> None:
+    assert isinstance(network_of("dcgan", {"size": 32, "maps": 8}), Generator)
+    with pytest.raises(UserError, match="not a network that dcgan can be"):
+        network_of("dcgan", {"size": 31})
+
+
+def test_three_lines_from_any_folder_need_none_of_the_training(folder: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from cxrdist.models import load_generator\n"
+        f"generator = load_generator({str(folder)!r})\n"
+        "images = generator.sample('Nodule', 2)\n"
+        "heavy = {'accelerate', 'wandb', 'rich', 'yaml', 'PIL', 'webdataset', 'jsonargparse', 'cxrdist.gan'}\n"
+        "print(images.shape, sorted(heavy & sys.modules.keys()))"
+    )
+    root = str(Path(__file__).resolve().parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "(2, 32, 32) []\n"
