@@ -154,15 +154,12 @@ def start_and_kill(words: list[str], checkpoints: Path, cwd: Path, after_s: floa
     wait_until(lambda: not alive(ranks), seconds=20)
 
 
-@pytest.mark.parametrize(("kind", "model"), [("modern", "all-classes"), ("demo", "pneumothorax")])
-def test_a_gan_killed_at_any_moment_ends_in_the_same_weights(
-    tmp_path: Path, tiny_set: Path, kind: str, model: str
-) -> None:
-    words = MODERN if kind == "modern" else [*DEMO, "--classes", "Pneumothorax"]
-    words = [*words, "--budget", "1600 images", "--shards", str(tiny_set)]
+def test_a_gan_killed_at_any_moment_ends_in_the_same_weights(tmp_path: Path, tiny_set: Path) -> None:
+    model = "all-classes"
+    words = [*MODERN, "--budget", "1600 images", "--shards", str(tiny_set)]
     run("train_gan.py", *words, "--run", "whole", cwd=tmp_path, processes=2)
     checkpoints = tmp_path / "cut" / model / "checkpoints"
-    start_and_kill([*words, "--run", "cut"], checkpoints, tmp_path, random.Random(kind).uniform(0, 0.3))
+    start_and_kill([*words, "--run", "cut"], checkpoints, tmp_path, random.uniform(0, 0.3))
     assert not (tmp_path / "cut/summary.json").exists()
     assert "resumes at" in run("train_gan.py", *words, "--run", "cut", cwd=tmp_path, processes=2)
     same_outcome(tmp_path / "whole" / model, tmp_path / "cut" / model)
@@ -198,11 +195,7 @@ def test_a_conditional_run_has_one_model_that_draws_every_class(tmp_path: Path, 
 REFUSALS = [
     (["--config", "configs/gan/modern.yaml", "--classes", "Normal"], "a conditional GAN learns all classes"),
     (["--config", "configs/gan/modern.yaml", "--mix", "DS3"], "a GAN learns from real images alone"),
-    (["--minibatch-std"], "take --architecture conditional"),
     (["--batch", "6", "--accumulate", "4"], "6"),
-    (["--diffaugment.translation", "2"], "translation 2.0: from 0 to 0.5"),
-    (["--learning-rate", ".nan"], "--learning-rate nan: a finite number"),
-    (["--beta1", "1"], "--beta1 1.0: from 0 to below 1"),
 ]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,3 +97,21 @@ def model(name: str, steps: int) -> ModelPlan:
 def test_shares_are_all_models_once_and_even(steps: list[int], processes: int, expected: list[str]) -> None:
     models = [model(name, n) for name, n in zip("abcde", steps)]
     assert ["".join(m.name for m in share) for share in shares(models, processes)] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"minibatch_std": True},
+            "--minibatch-std: the paper's dcgan has none; take --architecture conditional",
+        ),
+        ({"regularizer": "spectral"}, "--regularizer spectral: the paper's dcgan has none"),
+        ({"beta1": 1.0}, "--beta1 1.0: from 0 to below 1"),
+        ({"rate_images": 0}, "--rate-images 0: 1 or more, or null"),
+        ({"ema_half_life_images": -1}, "--ema-half-life-images -1: 0 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        GANConfig(**options)
