@@ -141,18 +141,6 @@ def mark_best(folder: Path, images: int, why: Mapping[str, Any]) -> None:
     write_atomic(folder / BEST, canonical_json({"checkpoint": name, "images": images, "why": dict(why)}))
 
 
-def best_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that was marked as the best; None where none was. Raises UserError where it is not whole."""
-    name = _best_name(folder)
-    if name is None:
-        return None
-    if not is_whole(folder / name):
-        raise UserError(
-            f"{folder / name}: the best checkpoint is not whole: remove {folder / BEST} to do without"
-        )
-    return folder / name
-
-
 def _best_name(folder: Path) -> str | None:
     path = folder / BEST
     if not path.exists():

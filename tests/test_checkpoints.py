@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from cxrdist.checkpoint import (
-    best_checkpoint,
     load_checkpoint,
     mark_best,
     newest_checkpoint,
@@ -38,12 +37,10 @@ def kept(folder: Path) -> list[int]:
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     save(tmp_path, 8)
-    assert best_checkpoint(tmp_path) is None
     mark_best(tmp_path, 8, {"kid": 0.25})
     for images in (16, 24, 32):
         save(tmp_path, images)
     assert kept(tmp_path) == [8, 24, 32]
-    assert best_checkpoint(tmp_path) == tmp_path / "images-000000000008"
     assert json.loads((tmp_path / "best.json").read_text()) == {
         "checkpoint": "images-000000000008",
         "images": 8,
@@ -59,13 +56,10 @@ def test_only_a_whole_checkpoint_is_the_best(tmp_path: Path) -> None:
         mark_best(tmp_path, 8, {})
     save(tmp_path, 8)
     mark_best(tmp_path, 8, {})
-    (tmp_path / "images-000000000008/ema.safetensors").write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"the best checkpoint is not whole: remove .*best\.json"):
-        best_checkpoint(tmp_path)
     for name in ("../images-000000000008", 8, None):
         (tmp_path / "best.json").write_text(json.dumps({"checkpoint": name}))
         with pytest.raises(UserError, match=r"best\.json: names no checkpoint"):
-            best_checkpoint(tmp_path)
+            save(tmp_path, 16)
 
 
 def test_the_one_just_written_is_kept_where_torn_ones_lie_after_it(tmp_path: Path) -> None:
@@ -118,7 +112,10 @@ save(folder, 1)
 began_s = time.monotonic()
 save(folder, 2)
 pace_s = time.monotonic() - began_s
-for _ in range(25):
+kills, last = 0, 0
+# 25 kills, and on a busy machine more, until one fell in the middle of a checkpoint and the job got on all the same.
+while kills < 25 or ((not halves or last <= 5) and kills < 400):
+    kills += 1
     path = newest_checkpoint(folder)
     net, ema = nn.Linear(64, 64), nn.Linear(64, 64)
     loaded = load_checkpoint(path, {"net": net, "ema": ema})
@@ -126,6 +123,8 @@ for _ in range(25):
     for model in (net, ema):
         told |= {int(w) for w in model.weight.detach().unique()}
     assert told == {int(path.name[7:])}, told
+    assert loaded.images >= last
+    last = loaded.images
     child = os.fork()
     if child == 0:
         images = loaded.images
@@ -136,7 +135,7 @@ for _ in range(25):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     halves += any(folder.glob(".images-*.tmp"))
-print(halves > 0, loaded.images > 10)
+print(halves > 0, last > 5)
 """
 
 
@@ -149,7 +148,6 @@ def test_a_writer_killed_at_any_moment_leaves_a_newest_whole_checkpoint(tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # Some were killed in the middle of a checkpoint, and the job got on all the same.
     assert done.stdout.splitlines()[-1] == "True True", done.stdout
 
 
