@@ -32,6 +32,8 @@ from cxrdist.seeds import uniform
 FORMAT = 1
 GENERATOR_FILE = "generator.safetensors"
 MODEL_FILE = "model.json"
+ALL_CLASSES = "all classes"
+"""What the one model of a conditional run is called."""
 BATCH = 16
 
 _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {

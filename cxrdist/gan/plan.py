@@ -1,4 +1,4 @@
-"""What a run trains: one model per class, or one of all classes; and which process trains which. No torch.
+"""What a run trains: one model per class, or one of all classes; and which process trains which.
 
 config, shard set -> models, each with the images that it learns from -> a share for each process
 """
@@ -16,8 +16,8 @@ from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
+from cxrdist.models import ALL_CLASSES
 
-ALL_CLASSES = "all classes"
 MOST_TIMES_THE_RATE = 10.0
 LOOKS = 10
 

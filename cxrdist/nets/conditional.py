@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from cxrdist.nets.dcgan import BASE
+from cxrdist.nets.dcgan import BASE, Shape
 
 KERNEL_DOWN = 4  # twice the stride, so that every pixel counts equally
 KERNEL_UP = 3
@@ -23,7 +23,7 @@ POWER_ITERATIONS = 15  # before the first step; each training step adds one
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalConfig:
+class ConditionalConfig(Shape):
     """The shape of both nets. The defaults are those of 256x256; smaller sizes have fewer stages."""
 
     size: int = 256
@@ -46,31 +46,10 @@ class ConditionalConfig:
     """Negative slope of every LeakyReLU."""
 
     def __post_init__(self) -> None:
-        if self.size not in (32, 64, 128, 256):
-            raise ValueError(
-                f"size is {self.size}, but a conditional GAN makes images of 32, 64, 128 or 256 pixels"
-            )
-        halvings = 2 ** (self.stages - 1)
-        if self.maps < halvings or self.maps % halvings:
-            raise ValueError(
-                f"maps is {self.maps}, but size {self.size} halves it {self.stages - 1} times: "
-                f"choose a multiple of {halvings}"
-            )
+        self.check_shape("a conditional GAN")
         for name in ("classes", "z_dim", "embed_dim", "feature_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but it must be at least 1")
-        if not 0 <= self.leak < 1:
-            raise ValueError(f"leak is {self.leak}, but a LeakyReLU's slope must lie in [0, 1)")
-
-    @property
-    def stages(self) -> int:
-        """Number of stride-2 convolutions between 4x4 and the image; six at 256."""
-        return (self.size // BASE).bit_length() - 1
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Feature maps from 4x4 towards the image: 1024, 512, 256, 128, 64, 32 at 256."""
-        return tuple(self.maps >> stage for stage in range(self.stages))
 
 
 class ConditionalGenerator(nn.Module):

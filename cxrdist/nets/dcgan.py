@@ -15,8 +15,39 @@ from cxrdist.nets.strided import Down, Up
 BASE = 4  # both nets meet at 4x4, the side of the projected z and of D's last feature maps
 
 
+class Shape:
+    """What the configs of all these nets share: maps that halve with each doubling of the side."""
+
+    size: int
+    maps: int
+    leak: float
+
+    @property
+    def stages(self) -> int:
+        """Number of stride-2 convolutions between 4x4 and the image; six at 256."""
+        return (self.size // BASE).bit_length() - 1
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Feature maps from 4x4 towards the image: 1024, 512, 256, 128, 64, 32 at 256."""
+        return tuple(self.maps >> stage for stage in range(self.stages))
+
+    def check_shape(self, kind: str) -> None:
+        """Raises ValueError for sizes that ``kind`` does not have."""
+        if self.size not in (32, 64, 128, 256):
+            raise ValueError(f"size is {self.size}, but {kind} makes images of 32, 64, 128 or 256 pixels")
+        halvings = 2 ** (self.stages - 1)
+        if self.maps < halvings or self.maps % halvings:
+            raise ValueError(
+                f"maps is {self.maps}, but size {self.size} halves it {self.stages - 1} times: "
+                f"choose a multiple of {halvings}"
+            )
+        if not 0 <= self.leak < 1:
+            raise ValueError(f"leak is {self.leak}, but a LeakyReLU's slope must lie in [0, 1)")
+
+
 @dataclass(frozen=True, kw_only=True)
-class DCGANConfig:
+class DCGANConfig(Shape):
     """The shape of both nets. The defaults are the paper's 256x256; smaller sizes have fewer stages."""
 
     size: int = 256
@@ -35,34 +66,15 @@ class DCGANConfig:
     """Standard deviation of the initial weights with batch normalisation; without it He's is used."""
 
     def __post_init__(self) -> None:
-        if self.size not in (32, 64, 128, 256):
-            raise ValueError(f"size is {self.size}, but a DCGAN makes images of 32, 64, 128 or 256 pixels")
-        halvings = 2 ** (self.stages - 1)
-        if self.maps < halvings or self.maps % halvings:
-            raise ValueError(
-                f"maps is {self.maps}, but size {self.size} halves it {self.stages - 1} times: "
-                f"choose a multiple of {halvings}"
-            )
+        self.check_shape("a DCGAN")
         if self.z_dim < 1:
             raise ValueError(f"z_dim is {self.z_dim}, but z needs at least one dimension")
         if self.kernel < 2:
             raise ValueError(f"kernel is {self.kernel}, but a stride of 2 needs a kernel of at least 2")
         if self.norm not in ("batch", "none"):
             raise ValueError(f"norm is {self.norm!r}, but it must be 'batch' or 'none'")
-        if not 0 <= self.leak < 1:
-            raise ValueError(f"leak is {self.leak}, but a LeakyReLU's slope must lie in [0, 1)")
         if not self.init_std > 0:
             raise ValueError(f"init_std is {self.init_std}, but it must be positive")
-
-    @property
-    def stages(self) -> int:
-        """Number of stride-2 convolutions between 4x4 and the image; six at 256."""
-        return (self.size // BASE).bit_length() - 1
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Feature maps from 4x4 towards the image: 1024, 512, 256, 128, 64, 32 at 256."""
-        return tuple(self.maps >> stage for stage in range(self.stages))
 
 
 class Generator(nn.Module):

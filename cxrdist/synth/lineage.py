@@ -9,9 +9,7 @@ from cxrdist.data.lineage import descends_from
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import slug
-from cxrdist.models import MODEL_FILE, TrainedGenerator, load_generator
-
-ALL_CLASSES = "all-classes"
+from cxrdist.models import ALL_CLASSES, MODEL_FILE, TrainedGenerator, load_generator
 
 
 def load_generators(gan_run: Path, classes: Iterable[str], shards: ShardSet) -> dict[str, TrainedGenerator]:
@@ -37,7 +35,7 @@ def load_generators(gan_run: Path, classes: Iterable[str], shards: ShardSet) -> 
 
 
 def _folder_of(gan_run: Path, class_name: str, shards: ShardSet) -> Path:
-    for folder in (gan_run / slug(class_name), gan_run / ALL_CLASSES):
+    for folder in (gan_run / slug(class_name), gan_run / slug(ALL_CLASSES)):
         if (folder / MODEL_FILE).exists():
             return folder
     raise UserError(
