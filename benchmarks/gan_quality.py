@@ -21,7 +21,7 @@ import torch
 from common import Row, device, load, parser, report, tell, versions
 from PIL import Image
 
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.files import slug
 from cxrdist.models import load_generator
 

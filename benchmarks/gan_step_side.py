@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cxrdist.data.stream import Batch
+from cxrdist.data.loading.stream import Batch
 from cxrdist.data.transforms import to_float
-from cxrdist.dist import Dist, Precision, set_threads
+from cxrdist.distributed.dist import Dist, Precision, set_threads
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.step import ENGINES, STATS, GANStep
 from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator, init_weights

@@ -16,8 +16,8 @@ from typing import Any
 from common import Row, cores, device, load, median_ratio, parser, report, tell, versions
 from PIL import Image
 
-from cxrdist.data.labels import NORMAL
-from cxrdist.data.phantom import render
+from cxrdist.data.ingest.labels import NORMAL
+from cxrdist.phantom import render
 
 CLONE = Path(__file__).resolve().parents[1]
 SIDES = Path(__file__).with_name("import_sides.py")

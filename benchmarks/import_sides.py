@@ -66,7 +66,7 @@ def peer(
     """webdataset's ShardWriter in the parent; a pool decodes and encodes. Nothing is hashed, indexed or fsynced."""
     from webdataset import ShardWriter
 
-    import cxrdist.data.images  # noqa: F401  (before the fork: the workers have it at once)
+    import cxrdist.data.imaging.radiograph  # noqa: F401  (before the fork: the workers have it at once)
 
     # Forked, which starts at once: the best that can be had where no thread is at work.
     context = multiprocessing.get_context("fork")
@@ -98,7 +98,8 @@ def peer(
 
 
 def encoded_sample(size: int, encoding: str, file: tuple[str, int]) -> dict[str, Any]:
-    from cxrdist.data.images import encode, load_grey
+    from cxrdist.data.imaging.codecs import encode
+    from cxrdist.data.imaging.radiograph import load_grey
 
     path, label = file
     return {

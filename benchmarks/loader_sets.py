@@ -26,11 +26,11 @@ from loader_side import Checksum
 from peers import CLONE, peers_python, pins
 from PIL import Image
 
-from cxrdist.data.images import decode
-from cxrdist.data.labels import NORMAL
-from cxrdist.data.manifest import FORMAT
-from cxrdist.data.phantom import render
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.imaging.radiograph import decode
+from cxrdist.data.ingest.labels import NORMAL
+from cxrdist.data.shards.manifest import FORMAT
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.phantom import render
 
 WRITER = Path(__file__).with_name("loader_peer_sets.py")
 WRITERS = ("litdata", "mosaicml-streaming")

@@ -28,14 +28,15 @@ from torch.utils.data import DataLoader, default_collate
 
 def ours(side: Side) -> Epochs:
     """Pixels, labels and keys; every image's hash is checked."""
-    from cxrdist.data.loader import LoaderConfig
-    from cxrdist.data.shard_set import ShardSet
-    from cxrdist.data.stream import Stream
+    from cxrdist.data.loading.config import LoaderConfig
+    from cxrdist.data.loading.prefetch import read_ahead
+    from cxrdist.data.loading.stream import Stream
+    from cxrdist.data.shards.shard_set import ShardSet
 
     real = ShardSet(f"{side.folder}/{side.encoding}")
     quotas = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
     stream = Stream(real, None, quotas, batch=BATCH, seed=0)
-    batches = stream.batches(0, 2**40, LoaderConfig(workers=side.workers))
+    batches = read_ahead(stream, 0, 2**40, LoaderConfig(workers=side.workers))
     if not side.is_one_epoch:
         return iter([(batch.pixels for batch in batches)])
     # An epoch may end inside a batch.
@@ -130,7 +131,7 @@ def import_streaming() -> None:
 
 
 SYSTEMS: dict[str, tuple[tuple[str, ...], Callable[[Side], Epochs]]] = {
-    "cxrdist": (("cxrdist.data.shard_set", "cxrdist.data.stream"), ours),
+    "cxrdist": (("cxrdist.data.shards.shard_set", "cxrdist.data.loading.stream"), ours),
     "webdataset": (("webdataset",), webdataset),
     "litdata": (("litdata",), litdata),
     "mosaicml-streaming": ((), mosaic),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from common import Row, device, parser, report, tell, versions
 
-from cxrdist.data.order import Order, StratumQuota
+from cxrdist.data.mix.order import Order, StratumQuota
 
 STRATA = 10
 SHARD_SAMPLES = 1000

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
 
 if TYPE_CHECKING:
     from s3_server import S3Server

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.images import encode
-from cxrdist.data.manifest import (
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.shards.manifest import (
     INDEX_DTYPE,
     MANIFEST,
     Stratum,
@@ -21,8 +21,8 @@ from cxrdist.data.manifest import (
     write_manifest,
     write_table,
 )
-from cxrdist.data.shards import Sample, index_name, write_shard
-from cxrdist.data.store import LocalStore
+from cxrdist.data.shards.tar import Sample, index_name, write_shard
+from cxrdist.data.storage.store import LocalStore
 from cxrdist.files import canonical_json, sha256_bytes
 
 STRATUM = Stratum("train", "Normal", "real")

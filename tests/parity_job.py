@@ -91,7 +91,7 @@ class Trainer:
         engine.step = watched
 
     def step(self, step: int) -> Tensor:
-        from cxrdist.data.stream import Batch
+        from cxrdist.data.loading.stream import Batch
 
         pixels, labels, positions = global_batch(step)
         own = slice(self.dist.rank, BATCH, self.dist.world_size)
@@ -162,8 +162,8 @@ def _refused(*args: Any, **kwargs: Any) -> Any:
 
 
 def main() -> None:
-    from cxrdist.dist import Dist
-    from cxrdist.engines import InPrecision
+    from cxrdist.distributed.dist import Dist
+    from cxrdist.distributed.engines import InPrecision
     from cxrdist.gan.step import ENGINES
 
     given: dict[str, Any] = json.loads(sys.argv[1])

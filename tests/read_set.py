@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdist.data.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.shard_set import ShardSet, StratumReader
 
 ROWS = 3
 

@@ -16,11 +16,12 @@ from typing import Any
 
 
 def main() -> None:
-    from cxrdist.data.loader import LoaderConfig
-    from cxrdist.data.order_digest import OrderDigest
-    from cxrdist.data.shard_set import ShardSet
-    from cxrdist.data.stream import Stream
-    from cxrdist.dist import Dist
+    from cxrdist.data.loading.config import LoaderConfig
+    from cxrdist.data.loading.order_digest import OrderDigest
+    from cxrdist.data.loading.prefetch import read_ahead
+    from cxrdist.data.loading.stream import Stream
+    from cxrdist.data.shards.shard_set import ShardSet
+    from cxrdist.distributed.dist import Dist
     from cxrdist.errors import UserError
 
     given: dict[str, Any] = json.loads(sys.argv[1])
@@ -39,7 +40,7 @@ def main() -> None:
         config = LoaderConfig(workers=workers, on_corrupt=given.get("on_corrupt", "raise"))
         digests, steps = [], 0
         try:
-            with stream.batches(given["start"], given["stop"], config, peers=dist) as batches:
+            with read_ahead(stream, given["start"], given["stop"], config, peers=dist) as batches:
                 for batch in batches:
                     if dist.rank == given.get("slow_rank"):
                         time.sleep(0.05)

@@ -18,12 +18,12 @@ from safetensors.numpy import load_file
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.train import Trainer, train
 from cxrdist.config import to_yaml
-from cxrdist.data.mix import rule_from
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.mix.rules import rule_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AugmentConfig, augment, to_float
-from cxrdist.dist import Dist
+from cxrdist.distributed.dist import Dist
+from cxrdist.run.tracking import TrackingConfig
 from cxrdist.seeds import derive
-from cxrdist.tracking import TrackingConfig
 
 EVERYTHING = AugmentConfig(rotate_degrees=7, shift=0.1, zoom=0.1, brightness=0.1, contrast=0.2, flip=True)
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrdist.data.images import decode, encode
-from cxrdist.data.manifest import MANIFEST, Stratum, write_manifest, write_table
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, index_name, write_shard
-from cxrdist.data.store import LocalStore
-from cxrdist.data.stream import Stream
-from cxrdist.data.verify import verify
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.imaging.radiograph import decode
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.manifest import MANIFEST, Stratum, write_manifest, write_table
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import Sample, index_name, write_shard
+from cxrdist.data.storage.store import LocalStore
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
 SIZE = 16

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 import xxhash
 
-from cxrdist.data import block_cache, block_reader, blocks
-from cxrdist.data.block_cache import BlockCache, default_cache
-from cxrdist.data.block_reader import BlockReader
-from cxrdist.data.blocks import Block, block_of, block_rows_of
-from cxrdist.data.set_form import INDEX_DTYPE
+from cxrdist.data.shards.schema import INDEX_DTYPE
+from cxrdist.data.storage import block_cache, block_reader, blocks
+from cxrdist.data.storage.block_cache import BlockCache, default_cache
+from cxrdist.data.storage.block_reader import BlockReader
+from cxrdist.data.storage.blocks import Block, block_of, block_rows_of
 from cxrdist.errors import UserError
 
 SAMPLE, STRIDE, SAMPLES = 100, 150, 12

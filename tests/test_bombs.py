@@ -20,9 +20,10 @@ from forging import npy_header
 from PIL import Image
 from test_images import png_declaring
 
-from cxrdist.data.images import MAX_PIXELS, UndecodableImage, decode, grey_of
+from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
+from cxrdist.data.imaging.radiograph import decode, grey_of
+from cxrdist.data.importers.common.tables import LONGEST_LINE, rows_of
 from cxrdist.data.importers.padchest import labels_of
-from cxrdist.data.importers.tables import LONGEST_LINE, rows_of
 from cxrdist.errors import UserError
 
 

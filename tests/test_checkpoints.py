@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from cxrdist.checkpoint import (
+from cxrdist.errors import UserError
+from cxrdist.run.checkpoint import (
     load_checkpoint,
     mark_best,
     newest_checkpoint,
     save_checkpoint,
     save_weights,
 )
-from cxrdist.errors import UserError
 
 
 def save(folder: Path, images: int, keep: int = 2) -> None:
@@ -105,7 +105,7 @@ import torch
 from torch import nn
 sys.path.insert(0, sys.argv[2])
 from test_checkpoints import save
-from cxrdist.checkpoint import load_checkpoint, newest_checkpoint
+from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint
 
 folder, chance, halves = Path(sys.argv[1]), random.Random(7), 0
 save(folder, 1)

@@ -10,10 +10,10 @@ import pytest
 from dicom_files import dicom_file
 from PIL import Image
 
-from cxrdist.data.dicom.header import BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.imaging.dicom.header import BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.importers.common.dicom_headers import NOTE_ONE_PATIENT
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.importers.headers import NOTE_ONE_PATIENT
 from cxrdist.errors import UserError
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

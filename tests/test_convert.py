@@ -16,18 +16,19 @@ import pytest
 from PIL import Image
 from test_ingest import InlinePool, children, contents, is_running, wait_until
 
-from cxrdist.data import convert as convert_module
-from cxrdist.data import shard_pool
-from cxrdist.data.claim import FOUND_LATER
-from cxrdist.data.convert import ConvertOptions, convert
-from cxrdist.data.images import encode
-from cxrdist.data.lineage import descends_from, made_from
-from cxrdist.data.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.open import open_real, open_synthetic
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.store import LocalStore, Store, store_of
-from cxrdist.data.verify import verify
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards.lineage import descends_from, made_from
+from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.open import open_synthetic
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.write_job import FOUND_LATER
+from cxrdist.data.storage.store import LocalStore, Store, store_of
+from cxrdist.data.tools import convert as convert_module
+from cxrdist.data.tools.convert import ConvertOptions, convert
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
 from cxrdist.models import TrainedGenerator, export_generator
@@ -321,7 +322,7 @@ def test_a_shard_of_other_samples_is_not_taken_over(tiny_set: Path, tmp_path: Pa
 
 SCRIPT = f"""
 import sys
-from cxrdist.checkpoint import save_weights, weights_sha256
+from cxrdist.run.checkpoint import save_weights, weights_sha256
 from cxrdist.data import convert as module
 module.samples_per_shard = lambda *_: {SAMPLES_PER_SHARD}
 module.convert(module.ConvertOptions(set=sys.argv[1], out=sys.argv[2], encoding="npy", workers=1))

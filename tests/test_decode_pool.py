@@ -17,9 +17,9 @@ from conftest import CLONE
 from test_gather import SIZE, TAR, drawn, flip, readers_of, write_foreign, write_set
 from test_ingest import inline, is_running, workers_of  # noqa: F401  (a fixture)
 
-from cxrdist.data.decode_pool import DecodePool, Slots
-from cxrdist.data.gather import Gather, OnCorrupt
-from cxrdist.data.shard_set import CorruptSample, StratumReader
+from cxrdist.data.loading.decode_pool import DecodePool, Slots
+from cxrdist.data.loading.gather import Gather, OnCorrupt
+from cxrdist.data.shards.shard_set import CorruptSample, StratumReader
 from cxrdist.errors import UserError
 
 BATCHES = [
@@ -211,8 +211,8 @@ def _refuse() -> None:
 SCRIPT = """
 import sys, time
 import numpy as np
-from cxrdist.data.decode_pool import DecodePool
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.loading.decode_pool import DecodePool
+from cxrdist.data.shards.shard_set import ShardSet
 
 def main():
     shards = ShardSet(sys.argv[1])
@@ -276,7 +276,7 @@ def test_ctrl_c_ends_the_parent_alone_and_it_its_workers(tmp_path: Path) -> None
 
 
 def test_nothing_heavy_is_imported_by_a_worker() -> None:
-    script = "import sys, cxrdist.data.decode_pool; print({'torch', 'accelerate', 'wandb'} & {*sys.modules})"
+    script = "import sys, cxrdist.data.loading.decode_pool; print({'torch', 'accelerate', 'wandb'} & {*sys.modules})"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
 

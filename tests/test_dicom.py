@@ -14,8 +14,9 @@ pytest.importorskip("pydicom")
 
 from dicom_files import SECRETS, dicom_file, item, lut
 
-from cxrdist.data.dicom import grey_of_dicom, is_dicom
-from cxrdist.data.images import UndecodableImage, load_grey
+from cxrdist.data.imaging.dicom import grey_of_dicom, is_dicom
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import load_grey
 from cxrdist.errors import UserError
 
 # LINEAR: (x - 127.5) / 255 + 0.5 of 255 is x itself.
@@ -279,6 +280,7 @@ def test_without_pydicom_the_error_says_what_to_install(monkeypatch: pytest.Monk
 
 
 def test_nothing_imports_pydicom_before_a_dicom_file_is_read() -> None:
-    code = "import sys, cxrdist.data.images, cxrdist.data.dicom; print({'pydicom', 'pylibjpeg'} & set(sys.modules))"
+    modules = "from cxrdist.data.imaging import dicom, radiograph"
+    code = f"import sys; {modules}; print({{'pydicom', 'pylibjpeg'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"

@@ -14,8 +14,8 @@ pytest.importorskip("pydicom")
 
 from dicom_files import SECRETS, dicom_file, item
 
-from cxrdist.data.dicom import DicomHeader, grey_of_dicom, notes, read_header, why_left_out
-from cxrdist.data.images import UndecodableImage
+from cxrdist.data.imaging.dicom import DicomHeader, grey_of_dicom, notes, read_header, why_left_out
+from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.errors import UserError
 
 PIXELS = np.arange(64, dtype=np.uint16).reshape(8, 8)

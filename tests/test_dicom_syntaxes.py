@@ -21,9 +21,9 @@ from openjpeg.utils import encode_array
 from pydicom.data import get_testdata_file
 from rle.utils import encode_pixel_data
 
-from cxrdist.data.dicom import grey_of_dicom, reading
-from cxrdist.data.dicom.codestream import jpeg_frame
-from cxrdist.data.images import UndecodableImage
+from cxrdist.data.imaging.dicom import grey_of_dicom, reading
+from cxrdist.data.imaging.dicom.codestream import jpeg_frame
+from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.errors import UserError
 
 IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN, RLE = (

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import poly_mmd
 
-from cxrdist.gan import distances
-from cxrdist.gan.distances import (
+from cxrdist.gan.evaluation import distances
+from cxrdist.gan.evaluation.distances import (
     Manifolds,
     frechet_distance,
     kernel_distance,

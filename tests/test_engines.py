@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from cxrdist.dist import Dist
-from cxrdist.engines import LocalEngine, laid_out_as
+from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.engines import LocalEngine, laid_out_as
 
 
 @pytest.fixture

@@ -19,33 +19,38 @@ from conftest import launch
 from PIL import Image
 from torch import Tensor
 
-from cxrdist.checkpoint import save_checkpoint, weights_sha256
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.train import train as train_cls
-from cxrdist.data.lineage import made_from
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.dist import Dist
+from cxrdist.console import Progress
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import slug
-from cxrdist.gan.classifier import child_environment, ensure_classifier, load_classifier, training_command
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.copies import find_nearest
-from cxrdist.gan.embed import BATCH, Embedder
-from cxrdist.gan.evaluate import evaluate
-from cxrdist.gan.evaluate_config import EvaluateConfig
-from cxrdist.gan.evaluated_run import candidates_of, find_models
-from cxrdist.gan.figures import Sets, compare, table, together
-from cxrdist.gan.spaces import named_space, pixel_space
+from cxrdist.gan.evaluation.classifier import (
+    child_environment,
+    ensure_classifier,
+    load_classifier,
+    training_command,
+)
+from cxrdist.gan.evaluation.config import EvaluateConfig
+from cxrdist.gan.evaluation.embed import BATCH, Embedder
+from cxrdist.gan.evaluation.evaluate import evaluate
+from cxrdist.gan.evaluation.feature_spaces import named_space, pixel_space
+from cxrdist.gan.evaluation.memorization import find_nearest
+from cxrdist.gan.evaluation.metrics import Sets, compare, table, together
+from cxrdist.gan.evaluation.run import candidates_of, find_models
 from cxrdist.gan.train import train
 from cxrdist.models import export_generator, load_generator
 from cxrdist.nets.conditional import ConditionalConfig, ConditionalGenerator
 from cxrdist.nets.conditional import init_weights as init_conditional
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.nets.features import RandomFeatures
-from cxrdist.progress import Progress
-from cxrdist.run import joint_digest, write_summary
+from cxrdist.run.checkpoint import save_checkpoint, weights_sha256
+from cxrdist.run.folder import joint_digest, write_summary
+from cxrdist.run.tracking import TrackingConfig
 from cxrdist.seeds import uniform
-from cxrdist.tracking import TrackingConfig
 
 CLASSES = ("Normal", "Pleural Effusion")
 

@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 
-from cxrdist.data.fingerprints import FingerprintTable, count_groups, one_patient_each
-from cxrdist.data.importers.base import Record
+from cxrdist.data.imaging.near_duplicates import perceptual_hash
+from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.manifest import Manifest
-from cxrdist.data.near_duplicates import perceptual_hash
-from cxrdist.data.phantom import render
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.ingest.fingerprints import FingerprintTable, count_groups, one_patient_each
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards.manifest import Manifest
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
+from cxrdist.phantom import render
 
 
 def film(patient: int, label: str = "Normal") -> np.ndarray:

@@ -13,8 +13,8 @@ from forging import TAR, forge
 from test_forged_sets import OTHERS, READERS
 
 from cxrdist.cli import COMMANDS, dispatch
-from cxrdist.data.shards import index_name
-from cxrdist.data.verify import verify
+from cxrdist.data.shards.tar import index_name
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
 TRIALS = 40

@@ -24,18 +24,19 @@ from forging import (
     with_size,
 )
 
-from cxrdist.data.claim import JOB_FILE
-from cxrdist.data.images import UndecodableImage, decode, grey_of
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import decode, grey_of
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.info import print_info
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.manifest import INDEX_DTYPE, MANIFEST, read_manifest
-from cxrdist.data.mix import TargetRule
-from cxrdist.data.mix_table import epoch_of, print_epoch
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import index_name
-from cxrdist.data.stream import Stream
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.mix.rules import TargetRule
+from cxrdist.data.shards.manifest import INDEX_DTYPE, MANIFEST, read_manifest
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.write_job import JOB_FILE
+from cxrdist.data.tools.info import print_info
+from cxrdist.data.tools.mix_table import epoch_of, print_epoch
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
 

@@ -26,7 +26,7 @@ from parity_job import (
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from cxrdist.dist import Dist
+from cxrdist.distributed.dist import Dist
 from cxrdist.gan.diffaugment import DiffAugmentConfig, diffaugment
 from cxrdist.gan.step import ENGINES
 from cxrdist.seeds import derive, uniform

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.plan import ModelPlan, choose_classes, learning_rate_of, look_steps, plan, shares

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.lineage import made_from
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.models import export_generator
 from cxrdist.nets import conditional, dcgan
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.dist import Dist
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.plan import plan
 from cxrdist.gan.step import ENGINES, STATS
 from cxrdist.gan.trainer import ModelTrainer
+from cxrdist.run.tracking import NoTracker
 from cxrdist.seeds import uniform
-from cxrdist.tracking import NoTracker
 
 
 @pytest.fixture

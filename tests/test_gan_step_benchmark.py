@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from cxrdist.dist import Dist
+from cxrdist.distributed.dist import Dist
 from cxrdist.gan.step import ENGINES
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.synth.gates import GreyGate, Range, scores_of
 from cxrdist.synth.synthesize import SynthTask, plan
 

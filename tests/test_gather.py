@@ -21,16 +21,18 @@ from read_set import digest_of, open_set
 from test_ingest import inline  # noqa: F401  (a fixture)
 from webdataset import TarWriter
 
-from cxrdist.data import shard_set, store
-from cxrdist.data.gather import Gather, Substitution
-from cxrdist.data.images import decode, encode, grey_of, npy_header
+from cxrdist.data.imaging.codecs import encode, npy_header
+from cxrdist.data.imaging.radiograph import decode, grey_of
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.in_place import index_in_place
-from cxrdist.data.ingest import IngestOptions
-from cxrdist.data.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.shard_set import CorruptSample, ShardSet, StratumReader
-from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.store import LocalStore
+from cxrdist.data.ingest.in_place import index_in_place
+from cxrdist.data.ingest.ingest import IngestOptions
+from cxrdist.data.loading.gather import Gather, Substitution
+from cxrdist.data.shards import shard_set
+from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.shard_set import CorruptSample, ShardSet, StratumReader
+from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.storage import store
+from cxrdist.data.storage.store import LocalStore
 from cxrdist.errors import UserError
 
 SIZE = 16

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from torch import nn
 
-from cxrdist.data.lineage import made_from
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.console import Progress
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.models import export_generator, load_generator
 from cxrdist.nets import conditional, dcgan
-from cxrdist.progress import Progress
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, Range
 from cxrdist.synth.lineage import load_generators

@@ -10,15 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.images import (
-    ENCODINGS,
-    Tone,
-    UndecodableImage,
-    decode,
-    encode,
-    grey_of,
-    load_grey,
-)
+from cxrdist.data.imaging.codecs import ENCODINGS, encode
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import Tone, decode, grey_of, load_grey
 from cxrdist.errors import UserError
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 32)).astype(np.uint8)

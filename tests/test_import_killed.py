@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 from test_ingest import contents, inline, is_running, make_unfinished, wait_until, workers_of  # noqa: F401  (a fixture)
 
-from cxrdist.data import ingest as ingest_module
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest import ingest as ingest_module
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.tools.verify import verify
 
 FILE_EVENTS = {
     "open",

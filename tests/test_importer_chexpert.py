@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 
-from cxrdist.data.importers.base import Record
+from cxrdist.data.deidentify import load_salt
 from cxrdist.data.importers.chexpert import FIRST_PART, CheXpert
-from cxrdist.data.importers.chexpert_labels import OBSERVATIONS
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.labels import assign
-from cxrdist.data.privacy import load_salt
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.ingest.labels import assign
 from cxrdist.errors import UserError
 
 # As the release has them.

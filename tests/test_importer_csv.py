@@ -11,11 +11,11 @@ from PIL import Image
 from test_ingest import InlinePool
 
 from cxrdist.cli import dispatch
-from cxrdist.data import shard_pool
-from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import Record
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.csv_table import CsvTable
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 
-from cxrdist.data.importers.base import Record
+from cxrdist.data.deidentify import load_salt
+from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.privacy import load_salt
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.errors import UserError
 
 # As the release has them.

@@ -12,13 +12,13 @@ import pytest
 from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 
-from cxrdist.data.images import grey_of
-from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.intensity import INTENSITIES, eight_bit, tone_of
+from cxrdist.data.deidentify import load_salt
+from cxrdist.data.imaging.radiograph import grey_of
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.intensity import INTENSITIES, eight_bit, tone_of
 from cxrdist.data.importers.padchest import INVERTED, PadChest
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.labels import assign
-from cxrdist.data.privacy import load_salt
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.ingest.labels import assign
 from cxrdist.errors import UserError
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"

@@ -19,15 +19,16 @@ from test_images import png_declaring
 from webdataset import TarWriter
 from webdataset import WebDataset as PlainWebDataset
 
-from cxrdist.data import foreign_tars
-from cxrdist.data.dicom.header import BURNED_IN, NOT_FOR_PRESENTATION, NOTE_BURNED_IN, NOTE_NOT_SAID
-from cxrdist.data.foreign_tars import ForeignSample, Place, open_place, read_place, walk
-from cxrdist.data.images import UndecodableImage, encode
-from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.headers import NOTE_ONE_PATIENT
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.imaging.dicom.header import BURNED_IN, NOT_FOR_PRESENTATION, NOTE_BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.importers.common import external_tar
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.dicom_headers import NOTE_ONE_PATIENT
+from cxrdist.data.importers.common.external_tar import ForeignSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.verify import verify
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -352,7 +353,7 @@ def test_refused_members_are_counted_by_sample(tmp_path: Path) -> None:
     )
     no_image = "no usable image ({})".format
     assert [told(r) for r in records(path.parent)] == [
-        ("a.tar/good", "A", None, (f"beside it {foreign_tars.PICKLE}",)),
+        ("a.tar/good", "A", None, (f"beside it {external_tar.PICKLE}",)),
         ("a.tar/label", None, "no usable class (a pickle member, never opened)", ()),
         ("a.tar/alone", None, no_image("a pickle member, never opened"), ()),
         ("a.tar/.alone.pkl", None, no_image("a pickle member, never opened"), ()),
@@ -369,7 +370,7 @@ def test_refused_members_are_counted_by_sample(tmp_path: Path) -> None:
         ("a.tar/twice", None, no_image("a member that stands twice"), ()),
         ("a.tar/two", None, no_image("several images in one sample"), ()),
         ("a.tar/mask", None, "no usable image", ()),
-        ("a.tar/labelled", "A", None, (f"beside it {foreign_tars.LINK}",)),
+        ("a.tar/labelled", "A", None, (f"beside it {external_tar.LINK}",)),
         ("a.tar/big", None, "no usable class (a member over the size cap, never read)", ()),
     ]
 
@@ -378,7 +379,7 @@ def test_no_byte_of_a_pickle_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_tar(tmp_path / "a.tar", ("a.png", PNG), ("a.pkl", b"P" * 2000), ("a.cls", b"A"))
     reads: list[bytes] = []
 
-    class Watched(foreign_tars._Headers):
+    class Watched(external_tar._Headers):
         def read(self, size: int) -> bytes:
             reads.append(super().read(size))
             return reads[-1]
@@ -388,7 +389,7 @@ def test_no_byte_of_a_pickle_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         return reads[-1]
 
     real_pread = os.pread
-    monkeypatch.setattr(foreign_tars, "_Headers", Watched)
+    monkeypatch.setattr(external_tar, "_Headers", Watched)
     monkeypatch.setattr(os, "pread", pread)
     importer = WebDataset(root=str(tmp_path))
     (record,) = importer.records()

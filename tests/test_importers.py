@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import FileImporter, Record
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.importers.common.base import FileImporter, Record
+from cxrdist.data.importers.common.tables import view_of
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
 from cxrdist.data.importers.nih14 import NIH14
-from cxrdist.data.importers.tables import view_of
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.ingest_options import IngestOptions
-from cxrdist.data.labels import assign
-from cxrdist.data.prepare import split_way
-from cxrdist.data.split import split_patients
+from cxrdist.data.ingest.labels import assign
+from cxrdist.data.ingest.options import IngestOptions
+from cxrdist.data.ingest.plan import split_way
+from cxrdist.data.ingest.split import split_patients
 from cxrdist.errors import UserError
 
 HEADER = (

@@ -15,19 +15,19 @@ from test_ingest import inline  # noqa: F401  (a fixture)
 from webdataset import TarWriter
 
 from cxrdist.cli.shards import index as index_command
-from cxrdist.data.convert import ConvertOptions, convert
+from cxrdist.console import Progress
+from cxrdist.data.deidentify import load_salt
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.in_place import index_in_place
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.mix import TargetRule, quotas
-from cxrdist.data.privacy import load_salt
-from cxrdist.data.reindex import reindex
-from cxrdist.data.set_form import check_table
-from cxrdist.data.shard_set import ShardSet, StratumReader
-from cxrdist.data.stream import Stream
-from cxrdist.data.verify import remedy, verify
+from cxrdist.data.ingest.in_place import index_in_place
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.mix.rules import TargetRule, quotas
+from cxrdist.data.shards.schema import check_table
+from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.tools.convert import ConvertOptions, convert
+from cxrdist.data.tools.reindex import reindex
+from cxrdist.data.tools.verify import remedy, verify
 from cxrdist.errors import UserError
-from cxrdist.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("inline")
 SIZE = 24
@@ -290,7 +290,7 @@ def test_temporaries_of_the_owner_stay(tars: Path, monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cxrdist.data.in_place.write_manifest", killed)
+        patch.setattr("cxrdist.data.ingest.in_place.write_manifest", killed)
         with pytest.raises(KeyboardInterrupt):
             index_in_place(importer(tars, in_place=True), options())
     # Whose they are shows only where this job was killed before.
@@ -338,7 +338,7 @@ def test_tars_that_hold_nothing_used_are_known(tars: Path, tmp_path: Path) -> No
 def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with TarWriter(str(tars / "c.tar"), encoder=False) as writer:
         writer.write({"__key__": "x", "png": b"junk", "cls": b"0", "json": b'{"patient_id": "MRN91"}'})
-    monkeypatch.setattr("cxrdist.data.shard_pool.MAX_UNDECODABLE_SHARE", 0.1)
+    monkeypatch.setattr("cxrdist.data.shards.write_pool.MAX_UNDECODABLE_SHARE", 0.1)
     manifest = index_in_place(importer(tars, in_place=True), options())
     assert manifest["provenance"]["undecodable"] == 1
     assert manifest["provenance"]["unused_tars"] == ["c.tar"] and verify(str(tars)) == []

@@ -20,18 +20,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data import claim as claim_module
-from cxrdist.data import ingest as ingest_module
-from cxrdist.data import shard_pool
-from cxrdist.data.claim import FOUND_LATER
-from cxrdist.data.importers.base import Record
+from cxrdist.data.deidentify import Salt, load_salt
+from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.privacy import Salt, load_salt
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.store import Store
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest import ingest as ingest_module
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards import write_job as claim_module
+from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.write_job import FOUND_LATER
+from cxrdist.data.storage.store import Store
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
 

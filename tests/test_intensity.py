@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from test_importer_webdataset import write_tar
 
-from cxrdist.data.images import decode
-from cxrdist.data.importers.base import Importer
+from cxrdist.data.imaging.radiograph import decode
+from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.webdataset import WebDataset

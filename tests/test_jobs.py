@@ -22,12 +22,12 @@ from test_read_ahead import spoil
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
 from cxrdist.config import find_named, load_yaml
-from cxrdist.data.mix import quotas, rule_from
-from cxrdist.data.mix_order import OrderOptions, order_lines
-from cxrdist.data.mix_sources import train_counts
-from cxrdist.data.order_digest import OrderDigest
-from cxrdist.data.shard_set import ShardSet, hash_keys
-from cxrdist.data.stream import Stream
+from cxrdist.data.loading.mix_sets import train_counts
+from cxrdist.data.loading.order_digest import OrderDigest
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.mix.rules import quotas, rule_from
+from cxrdist.data.shards.shard_set import ShardSet, hash_keys
+from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive
 
@@ -395,7 +395,7 @@ def test_synthetic_images_of_another_lineage_are_refused(
     work: Path, tmp_path: Path, images: Path, tiny_set: Path
 ) -> None:
     from cxrdist.data.importers.folder import Folder
-    from cxrdist.data.ingest import IngestOptions, ingest
+    from cxrdist.data.ingest.ingest import IngestOptions, ingest
 
     other = tmp_path / "other"
     ingest(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrdist.data.importers.base import Record
-from cxrdist.data.labels import CLASSES, RULES, assign, canonical_order
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.ingest.labels import CLASSES, RULES, assign, canonical_order
 from cxrdist.errors import UserError
 
 TARGETS = {

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrdist.config import find_named, load_yaml
-from cxrdist.data.mix import OTHERS, MixRule, TargetRule, WeightRule, largest_remainder, quotas, rule_from
+from cxrdist.data.mix.rules import (
+    OTHERS,
+    MixRule,
+    TargetRule,
+    WeightRule,
+    largest_remainder,
+    quotas,
+    rule_from,
+)
 from cxrdist.errors import UserError
 from cxrdist.study.runner import last_synthetic_mix
 from cxrdist.synth.config import SynthConfig

@@ -14,14 +14,14 @@ import pytest
 from conftest import CLONE
 
 from cxrdist.cli import dispatch
-from cxrdist.data.images import encode
-from cxrdist.data.lineage import made_from
-from cxrdist.data.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.mix_sources import repeat_lines
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.store import LocalStore
-from cxrdist.data.stream import Stream
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.loading.mix_sets import repeat_lines
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.storage.store import LocalStore
 from cxrdist.process import main as process_main
 from cxrdist.seeds import derive
 

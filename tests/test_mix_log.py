@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdist.data import mix_log
-from cxrdist.data.mix_log import MixLog, count_different
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import Stream
+from cxrdist.data.loading import mix_log
+from cxrdist.data.loading.mix_log import MixLog, count_different
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.shard_set import ShardSet
 
 # An epoch of 17: each of 8 Normal once; 4 Pneumothorax one and a half times; 3 of 6 Effusion.
 QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 6}, "Pleural Effusion": {"real": 3}}

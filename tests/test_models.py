@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cxrdist.checkpoint import weights_sha256
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError
 from cxrdist.models import export_generator, load_generator, network_of
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
+from cxrdist.run.checkpoint import weights_sha256
 from cxrdist.seeds import uniform
 
 LINEAGE = {"real_digest": "a" * 64, "real_ancestors": ["b" * 64], "split": "train"}

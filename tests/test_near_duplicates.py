@@ -14,9 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cxrdist.data import near_duplicates
-from cxrdist.data.near_duplicates import HASH_BYTES, groups_of, near_groups, near_pairs, perceptual_hash
-from cxrdist.data.phantom import render
+from cxrdist.data.imaging import near_duplicates
+from cxrdist.data.imaging.near_duplicates import (
+    HASH_BYTES,
+    groups_of,
+    near_groups,
+    near_pairs,
+    perceptual_hash,
+)
+from cxrdist.phantom import render
 
 Change = Callable[[np.ndarray], np.ndarray]
 

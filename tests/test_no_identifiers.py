@@ -26,15 +26,15 @@ from PIL import Image, PngImagePlugin
 from test_importer_webdataset import write_tar
 from test_ingest import contents, inline, nih  # noqa: F401  (a fixture)
 
-from cxrdist.data.importers import IMPORTERS
-from cxrdist.data.importers.base import Importer
+from cxrdist.data.deidentify import default_salt_file, load_salt
+from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
+from cxrdist.data.importers.registry import IMPORTERS
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.privacy import default_salt_file, load_salt
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.tools.verify import verify
 
 NAME = "Doe^Jane"
 PLANTED = ("Doe", "Jane", "MRN4711", "19581103", "Mercy", "ACC9", "1.2.826.0.1.77")
@@ -339,7 +339,7 @@ def test_nothing_that_a_source_calls_anybody_stands_in_a_set(
 
 @pytest.mark.usefixtures("inline")
 def test_what_a_killed_import_leaves_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cxrdist.data import ingest as module
+    from cxrdist.data.ingest import ingest as module
 
     root, out = tmp_path / "release-of-Mercy", tmp_path / "set"
     importer = make_folder(root)

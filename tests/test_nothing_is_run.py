@@ -18,18 +18,18 @@ from conftest import CLONE
 from forging import KEYS, STRATUM, TAR, forge, npy, sample, sample_members, tar_of
 from test_ingest import inline  # noqa: F401  (a fixture)
 
-from cxrdist.checkpoint import load_checkpoint, save_checkpoint
 from cxrdist.cli import COMMANDS, dispatch
 from cxrdist.config import load_yaml
-from cxrdist.data.images import FOREIGN
-from cxrdist.data.importers import IMPORTERS
-from cxrdist.data.manifest import MANIFEST, index_bytes
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import index_name, index_row
-from cxrdist.data.store import store_of
-from cxrdist.data.stream import Stream
+from cxrdist.data.imaging.radiograph import FOREIGN
+from cxrdist.data.importers.registry import IMPORTERS
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.manifest import MANIFEST, index_bytes
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import index_name, index_row
+from cxrdist.data.storage.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.process import main as process_main
+from cxrdist.run.checkpoint import load_checkpoint, save_checkpoint
 
 ENDINGS = ("pyd", "pickle", "pkl", "pth", "pt", "joblib", "png.pkl")
 
@@ -400,7 +400,7 @@ def problems_of(source: str) -> Iterator[str]:
 
 
 # What a user names on the command line (evaluate_gan.py --features), and nothing that a file says.
-NAMED_BY_THE_USER = {"cxrdist/gan/spaces.py": ["calls importlib.import_module"]}
+NAMED_BY_THE_USER = {"cxrdist/gan/evaluation/feature_spaces.py": ["calls importlib.import_module"]}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CLONE)))

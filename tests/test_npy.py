@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrdist.data.npy import OtherVersion, header_of
+from cxrdist.data.imaging.npy import OtherVersion, header_of
 
 
 def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> io.BytesIO:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cxrdist.data.once import Once
+from cxrdist.data.storage.single_flight import Once
 
 
 def test_the_last_results_are_kept() -> None:

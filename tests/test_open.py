@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.open import check_same_kind, open_real, open_synthetic
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards.open import check_same_kind, open_synthetic
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 
 

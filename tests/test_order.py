@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrdist.data.cycles import MOST_CHUNKS, chunk_length, chunks_of
-from cxrdist.data.lanes import Lanes, floor_sum, lanes_of
-from cxrdist.data.order import Order, StratumQuota, check_divides, part_of_batch
+from cxrdist.data.mix.interleave import Lanes, floor_sum, lanes_of
+from cxrdist.data.mix.order import Order, StratumQuota, check_divides, part_of_batch
+from cxrdist.data.mix.shuffle import MOST_CHUNKS, chunk_length, chunks_of
 from cxrdist.errors import UserError
 
 Spec = tuple[list[int], int]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cxrdist.data.importers.phantom import Phantom, class_counts
-from cxrdist.data.phantom import CLASSES, Study, describe, marks, render
-from cxrdist.data.phantom.scene import Scene
 from cxrdist.errors import UserError
+from cxrdist.phantom import CLASSES, Study, describe, marks, render
+from cxrdist.phantom.scene import Scene
 
 
 def film(patient: int, label: str, *, study: int = 0, size: int = 64) -> Study:

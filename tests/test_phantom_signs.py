@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cxrdist.data.phantom import CLASSES, Study, describe, render
-from cxrdist.data.phantom.anatomy import Stream, generator
-from cxrdist.data.phantom.project import Grid
-from cxrdist.data.phantom.render import Layers, layers
-from cxrdist.data.phantom.scene import Scene
+from cxrdist.phantom import CLASSES, Study, describe, render
+from cxrdist.phantom.anatomy import Stream, generator
+from cxrdist.phantom.project import Grid
+from cxrdist.phantom.render import Layers, layers
+from cxrdist.phantom.scene import Scene
 
 
 def film(patient: int, label: str, *, size: int = 64) -> Study:

@@ -9,9 +9,9 @@ from PIL import Image
 from test_stats import flat, forge
 
 from cxrdist.cli.shards import preview as preview_command
-from cxrdist.data import preview as module
-from cxrdist.data.preview import GAP_PX, GROUND, MARGIN_PX, preview, rows_of, sheet, shown, strip
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.tools import preview as module
+from cxrdist.data.tools.preview import GAP_PX, GROUND, MARGIN_PX, preview, rows_of, sheet, shown, strip
 from cxrdist.errors import UserError
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cxrdist.data.loader import LoaderConfig
-from cxrdist.data.read_ahead import Buffers, ReadAhead
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import Stream
+from cxrdist.data.loading.buffers import Buffers
+from cxrdist.data.loading.config import LoaderConfig
+from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 
 QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 4}, "Pleural Effusion": {"real": 6}}
@@ -44,7 +45,7 @@ def copy(tiny_set: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_are_those_that_are_read_one_by_one(tiny_set: Path, workers: int) -> None:
     reader = stream(tiny_set)
-    with reader.batches(3, 14, LoaderConfig(workers=workers)) as batches:
+    with read_ahead(reader, 3, 14, LoaderConfig(workers=workers)) as batches:
         kept = list(batches)
     assert len(kept) == 11
     for step, batch in enumerate(kept, 3):
@@ -65,7 +66,7 @@ def test_no_more_is_read_than_asked_for(tiny_set: Path, monkeypatch: pytest.Monk
         return agreed(self, source, step, substituted)  # type: ignore[arg-type]
 
     monkeypatch.setattr(ReadAhead, "_agreed", noted)
-    with reader.batches(0, 100, LoaderConfig(workers=0, ahead=3)) as batches:
+    with read_ahead(reader, 0, 100, LoaderConfig(workers=0, ahead=3)) as batches:
         for _ in range(5):
             next(batches)
     # Five given out, and the three that every rank has read by then, whoever was faster.
@@ -76,7 +77,7 @@ def test_a_corrupt_sample_is_raised_at_its_step_and_named(copy: Path) -> None:
     key = spoil(copy, "Pneumothorax", 2)
     reader = stream(copy)
     first = next(step for step in range(100) if key.encode() in reader.keys(step))
-    with pytest.raises(UserError) as caught, reader.batches(0, 50) as batches:
+    with pytest.raises(UserError) as caught, read_ahead(reader, 0, 50) as batches:
         for step in range(first):
             assert next(batches).positions.start == step * 8
         next(batches)
@@ -88,13 +89,13 @@ def test_a_corrupt_sample_is_raised_at_its_step_and_named(copy: Path) -> None:
 def test_who_asks_again_after_the_end_does_not_wait(copy: Path, workers: int) -> None:
     key = spoil(copy, "Pneumothorax", 2)
     config = LoaderConfig(workers=workers)
-    with stream(copy).batches(0, 50, config) as batches:
+    with read_ahead(stream(copy), 0, 50, config) as batches:
         for _ in range(2):
             with pytest.raises(UserError, match=key):
                 list(batches)
     with pytest.raises(ValueError, match="after the end of their with block"):
         next(batches)
-    with stream(copy).batches(0, 1, config) as batches:
+    with read_ahead(stream(copy), 0, 1, config) as batches:
         assert len(list(batches)) == 1 and list(batches) == []
     assert list(batches) == []
 
@@ -108,7 +109,7 @@ def test_a_corrupt_sample_is_substituted_by_one_of_its_stratum(
         key.encode()
     }
     times = 0
-    with reader.batches(0, 9, LoaderConfig(on_corrupt="substitute", workers=0)) as batches:
+    with read_ahead(reader, 0, 9, LoaderConfig(on_corrupt="substitute", workers=0)) as batches:
         for step, batch in enumerate(batches):
             planned = reader.keys(step)
             for i in range(8):
@@ -131,13 +132,13 @@ def test_past_the_limit_of_substitutes_the_run_stops(copy: Path) -> None:
         pytest.raises(
             UserError, match=r"3 samples had to be substituted, more than --loader.most-substitutes 2"
         ),
-        stream(copy).batches(0, 9, config) as batches,
+        read_ahead(stream(copy), 0, 9, config) as batches,
     ):
         list(batches)
     # Those of the run before it was interrupted count.
     with (
         pytest.raises(UserError, match="3 samples had to be substituted"),
-        stream(copy).batches(0, 9, config, substituted=2) as batches,
+        read_ahead(stream(copy), 0, 9, config, substituted=2) as batches,
     ):
         next(batches), next(batches), next(batches)
 
@@ -183,7 +184,7 @@ def test_a_corrupt_sample_on_one_rank_stops_both_at_the_same_step(copy: Path) ->
     def work(rank: int) -> None:
         steps = 0
         try:
-            with stream(copy, rank, 2).batches(0, 50, peers=ranks.of(rank)) as batches:
+            with read_ahead(stream(copy, rank, 2), 0, 50, peers=ranks.of(rank)) as batches:
                 for _ in batches:
                     steps += 1
                     time.sleep(0.02 * rank)  # rank 1 is a slow one
@@ -212,7 +213,7 @@ def test_an_unforeseen_error_on_one_rank_is_told_on_the_other(tiny_set: Path) ->
             planned = reader.planned
             reader.planned = lambda step: planned(step if step < 5 else -1 // 0)  # type: ignore[method-assign]
         try:
-            with reader.batches(0, 50, peers=ranks.of(rank)) as batches:
+            with read_ahead(reader, 0, 50, peers=ranks.of(rank)) as batches:
                 for _ in range(5):
                     next(batches)
                 next(batches)
@@ -230,7 +231,7 @@ def test_an_unforeseen_error_on_one_rank_is_told_on_the_other(tiny_set: Path) ->
 
 def test_an_error_is_raised_again_for_whoever_asks_again(copy: Path) -> None:
     key = spoil(copy, "Pneumothorax", 2)
-    with pytest.raises(UserError, match=key), stream(copy).batches(0, 50) as batches:
+    with pytest.raises(UserError, match=key), read_ahead(stream(copy), 0, 50) as batches:
         with pytest.raises(UserError, match=key):
             list(batches)
         next(batches)
@@ -241,7 +242,7 @@ def test_leaving_early_on_two_ranks_leaves_none_waiting(tiny_set: Path) -> None:
     left = []
 
     def work(rank: int) -> None:
-        with stream(tiny_set, rank, 2).batches(0, 1000, peers=ranks.of(rank)) as batches:
+        with read_ahead(stream(tiny_set, rank, 2), 0, 1000, peers=ranks.of(rank)) as batches:
             for _ in range(4):
                 next(batches)
                 time.sleep(0.05 * rank)
@@ -257,14 +258,14 @@ def test_leaving_early_on_two_ranks_leaves_none_waiting(tiny_set: Path) -> None:
 
 def test_a_batch_that_is_kept_is_not_written_over(tiny_set: Path) -> None:
     reader = stream(tiny_set)
-    with reader.batches(0, 30) as batches:
+    with read_ahead(reader, 0, 30) as batches:
         kept = [next(batches) for _ in range(30)]
     for step, batch in enumerate(kept):
         assert torch.equal(batch.pixels, reader.read(step).pixels)
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
-    buffers = Buffers((2, 1, 4, 4), most=2)
+    buffers = Buffers((2, 1, 4, 4), limit=2)
     first, second, third = buffers.take(), buffers.take(), buffers.take()
     assert len({t.data_ptr() for t in (first, second, third)}) == 3
     view, place = first[1:], first.data_ptr()
@@ -278,7 +279,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
 def test_a_substitute_is_one_of_those_that_take_part(copy: Path, workers: int) -> None:
     spoil(copy, "Pneumothorax", 1)
     few = Stream(ShardSet(copy), None, {"Pneumothorax": {"real": 2}}, batch=2, seed=1, limit=2)
-    with few.batches(0, 3, LoaderConfig(on_corrupt="substitute", workers=workers)) as batches:
+    with read_ahead(few, 0, 3, LoaderConfig(on_corrupt="substitute", workers=workers)) as batches:
         for batch in batches:
             assert batch.samples.tolist() == [0, 0]
     assert batches.substituted == 3

@@ -23,15 +23,15 @@ from conftest import CLASSES, draw_folder
 from s3_server import BUCKET, Folders, S3Server, error_body
 from s3fs import S3FileSystem
 
-from cxrdist.data import ingest as ingest_module
-from cxrdist.data.convert import ConvertOptions, convert
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.store import LocalStore, locked, store_of, write_to
-from cxrdist.data.store_remote import RemoteStore
-from cxrdist.data.stream import Stream
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest import ingest as ingest_module
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage.remote import RemoteStore
+from cxrdist.data.storage.store import LocalStore, locked, store_of, write_to
+from cxrdist.data.tools.convert import ConvertOptions, convert
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
 URL = f"s3://{BUCKET}/set"

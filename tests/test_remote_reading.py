@@ -18,13 +18,16 @@ from read_set import ROWS, digest_of, open_set, reading
 from s3_server import BUCKET, S3Server, error_body
 from test_in_place import SIZE, importer, inline, options, tars  # noqa: F401  (fixtures)
 
-from cxrdist.data import block_reader, store_remote, stream
-from cxrdist.data.decode_pool import DecodePool
-from cxrdist.data.gather import Gather
-from cxrdist.data.in_place import index_in_place
-from cxrdist.data.loader import LoaderConfig
-from cxrdist.data.shard_set import ShardSet, StratumReader
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest.in_place import index_in_place
+from cxrdist.data.loading import stream
+from cxrdist.data.loading.config import LoaderConfig
+from cxrdist.data.loading.decode_pool import DecodePool
+from cxrdist.data.loading.gather import Gather
+from cxrdist.data.loading.prefetch import read_ahead
+from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.storage import block_reader
+from cxrdist.data.storage import remote as store_remote
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
 URL = f"s3://{BUCKET}/set"
@@ -318,7 +321,7 @@ def test_a_job_of_decoding_processes_fetches_ahead_to_its_end(
     shards = ShardSet(URL)
     quotas = {name: {"real": shards.samples("train", name, "real")} for name in shards.classes}
     reader = stream.Stream(shards, None, quotas, batch=2, seed=1)
-    with reader.batches(0, 9, LoaderConfig(workers=1)) as batches:
+    with read_ahead(reader, 0, 9, LoaderConfig(workers=1)) as batches:
         there = list(batches)
     assert shards.blocks is not None and not (gib and len(shards.blocks._held) < 2)
     assert all(held.was_used for held in shards.blocks._held.values())

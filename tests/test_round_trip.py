@@ -17,16 +17,17 @@ from PIL import Image
 from test_ingest import inline  # noqa: F401  (a fixture)
 from webdataset import TarWriter, WebDataset
 
-from cxrdist.data.images import ENCODINGS, decode, encode, load_grey
+from cxrdist.data.deidentify import load_salt
+from cxrdist.data.imaging.codecs import ENCODINGS, encode
+from cxrdist.data.imaging.radiograph import decode, load_grey
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
 from cxrdist.data.importers.phantom import Phantom
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.manifest import Stratum
-from cxrdist.data.privacy import load_salt
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.store import LocalStore
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.storage.store import LocalStore
 
 LEAST_PSNR_DB = {64: 42.0, 256: 44.0}
 """As the docstring of ``encode`` says."""

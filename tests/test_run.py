@@ -9,10 +9,14 @@ import torch
 import yaml
 from torch import nn
 
-from cxrdist import dist as dist_module
-from cxrdist import machine, tracking
 from cxrdist.budget import budget_steps
-from cxrdist.checkpoint import (
+from cxrdist.distributed import dist as dist_module
+from cxrdist.distributed import machine
+from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.machine import resolve_precision
+from cxrdist.errors import UserError
+from cxrdist.run import tracking
+from cxrdist.run.checkpoint import (
     load_checkpoint,
     load_weights,
     newest_checkpoint,
@@ -20,11 +24,8 @@ from cxrdist.checkpoint import (
     save_weights,
     weights_sha256,
 )
-from cxrdist.dist import Dist
-from cxrdist.errors import UserError
-from cxrdist.machine import resolve_precision
-from cxrdist.run import RunFolder, evenly, finished_summary, write_summary
-from cxrdist.tracking import MetricsFile, TrackingConfig, resolve_mode
+from cxrdist.run.folder import RunFolder, evenly, finished_summary, write_summary
+from cxrdist.run.tracking import MetricsFile, TrackingConfig, resolve_mode
 
 
 def model(value: float = 0.5) -> nn.Sequential:

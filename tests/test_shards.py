@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.images import encode
+from cxrdist.data.deidentify import load_salt
+from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.manifest import (
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards.manifest import (
     INDEX_DTYPE,
     Stratum,
     digest_of,
@@ -24,9 +25,8 @@ from cxrdist.data.manifest import (
     write_manifest,
     write_table,
 )
-from cxrdist.data.privacy import load_salt
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import (
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import (
     IndexRow,
     Sample,
     finished_shard,
@@ -36,7 +36,7 @@ from cxrdist.data.shards import (
     samples_per_shard,
     write_shard,
 )
-from cxrdist.data.store import LocalStore
+from cxrdist.data.storage.store import LocalStore
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, sha256_file
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cxrdist.data.split import official_split, split_patients
+from cxrdist.data.ingest.split import official_split, split_patients
 from cxrdist.errors import UserError
 
 PAPER = {
@@ -84,7 +84,7 @@ def test_another_seed_is_another_split() -> None:
 
 def test_another_process_splits_the_same() -> None:
     program = (
-        "from cxrdist.data.split import split_patients as s;"
+        "from cxrdist.data.ingest.split import split_patients as s;"
         "print(s([str(i) for i in range(40)], ['AB'[i % 2] for i in range(40)], val=.2, test=.2, seed=7))"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from cxrdist.cli.shards import stats as stats_command
-from cxrdist.data.confound import age_group, association, corrected_v, z_of
-from cxrdist.data.images import encode
+from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.phantom import Phantom
-from cxrdist.data.info import print_info
-from cxrdist.data.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.stats import as_json, percentile, stats
-from cxrdist.data.store import LocalStore
+from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.storage.store import LocalStore
+from cxrdist.data.tools.confounding import age_group, association, corrected_v, z_of
+from cxrdist.data.tools.info import print_info
+from cxrdist.data.tools.stats import as_json, percentile, stats
 from cxrdist.errors import UserError
 
 Image = tuple[np.ndarray, dict[str, Any]]

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdist.data import cycles
-from cxrdist.data.blocks import block_rows_of
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.order_digest import OrderDigest
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import Stream
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.loading.order_digest import OrderDigest
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.mix import shuffle as cycles
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage.blocks import block_rows_of
 from cxrdist.errors import UserError
 
 QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 5}, "Pleural Effusion": {"real": 7}}

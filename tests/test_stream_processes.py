@@ -13,9 +13,9 @@ from conftest import draw_folder, launch
 from test_read_ahead import spoil
 
 from cxrdist.data.importers.folder import Folder
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import Stream
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.shard_set import ShardSet
 
 # In train: a class that lanes get runs of, a small one, and one of a single image.
 IMAGES = {"Normal": 440, "Pneumothorax": 30, "Pleural Effusion": 3}

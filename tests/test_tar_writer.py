@@ -6,7 +6,7 @@ import tarfile
 import pytest
 from webdataset import TarWriter as WebDatasetWriter
 
-from cxrdist.data.tar_writer import OWNER, TarWriter
+from cxrdist.data.shards.tar_writer import OWNER, TarWriter
 from cxrdist.files import sha256_bytes
 
 

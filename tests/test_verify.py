@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrdist.data.images import encode
-from cxrdist.data.manifest import MANIFEST, Stratum, read_manifest, write_manifest, write_table
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, write_shard
-from cxrdist.data.store import LocalStore
-from cxrdist.data.verify import verify
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.shards.manifest import MANIFEST, Stratum, read_manifest, write_manifest, write_table
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.storage.store import LocalStore
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
 

@@ -17,12 +17,12 @@ pytest.importorskip("pydicom")
 
 from dicom_files import SECRETS, dicom_file
 
-from cxrdist.data.images import UndecodableImage
-from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.headers import with_header
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.dicom_headers import with_header
 from cxrdist.data.importers.vindr import VinDr, agreed
-from cxrdist.data.ingest import IngestOptions, ingest
-from cxrdist.data.verify import verify
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
 FINDINGS = ("Aortic enlargement", "Cardiomegaly", "Edema", "Pleural effusion", "Pneumothorax", "Tuberculosis")

@@ -12,11 +12,11 @@ import torch
 from conftest import CLONE, launch
 from torch import nn
 
-from cxrdist.dist import Dist
-from cxrdist.engines import InPrecision
+from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.engines import InPrecision
+from cxrdist.distributed.zero import checked_config, plugins
 from cxrdist.errors import UserError
 from cxrdist.gan.step import ENGINES, check_parts
-from cxrdist.zero import checked_config, plugins
 
 STAGE = {"zero_optimization": {"stage": 2}}
 REFUSED: list[tuple[Any, str]] = [

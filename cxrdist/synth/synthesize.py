@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from cxrdist.config import find_named, load_yaml, to_dict
-from cxrdist.data.claim import claim, finished_set, remove_leftovers, settle
-from cxrdist.data.images import encode
-from cxrdist.data.lineage import made_from
-from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
-from cxrdist.data.mix import quotas, rule_from
-from cxrdist.data.mix_sources import train_counts
-from cxrdist.data.open import open_real
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, finished_shard, samples_per_shard, write_shard
-from cxrdist.data.store import Store, store_of
-from cxrdist.dist import Dist
+from cxrdist.console import Progress, duration, say
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.loading.mix_sets import train_counts
+from cxrdist.data.mix.rules import quotas, rule_from
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import Sample, finished_shard, samples_per_shard, write_shard
+from cxrdist.data.shards.write_job import claim, finished_set, remove_leftovers, settle
+from cxrdist.data.storage.store import Store, store_of
+from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.models import TrainedGenerator
-from cxrdist.progress import Progress, duration, say
-from cxrdist.run import SUMMARY, environment, holding, write_summary
+from cxrdist.run.folder import SUMMARY, environment, holding, write_summary
+from cxrdist.run.tracking import start
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
 from cxrdist.synth.lineage import load_generators
-from cxrdist.tracking import start
 
 CANDIDATE_BATCH = 64
 PROBED_CANDIDATES = 4 * CANDIDATE_BATCH

@@ -1,0 +1,250 @@
+"""What the files of a shard set may say, checked before anything is made of it.
+
+A digest tells that a file is the one that was written, not who wrote it: in a set from a stranger all digests may
+fit, and its manifest name a thousand billion samples, or its index a place outside the tar.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from cxrdist.data.imaging.codecs import ENCODINGS
+from cxrdist.data.imaging.errors import MAX_PIXELS
+from cxrdist.data.imaging.npy import header_of
+from cxrdist.data.imaging.radiograph import FOREIGN
+from cxrdist.errors import UserError
+
+SPLITS = ("train", "val", "test")
+ORIGINS = ("real", "synthetic")
+INDEX_DTYPE = np.dtype(
+    [
+        ("key", "S40"),
+        ("split", "S5"),
+        ("class", "<u2"),
+        ("origin", "S9"),
+        ("offset_bytes", "<u8"),
+        ("length_bytes", "<u8"),
+        ("xxh3_64", "<u8"),
+        ("patient", "S24"),
+    ]
+)
+MAX_IMAGE_BYTES = 2**30
+MAX_TEXT_BYTES = 2**20
+LARGEST_COUNT = 2**53
+"""Larger whole numbers are not exact in every reader of JSON."""
+LONGEST_NAME_BYTES = 255
+LEAST_SAMPLE_BYTES = 4 * 512
+"""Two members of a tar, an image and what is told of it, each a header and a block."""
+
+# What a terminal takes for a command, and what has no UTF-8.
+_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_PATIENT = re.compile(r"[A-Za-z0-9_-]{0,24}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WORD_BYTES = np.zeros(256, bool)
+_WORD_BYTES[[0, *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"]] = True
+
+Check = Callable[[Any], bool]
+Form = Mapping[str, Check]
+
+
+def is_text(value: Any) -> bool:
+    """Text that a terminal can show."""
+    return isinstance(value, str) and not _NO_TEXT.search(value)
+
+
+def is_name(value: Any) -> bool:
+    """The name of a file in the set itself: not hidden, and leading nowhere else."""
+    is_one = is_text(value) and not value.startswith(".") and not set(value) & {"/", "\\"}
+    return is_one and 0 < len(value.encode()) <= LONGEST_NAME_BYTES
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST_COUNT
+
+
+def _is_some(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LARGEST_COUNT  # which no NaN is
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _is_option(value: Any) -> bool:
+    return not isinstance(value, list) or all(isinstance(item, str) for item in value)
+
+
+def _list_of(is_item: Check) -> Check:
+    return lambda value: isinstance(value, list) and all(map(is_item, value))
+
+
+def _mapping_of(is_item: Check) -> Check:
+    return lambda value: isinstance(value, dict) and all(map(is_item, value.values()))
+
+
+def _with(form: Form, needed: Collection[str] = ()) -> Check:
+    return lambda value: isinstance(value, dict) and not _wrong(value, form, needed)
+
+
+def _wrong(value: Mapping[str, Any], form: Form, needed: Collection[str]) -> list[str]:
+    """The keys of a form that are not as they should be, or needed and missing."""
+    return [
+        key for key, is_right in form.items() if (not is_right(value[key]) if key in value else key in needed)
+    ]
+
+
+# What is read of a sample's metadata, in whichever set; others may be beside it.
+_META: Form = {
+    "patient": lambda value: (
+        value is None or (isinstance(value, str) and _PATIENT.fullmatch(value) is not None)
+    ),
+    "view": lambda value: value is None or is_text(value),
+    "sex": lambda value: value is None or is_text(value),
+    "age": lambda value: value is None or is_text(value) or _is_number(value),
+    "findings": _list_of(is_text),
+}
+_TOLD: Form = {**_META, "age": lambda value: value is None or is_count(value)}
+_ROW: Form = {
+    "name": lambda name: is_name(name) and name.endswith(".tar"),
+    "bytes": _is_some,
+    "sha256": _is_digest,
+    "index_sha256": _is_digest,
+    "samples": _is_some,
+    # Of others' tars alone: our own hold what is told of each sample.
+    "told": _list_of(_with(_TOLD)),
+}
+# What a row need not have.
+_ROW_NEEDED = _ROW.keys() - {"told"}
+_STRATUM: Form = {
+    "split": lambda split: split in SPLITS,
+    "class": is_text,
+    "origin": lambda origin: origin in ORIGINS,
+    "samples": _is_some,
+    "bytes": _is_some,
+    "shards": _is_some,
+    "table": is_name,
+    "table_sha256": _is_digest,
+}
+_GATE: Form = {"admitted": is_count, "tried": is_count}
+# All that is told of where a set comes from; a set need not have it.
+_PROVENANCE: Form = {
+    "importer": is_text,
+    "release": is_text,
+    "options": _mapping_of(_is_option),
+    "source_options": _mapping_of(_is_option),
+    "left_out": _mapping_of(is_count),
+    "notes": _mapping_of(is_count),
+    "undecodable": is_count,
+    "unused_tars": _list_of(is_name),
+    "near_duplicates": lambda value: value is None or _mapping_of(is_count)(value),
+    "gates": _mapping_of(_with(_GATE, _GATE)),
+    "converted": _list_of(_with({"from": is_text}, ("from",))),
+}
+_LINEAGE: Form = {"kind": is_text, "real_digest": is_text, "split": is_text, "ancestors": _list_of(is_text)}
+_MANIFEST: Form = {
+    "classes": lambda names: _list_of(is_text)(names) and 0 < len(names) == len(set(names)) < 2**16,
+    "image_size": lambda size: is_count(size) and 0 < size <= math.isqrt(MAX_PIXELS),
+    "encoding": lambda encoding: encoding in (*ENCODINGS, *FOREIGN.values()),
+    "strata": _list_of(_with(_STRATUM, _STRATUM)),
+    "counts": _mapping_of(_mapping_of(_mapping_of(is_count))),
+    "provenance": _with(_PROVENANCE),
+    "lineage": _with(_LINEAGE, ("kind",)),
+}
+
+
+def check_manifest(manifest: dict[str, Any], where: str) -> None:
+    """Raises UserError, naming what it is about, for a manifest that no writer of ours writes."""
+    wrong = _wrong(manifest, _MANIFEST, _MANIFEST)
+    # Whatever is told of it ends on somebody's terminal.
+    words = json.dumps(manifest, ensure_ascii=False).replace("\\\\", "")
+    if not wrong and re.search(rf"\\[bfnrtu]|{_NO_TEXT.pattern}", words):
+        wrong.append("text")
+    if not wrong:
+        strata = [(entry["split"], entry["class"], entry["origin"]) for entry in manifest["strata"]]
+        is_known = all(name in manifest["classes"] for _, name, _ in strata)
+        is_once = len(set(strata)) == len(strata)
+        wrong += [] if is_known and is_once and _is_room(manifest["strata"]) else ["strata"]
+    _refuse(where, wrong)
+
+
+def check_table(table: Any, where: str) -> None:
+    """Likewise for a shard table."""
+    wrong = (
+        _wrong(table, {"shards": _list_of(_with(_ROW, _ROW_NEEDED))}, ("shards",))
+        if isinstance(table, dict)
+        else ["shards"]
+    )
+    if not wrong:
+        rows = table["shards"]
+        is_once = len({row["name"] for row in rows}) == len(rows)
+        is_told = all(len(row["told"]) == row["samples"] for row in rows if "told" in row)
+        wrong += [] if is_once and is_told and _is_room(rows) else ["shards"]
+    _refuse(where, wrong)
+
+
+def _is_room(rows: list[dict[str, Any]]) -> bool:
+    """Whether so many samples fit into so many bytes."""
+    return all(row["samples"] * LEAST_SAMPLE_BYTES <= row["bytes"] for row in rows)
+
+
+def index_of(data: bytes, row: Mapping[str, Any], where: str, *, is_foreign: bool = False) -> np.ndarray:
+    """The bytes of an index, as [samples] of ``INDEX_DTYPE``, for a row of a shard table; of a tar that others wrote
+    (``is_foreign``) it also has the samples of other tables. Raises UserError where
+    they are anything else, or name a place outside the tar; nothing is unpickled, or allocated at their word."""
+    stream = io.BytesIO(data)
+    try:
+        shape, _, dtype = header_of(stream)
+    except Exception:  # on foreign bytes it may raise nearly anything
+        shape, dtype = (), np.dtype(object)
+    if (
+        dtype != INDEX_DTYPE
+        or len(shape) != 1
+        or len(data) - stream.tell() != shape[0] * INDEX_DTYPE.itemsize
+    ):
+        raise _refusal(where, "form")
+    if shape[0] < row["samples"] or (shape[0] > row["samples"] and not is_foreign):
+        raise _refusal(where, "form")
+    index = np.frombuffer(data, INDEX_DTYPE, offset=stream.tell())
+    for name in ("key", "split", "origin", "patient"):
+        if not _WORD_BYTES[np.ascontiguousarray(index[name]).view(np.uint8)].all():
+            raise _refusal(where, name)
+    offset, length = index["offset_bytes"], index["length_bytes"]
+    # Each alone first: the sum of two numbers of 64 bits may come out small.
+    most = np.uint64(row["bytes"])
+    if (offset > most).any() or (length > np.uint64(MAX_IMAGE_BYTES)).any() or (offset + length > most).any():
+        raise _refusal(where, "offset_bytes")
+    return index
+
+
+def is_key(text: str) -> bool:
+    return _KEY.fullmatch(text) is not None
+
+
+def check_meta(meta: Any, where: str) -> None:
+    """Raises UserError for a sample's metadata that no writer of ours writes."""
+    _refuse(where, _wrong(meta, _META, ()) if isinstance(meta, dict) else ["form"])
+
+
+def _refuse(where: str, wrong: Collection[str]) -> None:
+    if wrong:
+        raise _refusal(where, next(iter(wrong)))
+
+
+def _refusal(where: str, what: str) -> UserError:
+    return UserError(
+        f"{where}: what it says of its {what} can't be true of a set, though its digest fits: somebody else wrote "
+        "it; do not use this set",
+        every_rank=True,
+    )
