@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxrdist import logs
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 CLONE = Path(__file__).resolve().parents[1]
+logs.configure()  # as a command does: tests read warnings and notes on stderr
 CLASSES = {"Normal": 14, "Pneumothorax": 8, "Pleural Effusion": 10}
 
 
