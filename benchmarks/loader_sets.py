@@ -28,7 +28,7 @@ from PIL import Image
 
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.ingest.labels import NORMAL
-from cxrdist.data.shards.manifest import FORMAT
+from cxrdist.data.shards.schema import FORMAT
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.phantom import render
 

@@ -19,9 +19,11 @@ import pytest
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.loading.stream import Stream
-from cxrdist.data.shards.manifest import MANIFEST, Stratum, write_manifest, write_table
+from cxrdist.data.shards.index import index_name, write_table
+from cxrdist.data.shards.manifest import Stratum, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, index_name, write_shard
+from cxrdist.data.shards.tar import Sample, write_shard
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError

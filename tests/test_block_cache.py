@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from cxrdist.data.shards.schema import INDEX_DTYPE
+from cxrdist.data.shards.index import INDEX_DTYPE
 from cxrdist.data.storage import block_cache, block_reader, blocks
 from cxrdist.data.storage.block_cache import BlockCache, default_cache
 from cxrdist.data.storage.block_reader import BlockReader

@@ -19,8 +19,9 @@ from test_ingest import InlinePool, children, contents, is_running, wait_until
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.lineage import descends_from, made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import Stratum, write_manifest
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample, write_shard

@@ -19,7 +19,7 @@ from test_ingest import inline, is_running, workers_of  # noqa: F401  (a fixture
 
 from cxrdist.data.loading.decode_pool import DecodePool, Slots
 from cxrdist.data.loading.gather import Gather, OnCorrupt
-from cxrdist.data.shards.shard_set import CorruptSample, StratumReader
+from cxrdist.data.shards.stratum import CorruptSample, StratumReader
 from cxrdist.errors import UserError
 
 BATCHES = [

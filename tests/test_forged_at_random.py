@@ -13,7 +13,7 @@ from forging import TAR, forge
 from test_forged_sets import OTHERS, READERS
 
 from cxrdist.cli import COMMANDS, dispatch
-from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.index import index_name
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 

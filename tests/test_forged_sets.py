@@ -30,9 +30,10 @@ from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.loading.stream import Stream
 from cxrdist.data.mix.rules import TargetRule
-from cxrdist.data.shards.manifest import INDEX_DTYPE, MANIFEST, read_manifest
+from cxrdist.data.shards.index import INDEX_DTYPE, index_name
+from cxrdist.data.shards.manifest import read_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import index_name
 from cxrdist.data.shards.write_job import JOB_FILE
 from cxrdist.data.tools.info import print_info
 from cxrdist.data.tools.mix_table import epoch_of, print_epoch

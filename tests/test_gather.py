@@ -28,8 +28,10 @@ from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.ingest import IngestOptions
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.shards import shard_set
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.shards.shard_set import CorruptSample, ShardSet, StratumReader
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Stratum, write_manifest
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import CorruptSample, StratumReader
 from cxrdist.data.shards.tar import Sample, write_shard
 from cxrdist.data.storage import store
 from cxrdist.data.storage.store import LocalStore

@@ -23,7 +23,8 @@ from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.loading.stream import Stream
 from cxrdist.data.mix.rules import TargetRule, quotas
 from cxrdist.data.shards.schema import check_table
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import remedy, verify

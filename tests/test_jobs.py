@@ -23,10 +23,10 @@ from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
 from cxrdist.config import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
-from cxrdist.data.loading.order_digest import OrderDigest
+from cxrdist.data.loading.order_digest import OrderDigest, hash_keys
 from cxrdist.data.loading.stream import Stream
 from cxrdist.data.mix.rules import quotas, rule_from
-from cxrdist.data.shards.shard_set import ShardSet, hash_keys
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive

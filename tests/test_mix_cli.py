@@ -17,8 +17,9 @@ from cxrdist.cli import dispatch
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.loading.mix_sets import repeat_lines
 from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import Stratum, write_manifest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample, write_shard
 from cxrdist.data.storage.store import LocalStore

@@ -23,9 +23,10 @@ from cxrdist.config import load_yaml
 from cxrdist.data.imaging.radiograph import FOREIGN
 from cxrdist.data.importers.registry import IMPORTERS
 from cxrdist.data.loading.stream import Stream
-from cxrdist.data.shards.manifest import MANIFEST, index_bytes
+from cxrdist.data.shards.index import index_bytes, index_name
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import index_name, index_row
+from cxrdist.data.shards.tar import index_row
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.process import main as process_main

@@ -8,9 +8,8 @@ from test_ingest import contents
 from test_verify import forge, sample
 
 from cxrdist.cli.shards import index as index_command
-from cxrdist.data.shards.manifest import read_table
+from cxrdist.data.shards.index import index_name, read_table
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import index_name
 from cxrdist.data.storage.store import store_of, write_to
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import verify

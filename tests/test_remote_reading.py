@@ -24,7 +24,8 @@ from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.loading.decode_pool import DecodePool
 from cxrdist.data.loading.gather import Gather
 from cxrdist.data.loading.prefetch import read_ahead
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.storage import block_reader
 from cxrdist.data.storage import remote as store_remote
 from cxrdist.data.tools.verify import verify

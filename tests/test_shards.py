@@ -16,21 +16,12 @@ from cxrdist.data.deidentify import load_salt
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards.manifest import (
-    INDEX_DTYPE,
-    Stratum,
-    digest_of,
-    index_bytes,
-    read_manifest,
-    write_manifest,
-    write_table,
-)
+from cxrdist.data.shards.index import INDEX_DTYPE, IndexRow, index_bytes, index_name, write_table
+from cxrdist.data.shards.manifest import Stratum, digest_of, read_manifest, write_manifest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import (
-    IndexRow,
     Sample,
     finished_shard,
-    index_name,
     index_row,
     read_tar,
     samples_per_shard,

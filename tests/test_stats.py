@@ -11,7 +11,8 @@ import pytest
 from cxrdist.cli.shards import stats as stats_command
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.phantom import Phantom
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Stratum, write_manifest
 from cxrdist.data.shards.tar import Sample, write_shard
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.data.tools.confounding import age_group, association, corrected_v, z_of

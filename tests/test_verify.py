@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from cxrdist.data.imaging.codecs import encode
-from cxrdist.data.shards.manifest import MANIFEST, Stratum, read_manifest, write_manifest, write_table
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Stratum, read_manifest, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample, write_shard
 from cxrdist.data.storage.store import LocalStore

@@ -63,7 +63,7 @@ def pairs(study: Study, count: int = 4) -> Pairs:
                     synthetic=_read(synthetic, name, "synthetic", count, notes),
                 )
             )
-    gates = {} if synthetic is None else synthetic.manifest["provenance"].get("gates", {})
+    gates = None if synthetic is None else synthetic.manifest.provenance.gates
     return Pairs(rows=tuple(rows), run=run, notes=tuple(notes), gates=_gates_text(gates))
 
 

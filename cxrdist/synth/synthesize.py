@@ -22,8 +22,10 @@ from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import quotas, rule_from
+from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import Manifest, Stratum, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
 from cxrdist.data.shards.tar import Sample, finished_shard, samples_per_shard, write_shard

@@ -20,7 +20,7 @@ from cxrdist.data.importers.common.dicom_headers import check_burned_in, describ
 from cxrdist.data.importers.common.external_tar import ForeignSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
-from cxrdist.data.shards.manifest import FORMAT, MANIFEST
+from cxrdist.data.shards.schema import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
 from cxrdist.errors import UserError
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cxrdist.console import say
-from cxrdist.data.shards.manifest import MANIFEST
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import store_of
 

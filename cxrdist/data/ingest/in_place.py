@@ -27,15 +27,10 @@ from cxrdist.data.ingest.in_place_job import begin, refuse_strangers, remove_lef
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import Prepared, prepare, settle_splits
 from cxrdist.data.ingest.provenance import patient_of, sample_meta
-from cxrdist.data.shards.manifest import (
-    MANIFEST,
-    Manifest,
-    Stratum,
-    index_bytes,
-    write_manifest,
-    write_table,
-)
-from cxrdist.data.shards.tar import TOLD, IndexRow, hashed, index_name
+from cxrdist.data.shards.index import IndexRow, index_bytes, index_name, write_table
+from cxrdist.data.shards.manifest import Manifest, Stratum, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
+from cxrdist.data.shards.tar import hashed
 from cxrdist.data.shards.write_job import UNUSED_TARS, WRITES, finished_set, settle
 from cxrdist.data.shards.write_pool import check_undecodable, count_image, tell_undecodable, work
 from cxrdist.data.storage.store import LocalStore, Store, locked, write_to

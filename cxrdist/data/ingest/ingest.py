@@ -25,7 +25,9 @@ from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import Prepared, prepare, settle_splits
 from cxrdist.data.ingest.tasks import ImportTask
-from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Manifest, Stratum, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.tar import cuts, samples_per_shard
 from cxrdist.data.shards.write_job import claimed, clear, finished_set, remove_leftovers, settle
 from cxrdist.data.shards.write_pool import ShardResult, ShardTask, UndecodableSource, rows_of, write_all

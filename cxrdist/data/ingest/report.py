@@ -7,7 +7,7 @@ from typing import Any
 
 from cxrdist.console import options_text, say
 from cxrdist.data.ingest.labels import Labelling
-from cxrdist.data.shards.manifest import SPLITS
+from cxrdist.data.shards.schema import SPLITS
 
 
 def print_table(read: int, labelling: Labelling, labels: list[str], splits: list[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import xxhash
 
-from cxrdist.data.shards.manifest import SPLITS
+from cxrdist.data.shards.schema import SPLITS
 from cxrdist.errors import UserError
 
 Images = Mapping[str, Counter[str]]

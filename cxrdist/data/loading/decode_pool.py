@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from cxrdist.data.loading.gather import Gather, OnCorrupt, Substitution
-from cxrdist.data.shards.shard_set import StratumReader
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
 

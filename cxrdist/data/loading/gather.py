@@ -21,8 +21,7 @@ from xxhash import xxh3_64_intdigest
 from cxrdist.data.imaging.codecs import npy_header
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.shards.shard_set import CorruptSample, StratumReader
-from cxrdist.data.shards.stratum_blocks import note_used
+from cxrdist.data.shards.stratum import CorruptSample, StratumReader, note_used
 from cxrdist.errors import UserError
 
 OnCorrupt = Literal["raise", "substitute"]
@@ -154,7 +153,7 @@ class Gather:
             keys[row] = reader.key(instead)
             return Substitution(row=row, stratum=stratum, sample=sample, instead=instead, message=message)
         raise UserError(
-            f"{reader.store}: not one of the {self.taking[stratum]} samples of {reader.entry['table']} can be read, "
+            f"{reader.store}: not one of the {self.taking[stratum]} samples of {reader.entry.table} can be read, "
             f"so none can take the place of another; {reader.remedy}",
             every_rank=True,
         )

@@ -25,7 +25,7 @@ from cxrdist.data.loading.config import ALONE, LoaderConfig, Peers
 from cxrdist.data.loading.decode_pool import DecodePool
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.loading.stream import Batch, Stream
-from cxrdist.data.shards.shard_set import CorruptSample
+from cxrdist.data.shards.stratum import CorruptSample
 from cxrdist.errors import UserError
 
 HELD_BATCHES = 3

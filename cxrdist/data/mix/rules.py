@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from cxrdist.data.shards.schema import LARGEST_COUNT, ORIGINS
+from cxrdist.data.shards.schema import MAX_COUNT, ORIGINS
 from cxrdist.errors import UserError, nearest
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -105,8 +105,8 @@ def check_count(value: Any, where: str, words: tuple[str, ...]) -> None:
         raise UserError(f"{where} {value!r}: unknown{nearest(value, words)}")
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"{where} {value!r}: a whole number, or {' or '.join(words)}")
-    if isinstance(value, int) and not 1 <= value <= LARGEST_COUNT:
-        raise UserError(f"{where} {value}: 1 or more, and at most {LARGEST_COUNT:,}")
+    if isinstance(value, int) and not 1 <= value <= MAX_COUNT:
+        raise UserError(f"{where} {value}: 1 or more, and at most {MAX_COUNT:,}")
 
 
 def check_number(value: Any, where: str) -> int | float:
@@ -163,10 +163,8 @@ def quotas(rule: MixRule, counts: Counts) -> Quotas:
         raise UserError(f"mix {rule.name}: no real training image in any class")
     result = by_target(rule, counts) if isinstance(rule, TargetRule) else by_weight(rule, counts)
     total = sum(q for origins in result.values() for q in origins.values())
-    if total > LARGEST_COUNT:
-        raise UserError(
-            f"mix {rule.name}: an epoch of {total:,} images, of {LARGEST_COUNT:,} that are possible"
-        )
+    if total > MAX_COUNT:
+        raise UserError(f"mix {rule.name}: an epoch of {total:,} images, of {MAX_COUNT:,} that are possible")
     return result
 
 

@@ -28,7 +28,7 @@ def open_finished_real(path: str) -> ShardSet:
     """A set of real images that is there. Raises UserError where there is none, or a synthetic one."""
     check_default_is_there(path)
     real = ShardSet(path)
-    if real.manifest["lineage"]["kind"] != "real":
+    if real.manifest.lineage.kind != "real":
         raise UserError(f"{path} is a synthetic set: give it as --synthetic, and its real set as --shards")
     return real
 
@@ -41,14 +41,14 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
     version truncated its keys.
     """
     synthetic = ShardSet(path)
-    lineage = synthetic.manifest["lineage"]
-    if lineage["kind"] != "synthetic":
+    lineage = synthetic.manifest.lineage
+    if lineage.kind != "synthetic":
         raise UserError(f"{path} is a set of real images: give it as --shards")
     synthetic.check_keys()
     check_same_kind(real, synthetic)
-    if not descends_from(lineage, real) and not allow_other_lineage:
+    if not descends_from(lineage.json_value(), real) and not allow_other_lineage:
         raise UserError(
-            f"{path} descends from another real set ({lineage['real_digest'][:12]}) than {real} "
+            f"{path} descends from another real set ({str(lineage.real_digest)[:12]}) than {real} "
             f"({real.digest[:12]}), so its generator may have seen validation or test patients: synthesise from "
             "this set, or say --allow-other-lineage"
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cxrdist.console import say
-from cxrdist.data.shards.manifest import MANIFEST, SPLITS, Manifest, read_manifest
-from cxrdist.data.shards.schema import ORIGINS
-from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.index import ShardRow, index_name
+from cxrdist.data.shards.manifest import Manifest, StratumEntry, read_manifest
+from cxrdist.data.shards.schema import MANIFEST, ORIGINS, SPLITS
 from cxrdist.data.storage.store import Store, locked, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
@@ -38,13 +38,13 @@ TABLE_FILE = re.compile(STEM + r"\.[0-9a-f]{12}\.json")
 def finished_set(store: Store, provenance: dict[str, Any]) -> Manifest:
     """The set that is already there, if it is the one asked for. Raises UserError if it is another."""
     manifest = read_manifest(store)
-    there = {k: v for k, v in manifest["provenance"].items() if k not in FOUND_LATER}
+    there = {k: v for k, v in manifest.provenance.json_value().items() if k not in FOUND_LATER}
     check_same_job(store, there, provenance)
     if store.exists(JOB_FILE) or store.exists(LOCK_NAME):
         # Killed after its last file was written, or about to end; in the second case it holds the lock.
         with locked(store, WRITES):
             settle(store)
-    say(f"{store}: finished before, digest {manifest['digest'][:12]}; nothing to do")
+    say(f"{store}: finished before, digest {manifest.digest[:12]}; nothing to do")
     return manifest
 
 
@@ -153,17 +153,17 @@ def settle(store: Store) -> None:
 
 
 def remove_leftovers(
-    store: Store, strata: list[dict[str, Any]], shards: Iterable[list[dict[str, Any]]]
+    store: Store, strata: Sequence[StratumEntry], shards: Iterable[Sequence[ShardRow]]
 ) -> None:
     """Before the manifest is written: remove what an earlier, killed run of this job wrote and this one, which
     knows of other near-duplicates or of images repaired meanwhile, did not. ``shards``: the rows of each table.
 
     Not sooner: in an object store, which has no locks, a second process may be about to name these files.
     """
-    named = {entry["table"] for entry in strata}
+    named = {entry.table for entry in strata}
     for rows in shards:
         for row in rows:
-            named |= {row["name"], index_name(row["name"])}
+            named |= {row.name, index_name(row.name)}
     remove_all_but(store, named)
 
 

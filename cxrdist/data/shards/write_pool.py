@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cxrdist.console import Progress, say
+from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum
-from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
+from cxrdist.data.shards.tar import Sample, TarFile, finished_shard, tar_name, write_shard
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError, shown
 from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
@@ -63,6 +64,12 @@ class ShardTask(ABC):
         """How many images are read for it."""
 
     @property
+    def tar(self) -> TarFile:
+        """The tar to write."""
+        name = tar_name(self.stratum, self.number)
+        return TarFile(self.store, name, self.stratum, self.class_index, self.encoding)
+
+    @property
     def is_shared(self) -> bool:
         """Whether another process can write it."""
         return self.store.is_shared
@@ -75,7 +82,7 @@ class ShardTask(ABC):
         """
 
     @abstractmethod
-    def take_over(self, row: dict[str, Any], samples: dict[str, Any]) -> ShardResult | None:
+    def take_over(self, row: ShardRow, samples: dict[str, Any]) -> ShardResult | None:
         """The result, where an earlier job wrote this shard with these samples (what ``look`` saw, by key); None
         where they are not what the shard shall hold: then it is written again."""
 
@@ -86,7 +93,8 @@ class ShardTask(ABC):
 
 @dataclass
 class ShardResult:
-    row: dict[str, Any] = field(default_factory=dict)
+    row: ShardRow | None = None
+    """None if the shard has no sample, and so does not exist."""
     undecodable: list[str] = field(default_factory=list)
     """A line for each image that does not decode."""
     hashes: bytearray = field(default_factory=bytearray)
@@ -137,11 +145,11 @@ def tell_undecodable(undecodable: list[str]) -> None:
         say(f"... and {len(undecodable) - LISTED_UNDECODABLE} more")
 
 
-def rows_of(results: Results) -> dict[Stratum, list[dict[str, Any]]]:
+def rows_of(results: Results) -> dict[Stratum, list[ShardRow]]:
     """The rows of the shard tables, per stratum."""
-    rows: dict[Stratum, list[dict[str, Any]]] = {}
+    rows: dict[Stratum, list[ShardRow]] = {}
     for (stratum, _), result in sorted(results.items(), key=lambda item: item[0]):
-        if result.row["samples"]:
+        if result.row:
             rows.setdefault(stratum, []).append(result.row)
     return rows
 
@@ -211,13 +219,13 @@ def share(shared: Shared) -> None:
 def do_task(task: ShardTask) -> ShardResult:
     """Write one shard, or take over the one that an earlier, killed job finished."""
     check_going_on()
-    done = finished_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, task.look)
+    done = finished_shard(task.tar, task.look)
     if done and (taken := task.take_over(*done)):
         count_image(task.images)
         return taken
     result = ShardResult()
     samples = task.samples(result)
-    result.row = write_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, samples)
+    result.row = write_shard(task.tar, samples)
     return result
 
 

@@ -18,11 +18,11 @@ import numpy as np
 from cxrdist.console import Progress
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.shards.manifest import SPLITS
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.schema import SPLITS, Problem, ShardSetError
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.tools.confounding import Association, age_group, association
-from cxrdist.errors import UserError
 
 GREY_VALUES = 256
 PERCENTILES = (5, 50, 95)
@@ -96,7 +96,7 @@ def stats(place: str) -> Stats:
         for reader in [shards.stratum(stratum.split, stratum.class_name, stratum.origin)]
         for shard in range(len(reader.shards))
     ]
-    total = sum(reader.shards[shard]["samples"] for _, reader, shard in tasks)
+    total = sum(reader.shards[shard].samples for _, reader, shard in tasks)
     # Hashing and decoding leave Python's lock to others.
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"stats {shards}", total) as progress:
         for (stratum, _, _), tally in zip(tasks, pool.map(lambda task: tally_of(*task[1:]), tasks)):
@@ -115,8 +115,8 @@ def tally_of(reader: StratumReader, shard: int) -> Tally:
         try:
             pixels = decode(sample.image, reader.encoding, reader.image_size)
         except UndecodableImage as error:
-            where = f"{reader.store}/{reader.shards[shard]['name']}: sample {sample.key}"
-            raise UserError(f"{where}: {error}; {reader.remedy}") from None
+            problem = Problem("image", reader.shards.names[shard], f"sample {sample.key}: {error}")
+            raise ShardSetError(reader.store, problem, reader.remedy) from None
         tally.add(sample, pixels)
     return tally
 
