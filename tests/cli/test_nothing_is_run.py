@@ -77,7 +77,9 @@ def index_of_tar(data: bytes, ending: str = ".png") -> bytes:
     """The index of its images, as an honest writer would have written it."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         images = {m.name.removesuffix(ending): m.offset_data for m in tar if m.name.endswith(ending)}
-    return index_bytes([index_row(sample(key), STRATUM, 0, offset) for key, offset in images.items()])
+    return index_bytes(
+        [index_row(sample(key), STRATUM, 0, offset) for key, offset in images.items()], "a.tar"
+    )
 
 
 def shards_commands(place: Path) -> Iterator[list[str]]:

@@ -17,7 +17,6 @@ from cxrdist.data.shards.manifest import (
     MANIFEST,
     Stratum,
     digest_of,
-    index_bytes,
     write_manifest,
     write_table,
 )
@@ -105,7 +104,7 @@ def index_of_rows(**columns: Any) -> bytes:
     array = rows()
     for name, value in columns.items():
         array[name] = value
-    return index_bytes([tuple(row) for row in array])
+    return npy(array)
 
 
 def tar_of(*members: tuple[str, bytes] | tarfile.TarInfo, form: int = tarfile.USTAR_FORMAT) -> bytes:

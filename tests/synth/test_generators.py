@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -85,11 +86,15 @@ def test_no_key_is_given_twice_where_one_generator_makes_two_classes(run: Path) 
         for name in CLASSES[:2]
         for sample in admitted(SynthTask(name, 3, 2), generator, ANY_GREY, SynthConfig(), [], progress)
     ]
-    digest = generator.weights_sha256[:12]
+    normal, effusion = (
+        hashlib.sha256(f'[\n "{generator.weights_sha256}",\n 0,\n "{name}"\n]\n'.encode()).hexdigest()[:16]
+        for name in CLASSES[:2]
+    )
+    assert normal != effusion
     assert [sample.key for sample in samples] == [
-        f"{digest}-normal-000003-00000000",
-        f"{digest}-normal-000003-00000001",
-        f"{digest}-pleural-effusion-000003-00000000",
-        f"{digest}-pleural-effusion-000003-00000001",
+        f"{normal}-000003-00000000",
+        f"{normal}-000003-00000001",
+        f"{effusion}-000003-00000000",
+        f"{effusion}-000003-00000001",
     ]
     assert {sample.meta["source"] for sample in samples} == {"conditional"}

@@ -22,7 +22,7 @@ from cxrdist.data.ingest.report import print_rules, print_table
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.manifest import SPLITS, Stratum
-from cxrdist.data.shards.schema import is_text
+from cxrdist.data.shards.schema import LONGEST_SLUG, MOST_CLASSES, check_provenance, is_text
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
 from cxrdist.files import slug
@@ -75,7 +75,7 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     labelling = assign(
         records, options.label_rule, importer.targets, importer.normal, options.classes or None
     )
-    check_slugs(labelling.classes)
+    check_classes(labelling.classes)
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
     is_unknown = not all(record.patient_id for record in used)
@@ -89,6 +89,7 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     # Also drawn before the images are looked at: what can't be split is told at once.
     splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
     provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
+    check_provenance(provenance, f"import {importer.name}")
     return Prepared(salt, labelling, len(records), used, labels, splits, dedup, provenance)
 
 
@@ -154,11 +155,22 @@ def said_splits(records: list[Record]) -> list[str]:
     return [TRAIN_VAL if split == "train" else split for split in said]
 
 
-def check_slugs(classes: tuple[str, ...]) -> None:
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
+    names that would share files, or too many."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes: a set holds at most {MOST_CLASSES:,}; choose with --classes"
+        )
     seen: dict[str, str] = {}
     for name in classes:
         if not is_text(name):
             raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if len(slug(name)) > LONGEST_SLUG:
+            raise UserError(
+                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
+                f"{LONGEST_SLUG} fit; rename it"
+            )
         if other := seen.get(slug(name)):
             raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
         seen[slug(name)] = name

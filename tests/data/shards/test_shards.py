@@ -280,7 +280,7 @@ def test_a_shard_that_is_not_whole_is_not_taken_over(tmp_path: Path) -> None:
     row = index_rows(tar, STRATUM, 1, "png")[2]
     flipped = bytearray(whole)
     flipped[row[4]] ^= 1
-    other_rows = index_bytes(index_rows(tar, STRATUM, 1, "png")[:3])
+    other_rows = index_bytes(index_rows(tar, STRATUM, 1, "png")[:3], TAR)
     for tar_data, index_data in (
         (bytes(flipped), whole_index),
         (whole[:4096], whole_index),
