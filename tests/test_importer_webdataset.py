@@ -20,7 +20,7 @@ from webdataset import TarWriter
 from webdataset import WebDataset as PlainWebDataset
 
 from cxrdist.data import foreign_tars
-from cxrdist.data.dicom.header import BURNED_IN, NOT_FOR_PRESENTATION, NOTE_BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.dicom.header import BURNED_IN, NOT_FOR_PRESENTATION, NOTE_BURNED_IN, NOTE_MAY_BE_BURNED_IN
 from cxrdist.data.foreign_tars import ForeignSample, Place, open_place, read_place, walk
 from cxrdist.data.images import UndecodableImage, encode
 from cxrdist.data.importers.base import Record
@@ -252,7 +252,7 @@ def test_dicom_members_speak_for_themselves(tmp_path: Path) -> None:
         "b": ("two", None, BURNED_IN, (NOTE_BURNED_IN,)),
         "c": ("two", None, NOT_FOR_PRESENTATION, ()),
         "d": ("one", None, BURNED_IN, (NOTE_BURNED_IN,)),
-        "e": ("two", None, None, (NOTE_NOT_SAID,)),
+        "e": ("two", None, None, (NOTE_MAY_BE_BURNED_IN,)),
         "f": ("", None, None, ()),
         "g": ("", None, None, ()),
     }
