@@ -1,4 +1,4 @@
-"""Radiographs from foreign files, and the three encodings of a shard: all pixels are 8-bit grey."""
+"""Reads radiographs from external files, and encodes and decodes shard members: all pixels are 8-bit grey."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cxrdist.data.npy import OtherVersion, header_of
+from cxrdist.data.npy import UnsupportedNpyVersion, header_of
 from cxrdist.errors import UserError, nearest
 
 ENCODINGS = ("png", "jpg", "npy")
 LOSSLESS = ("png", "npy")
 FITS = ("pad", "crop")
 FOREIGN = {"pad": "foreign-pad", "crop": "foreign-crop"}
-"""The "encoding" of a set whose tars others wrote: any file that ``grey_of`` reads, made square as the name says."""
+"""The "encoding" of a set of external tars, by fit: any file that ``grey_of`` reads, made square by that fit."""
 MAX_PIXELS = 100_000_000
-"""No radiograph is larger; a file that declares more is a decompression bomb or damaged."""
+"""The largest image that is read: a file that declares more is a decompression bomb or damaged."""
 
 _FIT_OF = {encoding: fit for fit, encoding in FOREIGN.items()}
 _PILLOW_FORMAT = {"png": "PNG", "jpg": "JPEG"}
@@ -32,18 +32,18 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Tone:
-    """How the grey that a file holds becomes 8-bit."""
+    """How the grey values of a file are mapped to 8-bit grey."""
 
     of_16_bit: Callable[[np.ndarray], np.ndarray]
-    """[H, W] uint16 -> [H, W] uint8, inverted or not."""
+    """Maps [H, W] uint16 to [H, W] uint8; includes any inversion."""
     is_inverted: bool
-    """Whether 8-bit grey, too, is turned over; else it stays as it is."""
+    """True if 8-bit grey is inverted as well."""
 
 
 class UndecodableImage(Exception):
-    """A file, or a sample's bytes, that is not the image it should be.
+    """A file, or the bytes of a sample, cannot be decoded as the expected image.
 
-    ``reason`` is a few words that depend on the data alone; ``file`` is "" where the bytes came from no file.
+    ``reason`` is a short phrase that depends only on the data; ``file`` is "" if the bytes were not read from a file.
     """
 
     def __init__(self, reason: str, file: str = "") -> None:
@@ -56,9 +56,9 @@ class UndecodableImage(Exception):
 
 
 def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
-    """An image file as [size, size] uint8; see ``grey_of``.
+    """Reads an image file as [size, size] uint8; see ``grey_of``.
 
-    Raises UndecodableImage, naming the file, also where it is missing.
+    Raises UndecodableImage, with the file's name, also if the file is missing.
     """
     try:
         return grey_of(Path(path).read_bytes(), size, fit, tone)
@@ -71,37 +71,37 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone
 
 
 def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
-    """The bytes of a PNG or JPEG of any mode and size, of a DICOM file, or of a 2-D uint8 npy, as [size, size]
-    uint8.
+    """Decodes a PNG or JPEG of any mode and size, a DICOM file, or a 2-D uint8 npy to [size, size] uint8.
 
-    The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
-    square. 16-bit grey keeps its upper 8 bits unless ``tone`` says otherwise, transparent pixels are black, a
-    JPEG's orientation is applied. Raises UndecodableImage where they are no image, damaged, or declare more than
-    MAX_PIXELS.
+    The aspect ratio is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
+    square. 16-bit grey is reduced to its upper 8 bits unless ``tone`` is given, transparent pixels become black, and
+    the orientation of a JPEG is applied. Raises UndecodableImage if ``data`` is not an image, is damaged, or declares
+    more than MAX_PIXELS; UserError if ``fit`` is unknown.
     """
     if fit not in FITS:
         raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
-    from cxrdist.data.dicom import grey_of_dicom, is_dicom  # it knows this module
+    from cxrdist.data.dicom import grey_of_dicom, is_dicom  # which imports this module
 
     if is_dicom(data):
         return _resize(Image.fromarray(grey_of_dicom(data)), size, fit)
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         return _decoding(lambda: _resize(Image.fromarray(_decode_npy(data, None)), size, fit))
-    # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
+    # Pillow does not check the checksums of a PNG's pixels when it decodes them; only verify() does.
     _decoding(lambda: _open(data, tuple(_PILLOW_FORMAT.values())).verify())
     return _decoding(lambda: _resize(_to_grey(_open(data, tuple(_PILLOW_FORMAT.values())), tone), size, fit))
 
 
 def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A square image [H, H] uint8 as [size, size] uint8, by the anti-aliasing filter of an import."""
+    """Resizes a square image [H, H] uint8 to [size, size] uint8 with the anti-aliasing filter of an import."""
     return _resize(Image.fromarray(pixels), size, "pad")
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
-    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata.
+    """Encodes [H, W] uint8 as a shard member: the same pixels give the same bytes, without metadata.
 
-    png and npy give every pixel back. jpg (quality 95) gives radiographs back with a PSNR of 42 dB or more at 64 px
-    and 44 dB or more at 256 px (the least of 600 films of ChestX-ray14 is 43.3 and 45.3 dB).
+    png and npy are lossless. jpg (quality 95) reproduces radiographs with a PSNR of at least 42 dB at 64 px and 44 dB
+    at 256 px (the minimum over 600 films of ChestX-ray14 is 43.3 and 45.3 dB). Raises UserError if ``encoding`` is
+    unknown.
     """
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
     _check_encoding(encoding)
@@ -116,10 +116,10 @@ def encode(pixels: np.ndarray, encoding: str) -> bytes:
 
 
 def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The bytes of a shard member as a [size, size] uint8 array: a new one, or ``out``, contiguous and of that shape.
+    """Decodes a shard member to [size, size] uint8: into ``out``, contiguous and of that shape, or a new array.
 
-    Raises UndecodableImage for anything else than one whole grey image of exactly this size and encoding; where
-    the encoding is one of ``FOREIGN``, for anything that ``grey_of`` does not read. ``out`` then holds anything.
+    Raises UndecodableImage unless ``data`` is one complete grey image of exactly this size and encoding; for an
+    encoding of ``FOREIGN``, if ``grey_of`` cannot read it. The content of ``out`` is then undefined.
     """
     if out is None:
         out = np.empty((size, size), np.uint8)
@@ -139,8 +139,8 @@ def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray |
 
 
 def _decode_jpeg(data: bytes | memoryview, size: int, out: np.ndarray) -> None:
-    """By libjpeg-turbo, as Pillow does: the same pixels, a third faster."""
-    import simplejpeg  # no set of another encoding needs it
+    """Decodes with libjpeg-turbo directly: the same pixels as Pillow's, a third faster."""
+    import simplejpeg  # here, since only JPEG sets need it
 
     if not data:
         raise UndecodableImage("empty")
@@ -160,7 +160,7 @@ def _check_grey(height: int, width: int, mode: str, grey: str, size: int) -> Non
 
 @functools.cache
 def npy_header(size: int) -> bytes:
-    """What ``encode`` puts before the pixels of an npy of this size."""
+    """The bytes that ``encode`` writes before the pixels of an npy of this size."""
     return encode(np.empty((size, size), np.uint8), "npy")[: -(size * size)]
 
 
@@ -170,7 +170,7 @@ def _check_encoding(encoding: str) -> None:
 
 
 def _decoding(step: Callable[[], _T]) -> _T:
-    """Run a step of Pillow's on foreign bytes, on which it may raise nearly anything."""
+    """Runs a decoding step on untrusted bytes: a decoder may raise almost any exception on them."""
     try:
         return step()
     except (UndecodableImage, MemoryError):
@@ -196,7 +196,7 @@ def _open(data: bytes | memoryview, formats: tuple[str, ...]) -> Image.Image:
 
 
 def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
-    """To mode L; decodes the whole image."""
+    """Decodes the whole image and converts it to mode L."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
@@ -205,7 +205,7 @@ def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
-    # convert() copies even where there is nothing to convert.
+    # convert() copies even if the mode is L already.
     grey = image if image.mode == "L" else image.convert("L")
     return ImageOps.invert(grey) if tone and tone.is_inverted else grey
 
@@ -226,20 +226,20 @@ def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:
 
 
 def _decode_npy(data: bytes | memoryview, size: int | None) -> np.ndarray:
-    """[size, size] uint8, or [H, W] uint8 of any size where ``size`` is None."""
+    """Decodes [size, size] uint8, or [H, W] uint8 of any size if ``size`` is None."""
     stream = io.BytesIO(data)
     try:
         shape, is_fortran, dtype = header_of(stream)
-    except OtherVersion as error:
+    except UnsupportedNpyVersion as error:
         raise UndecodableImage(str(error)) from None
     except Exception as error:
-        # A header is a Python literal of at most 10 kB: a MemoryError is its parser's, for one that nests too far.
+        # A header is a Python literal of at most 10 kB: a MemoryError comes from a literal nested too deeply.
         raise UndecodableImage("truncated or damaged") from error
-    # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
-    is_right = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
-    if not is_right or dtype != np.uint8:
-        wanted = "2-D" if size is None else f"{size}x{size}"
-        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {wanted} uint8")
+    # Checked before any pixel is read, so that no untrusted dtype is built and no untrusted size is allocated.
+    is_expected = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
+    if not is_expected or dtype != np.uint8:
+        expected = "2-D" if size is None else f"{size}x{size}"
+        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {expected} uint8")
     if math.prod(shape) > MAX_PIXELS:
         raise UndecodableImage(_TOO_LARGE)
     if len(data) - stream.tell() != math.prod(shape):
