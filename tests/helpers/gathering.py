@@ -81,7 +81,7 @@ def flip(place: Path, reader: StratumReader, number: int, at: int | None = None)
     """Change a byte of a sample's image, by default its middle one; how the message begins that tells of it."""
     shard, row = reader.locate(number)
     entry = reader.index(shard)[row]
-    path = place / reader.shards[shard]["name"]
+    path = place / reader.shards[shard].name
     offset = int(entry["offset_bytes"])
     at = int(entry["length_bytes"]) // 2 if at is None else at
     with path.open("r+b") as file:

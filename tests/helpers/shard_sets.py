@@ -29,7 +29,7 @@ def spoil(path: Path, class_name: str, number: int) -> str:
     reader = ShardSet(path).stratum("train", class_name, "real")
     shard, row = reader.locate(number)
     entry = reader.index(shard)[row]
-    tar = path / reader.shards[shard]["name"]
+    tar = path / reader.shards[shard].name
     data = bytearray(tar.read_bytes())
     data[int(entry["offset_bytes"]) + int(entry["length_bytes"]) // 2] ^= 1
     tar.write_bytes(data)

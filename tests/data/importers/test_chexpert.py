@@ -243,9 +243,9 @@ def test_a_set_of_it(tmp_path: Path) -> None:
     importer = chexpert(tmp_path / "root", *lines)
     options = IngestOptions(out=str(tmp_path / "set"), size=32, label_rule="strict", workers=1)
     manifest = ingest(importer, options)
-    assert manifest["classes"] == ["Normal", "Pulmonary Edema"]
-    assert sum(entry["samples"] for entry in manifest["strata"]) == 8
-    provenance = manifest["provenance"]
+    assert manifest.classes == ["Normal", "Pulmonary Edema"]
+    assert sum(entry.samples for entry in manifest.strata) == 8
+    provenance = manifest.provenance
     assert provenance["left_out"] == {"lateral view": 8} and provenance["undecodable"] == 0
     assert provenance["source_options"] == {
         "views": "frontal",

@@ -153,14 +153,14 @@ def test_the_split_column_is_taken_unless_another_is_asked_for(
     assert "in none of the source's own splits         2" in told and "split official" in told
     whole = ShardSet(tmp_path / "own").manifest
     one_each = {"Normal": {"real": 1}, "Mass": {"real": 1}}
-    assert whole["counts"] == {"train": one_each, "val": one_each, "test": one_each}
-    assert whole["provenance"]["left_out"] == {"in none of the source's own splits": 2}
+    assert whole.counts == {"train": one_each, "val": one_each, "test": one_each}
+    assert whole.provenance.left_out == {"in none of the source's own splits": 2}
     assert not any(b"p-Normal" in file.read_bytes() for file in (tmp_path / "own").iterdir())
 
     dispatch([*words, "--out", str(tmp_path / "drawn"), "--split", "drawn"])
     drawn = ShardSet(tmp_path / "drawn").manifest
-    assert Counter(entry["samples"] for entry in drawn["strata"]) == {1: 4, 2: 2}
-    assert drawn["provenance"]["left_out"] == {}
+    assert Counter(entry.samples for entry in drawn.strata) == {1: 4, 2: 2}
+    assert drawn.provenance.left_out == {}
 
 
 def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
@@ -181,13 +181,13 @@ def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
     manifest = ShardSet(tmp_path / "set").manifest
     assert {
         split: {label: count["real"] for label, count in of_split.items()}
-        for split, of_split in manifest["counts"].items()
+        for split, of_split in manifest.counts.items()
     } == {
         "train": {"Normal": 6, "Mass": 6},
         "val": {"Normal": 2, "Mass": 2},
         "test": {"Normal": 2, "Mass": 2},
     }
-    assert manifest["provenance"]["options"]["split"] == "official"
+    assert manifest.provenance.options["split"] == "official"
 
 
 def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:

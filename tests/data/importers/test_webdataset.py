@@ -627,7 +627,7 @@ def test_the_command_runs_no_code_and_counts_what_it_refused(tmp_path: Path) -> 
     out = tmp_path / "set"
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == sorted([out, *out.iterdir()])
     assert verify(out) == []
-    provenance = ShardSet(out).manifest["provenance"]
+    provenance = ShardSet(out).manifest.provenance
     assert provenance["left_out"] == {
         "no usable image (a link, never followed)": 1,
         "no usable image (a name that leads out of the tar, never followed)": 2,

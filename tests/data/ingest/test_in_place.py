@@ -47,7 +47,7 @@ def test_the_set_reads_as_one_that_was_written_anew(tars: Path, tmp_path: Path) 
     ):
         list(importer(tars, in_place=False).records())
     placed, anew = ShardSet(tars), ShardSet(tmp_path / "anew")
-    assert placed.manifest["counts"] == anew.manifest["counts"] and manifest == placed.manifest
+    assert placed.manifest.counts == anew.manifest.counts and manifest == placed.manifest
     assert len(placed.strata) == 6
     for stratum in placed.strata:
         here, there = placed.stratum(*vars(stratum).values()), anew.stratum(*vars(stratum).values())
@@ -97,7 +97,7 @@ def test_convert_makes_a_set_of_our_own_of_it(tars: Path, tmp_path: Path) -> Non
     index_in_place(importer(tars, in_place=True), options())
     convert(ConvertOptions(set=str(tars), out=str(tmp_path / "own"), workers=1))
     own, placed = ShardSet(tmp_path / "own"), ShardSet(tars)
-    assert own.manifest["encoding"] == "npy" and verify(str(tmp_path / "own")) == []
+    assert own.manifest.encoding == "npy" and verify(str(tmp_path / "own")) == []
     for stratum in placed.strata:
         here, there = own.stratum(*vars(stratum).values()), placed.stratum(*vars(stratum).values())
         np.testing.assert_array_equal(
@@ -181,7 +181,7 @@ def test_another_set_can_be_made_once_the_manifest_is_gone(tars: Path) -> None:
     (tars / "b.tar").rename(tars.parent / "b.tar")
     manifest = index_in_place(importer(tars, in_place=True), options(seed=1))
     # Nothing of the first set is left, the tar that is gone from the folder included.
-    tables = {entry["table"] for entry in manifest["strata"]}
+    tables = {entry.table for entry in manifest.strata}
     assert {path.name for path in tars.iterdir()} == {"a.tar", "a.index.npy", "manifest.json", *tables}
     assert "b.index.npy" in before and verify(str(tars)) == []
 
@@ -266,7 +266,7 @@ def test_options_for_tars_that_are_written_are_refused(tars: Path, changes: dict
     with pytest.raises(UserError, match=f"--{option}: --in-place writes no tars"):
         index_in_place(importer(tars, in_place=True), options(**changes))
     manifest = index_in_place(importer(tars, in_place=True), options())
-    assert not {"encoding", "min_shards"} & set(manifest["provenance"]["options"])
+    assert not {"encoding", "min_shards"} & set(manifest.provenance.options)
 
 
 def test_a_tar_that_no_table_could_name_is_refused(tars: Path) -> None:
@@ -287,7 +287,7 @@ def test_tars_that_hold_nothing_used_are_known(tars: Path, tmp_path: Path) -> No
     names = ("Normal", "Mass", *(f"c{n}" for n in range(2, 9)), "Other")
     source = WebDataset(root=str(tars), class_names=names, in_place=True)
     manifest = index_in_place(source, options(classes=("Normal", "Mass")))
-    assert manifest["provenance"]["unused_tars"] == ["other.tar", "synthetic.tar"]
+    assert manifest.provenance.unused_tars == ["other.tar", "synthetic.tar"]
     assert verify(str(tars)) == [] == verify(str(tars), quick=True)
     assert index_in_place(source, options(classes=("Normal", "Mass"))) == manifest
     (tars / "c.tar").write_bytes((tars / "a.tar").read_bytes())
@@ -301,8 +301,8 @@ def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: 
         writer.write({"__key__": "x", "png": b"junk", "cls": b"0", "json": b'{"patient_id": "MRN91"}'})
     monkeypatch.setattr("cxrdist.data.shards.write_pool.MAX_UNDECODABLE_SHARE", 0.1)
     manifest = index_in_place(importer(tars, in_place=True), options())
-    assert manifest["provenance"]["undecodable"] == 1
-    assert manifest["provenance"]["unused_tars"] == ["c.tar"] and verify(str(tars)) == []
+    assert manifest.provenance.undecodable == 1
+    assert manifest.provenance.unused_tars == ["c.tar"] and verify(str(tars)) == []
 
 
 def test_a_tar_counts_once_whatever_it_holds(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:

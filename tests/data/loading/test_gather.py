@@ -58,7 +58,7 @@ def test_a_batch_is_what_was_written(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.usefixtures("inline")
 def test_a_batch_of_others_tars_is_what_their_files_show(tmp_path: Path) -> None:
     readers = readers_of(write_foreign(tmp_path / "tars"))
-    assert [reader.samples for reader in readers] == [4, 4] and readers[0].is_foreign
+    assert [reader.samples for reader in readers] == [4, 4] and readers[0].is_external
     strata, samples = [1, 0] * 4, [3, 0, 2, 1, 1, 2, 0, 3]
     pixels, keys, substitutions = filled(Gather(readers), strata, samples)
     assert len(set(keys)) == 8 and substitutions == []

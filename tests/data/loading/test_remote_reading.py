@@ -69,7 +69,7 @@ def test_an_epoch_asks_for_each_block_once_and_the_next_for_none(remote: S3Serve
 
 def test_a_run_of_blocks_costs_a_request_of_about_4_mib_by_default(tiny_set: Path) -> None:
     reader = ShardSet(tiny_set).stratum("train", "Normal", "real")
-    assert reader.block_rows == 4 * 2**20 * reader.samples // reader.entry["bytes"]
+    assert reader.block_rows == 4 * 2**20 * reader.samples // reader.entry.bytes
 
 
 def test_two_processes_at_once_fetch_each_block_once(remote: S3Server, tiny_set: Path) -> None:
@@ -123,7 +123,7 @@ def test_no_block_is_asked_for_that_a_batch_does_not_need(remote: S3Server) -> N
     strata, samples = np.array([0, 1, 0]), np.array([7, 0, 6])
     gather.fill(strata, samples, np.empty((3, 1, 32, 32), np.uint8), np.empty(3, "S40"))
     asked = Counter(path.rpartition("/")[2] for _, path, _ in remote.asked(r"\.tar$"))
-    assert asked == {readers[0].shards[0]["name"]: 1, readers[1].shards[0]["name"]: 1}
+    assert asked == {readers[0].shards[0].name: 1, readers[1].shards[0].name: 1}
 
 
 def test_the_indexes_that_blocks_need_are_fetched_ahead_too(remote: S3Server) -> None:
@@ -183,7 +183,7 @@ def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
         remote.cut = lambda method, path: left if is_refused(path) else None
     for reader in readers:  # one block of each
         number = reader.samples - 1
-        local = ShardSet(tiny_set).stratum("train", reader.entry["class"], "real")
+        local = ShardSet(tiny_set).stratum("train", reader.entry.class_name, "real")
         assert reader.image_bytes(number) == local.image_bytes(number)
     assert set(asked.values()) == {7} and len(asked) == 3
 
@@ -264,7 +264,7 @@ def test_tars_of_others_are_read_by_the_samples_of_a_stratum(s3: S3Server, tars:
     for path in tars.iterdir():
         s3.put(f"set/{path.name}", path.read_bytes())
     local, readers = open_set(tars), open_set(URL)
-    assert all(reader.is_foreign for reader in readers)
+    assert all(reader.is_external for reader in readers)
     whole = digest_of(local, 0)
     assert digest_of(readers, 1) == whole
     # Between two samples of a class lies one of the other, which is fetched along.

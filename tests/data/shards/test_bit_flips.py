@@ -110,7 +110,7 @@ def write_set(place: Path, encoding: str) -> Written:
             shard, row = reader.locate(number)
             at, length = (int(reader.index(shard)[row][name]) for name in ("offset_bytes", "length_bytes"))
             pixels = decode(reader.image_bytes(number), encoding, SIZE)
-            tar = reader.shards[shard]["name"]
+            tar = reader.shards[shard].name
             images.append(
                 Image(class_name, number, reader.key(number).decode(), tar, range(at, at + length), pixels)
             )

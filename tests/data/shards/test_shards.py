@@ -80,8 +80,8 @@ def one_shard_set(folder: Path, encoding: str = "png", count: int = 5) -> ShardS
 
 
 def strata(shards: ShardSet) -> Iterator[tuple[str, str]]:
-    for entry in shards.manifest["strata"]:
-        yield entry["split"], entry["class"]
+    for entry in shards.manifest.strata:
+        yield entry.split, entry.class_name
 
 
 def test_a_tar_per_stratum_and_no_other_files(tiny_set: Path) -> None:
@@ -91,10 +91,10 @@ def test_a_tar_per_stratum_and_no_other_files(tiny_set: Path) -> None:
         for name in ("normal", "pneumothorax", "pleural-effusion"):
             stem = f"{split}-{name}-real"
             expected |= {f"{stem}-000000.tar", f"{stem}-000000.index.npy"}
-    expected |= {entry["table"] for entry in manifest["strata"]}
+    expected |= {entry.table for entry in manifest.strata}
     assert {p.name for p in tiny_set.iterdir()} == expected
     assert len(expected) == 1 + 9 * 3
-    assert all(f"-real.{e['table_sha256'][:12]}.json" in e["table"] for e in manifest["strata"])
+    assert all(f"-real.{e['table_sha256'][:12]}.json" in e.table for e in manifest.strata)
 
 
 def test_webdataset_tarfile_and_index_give_the_source_images(tiny_set: Path, images: Path) -> None:
@@ -106,7 +106,7 @@ def test_webdataset_tarfile_and_index_give_the_source_images(tiny_set: Path, ima
     seen = []
     for split, name in strata(shards):
         reader = shards.stratum(split, name, "real")
-        path = tiny_set / reader.shards[0]["name"]
+        path = tiny_set / reader.shards[0].name
         with tarfile.open(path) as tar:
             members = {m.name: (m, tar.extractfile(m).read()) for m in tar}  # type: ignore[union-attr]
         suffixes = {member.partition(".")[2] for member in members}
@@ -168,22 +168,22 @@ def test_the_manifest_is_canonical_last_and_hashes_everything(tiny_set: Path) ->
     manifest = json.loads(data)
     assert data == canonical_json(manifest)
     without = {k: v for k, v in manifest.items() if k != "digest"}
-    assert manifest["digest"] == sha256_bytes(canonical_json(without)) == digest_of(manifest)
+    assert manifest.digest == sha256_bytes(canonical_json(without)) == digest_of(manifest)
     written_ns = {p.name: p.stat().st_mtime_ns for p in tiny_set.iterdir()}
     assert max(written_ns.values()) == written_ns["manifest.json"]
-    for entry in manifest["strata"]:
-        table = tiny_set / entry["table"]
-        assert sha256_file(table) == entry["table_sha256"]
+    for entry in manifest.strata:
+        table = tiny_set / entry.table
+        assert sha256_file(table) == entry.table_sha256
         assert table.read_bytes() == canonical_json(json.loads(table.read_bytes()))
         rows = json.loads(table.read_bytes())["shards"]
-        assert sum(r["samples"] for r in rows) == entry["samples"]
+        assert sum(r["samples"] for r in rows) == entry.samples
         for row in rows:
             tar = tiny_set / row["name"]
             assert row["sha256"] == sha256_file(tar) and row["bytes"] == tar.stat().st_size
             assert row["index_sha256"] == sha256_file(index_path(tar))
             index = np.load(index_path(tar), allow_pickle=False)
             assert index.dtype == INDEX_DTYPE and len(index) == row["samples"]
-    assert manifest["counts"]["train"] == {
+    assert manifest.counts["train"] == {
         "Normal": {"real": 8},
         "Pneumothorax": {"real": 4},
         "Pleural Effusion": {"real": 6},
@@ -380,7 +380,7 @@ def test_samples_run_on_over_shards(tmp_path: Path) -> None:
         write_shard(LocalStore(tmp_path), n, STRATUM, 1, "png", written[3 * n : 3 * n + 3]) for n in range(3)
     ]
     entry = write_table(LocalStore(tmp_path), STRATUM, rows)
-    assert (entry["samples"], entry["shards"]) == (7, 3)
+    assert (entry.samples, entry.shards) == (7, 3)
     common = {"classes": ["Normal", STRATUM.class_name], "image_size": 16, "encoding": "png"}
     write_manifest(LocalStore(tmp_path), **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
     reader = ShardSet(tmp_path).stratum(*vars(STRATUM).values())

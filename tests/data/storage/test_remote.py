@@ -238,7 +238,7 @@ def test_a_set_on_s3_reads_as_the_local_one(remote: S3Server, tiny_set: Path) ->
     remote.requests.clear()
     assert reader.key(5) == local.key(5)
     paths = [(method, path.partition("/set/")[2]) for method, path, _ in remote.requests]
-    assert paths == [("GET", local.entry["table"]), ("GET", TAR.replace(".tar", ".index.npy"))]
+    assert paths == [("GET", local.entry.table), ("GET", TAR.replace(".tar", ".index.npy"))]
     remote.requests.clear()
     for number in (5, 0, 7):
         assert np.array_equal(reader.pixels(number), local.pixels(number))

@@ -78,14 +78,14 @@ def test_keys_classes_splits_and_metadata_are_kept(tiny_set: Path, tmp_path: Pat
     manifest = convert(to(tmp_path / "new", tiny_set, encoding=encoding))
     source = ShardSet(tiny_set).manifest
     assert verify(str(tmp_path / "new")) == []
-    assert (manifest["image_size"], manifest["encoding"]) == (32, encoding)
-    assert (manifest["classes"], manifest["counts"]) == (source["classes"], source["counts"])
+    assert (manifest.image_size, manifest.encoding) == (32, encoding)
+    assert (manifest.classes, manifest.counts) == (source.classes, source.counts)
     for suffix in (".cls", ".json"):
         before, after = members(tiny_set, suffix), members(tmp_path / "new", suffix)
         assert after == before
         assert {s: [*m] for s, m in after.items()} == {s: [*m] for s, m in before.items()}
     # 8, 6, 4 train, 3, 2, 2 val, 3, 2, 2 test images in shards of at most 3
-    assert [e["shards"] for e in manifest["strata"]] == [3, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert [e.shards for e in manifest.strata] == [3, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("inline")
@@ -103,7 +103,7 @@ def test_png_and_npy_keep_every_pixel_and_back_again_every_byte(tiny_set: Path, 
 @pytest.mark.usefixtures("inline")
 def test_a_smaller_size_is_what_the_filter_of_an_import_gives(tiny_set: Path, tmp_path: Path) -> None:
     manifest = convert(to(tmp_path / "small", tiny_set, size=16))
-    assert (manifest["image_size"], manifest["encoding"]) == (16, "png")
+    assert (manifest.image_size, manifest.encoding) == (16, "png")
     before = pixels(tiny_set)
     for key, image in pixels(tmp_path / "small").items():
         expected = Image.fromarray(before[key]).resize((16, 16), Image.Resampling.HAMMING)
@@ -114,11 +114,11 @@ def test_a_smaller_size_is_what_the_filter_of_an_import_gives(tiny_set: Path, tm
 def test_jpegs_are_not_encoded_twice(tiny_set: Path, tmp_path: Path) -> None:
     convert(to(tmp_path / "jpg", tiny_set, encoding="jpg"))
     manifest = convert(to(tmp_path / "more", tmp_path / "jpg", min_shards=2))
-    assert manifest["encoding"] == "jpg"
-    assert {e["shards"] for e in manifest["strata"]} == {2}
+    assert manifest.encoding == "jpg"
+    assert {e.shards for e in manifest.strata} == {2}
     assert members(tmp_path / "more", ".jpg") == members(tmp_path / "jpg", ".jpg")
     again = convert(to(tmp_path / "npy", tmp_path / "more", encoding="npy"))
-    assert {e["shards"] for e in again["strata"]} == {2}
+    assert {e.shards for e in again.strata} == {2}
 
 
 # ---- where it comes from
@@ -130,13 +130,13 @@ def test_provenance_is_kept_and_every_conversion_told(tiny_set: Path, tmp_path: 
     second = convert(to(tmp_path / "small", tmp_path / "npy", size=16, encoding="png"))
     source = ShardSet(tiny_set).manifest
     steps = [
-        {"from": source["digest"], "size": 32, "encoding": "npy", "min_shards": 1},
-        {"from": first["digest"], "size": 16, "encoding": "png", "min_shards": 1},
+        {"from": source.digest, "size": 32, "encoding": "npy", "min_shards": 1},
+        {"from": first.digest, "size": 16, "encoding": "png", "min_shards": 1},
     ]
-    assert first["provenance"] == source["provenance"] | {"converted": steps[:1]}
-    assert second["provenance"] == source["provenance"] | {"converted": steps}
-    assert first["lineage"] == {"kind": "real", "ancestors": [source["digest"]]}
-    assert second["lineage"] == {"kind": "real", "ancestors": [first["digest"], source["digest"]]}
+    assert first.provenance == source.provenance | {"converted": steps[:1]}
+    assert second.provenance == source.provenance | {"converted": steps}
+    assert first.lineage == {"kind": "real", "ancestors": [source.digest]}
+    assert second.lineage == {"kind": "real", "ancestors": [first.digest, source.digest]}
 
 
 def make_synthetic(folder: Path, real: ShardSet) -> Path:
@@ -174,7 +174,7 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
             open_synthetic(str(generated), real)
             open_synthetic(str(tmp_path / f"converted{number}"), real)
     converted = ShardSet(tmp_path / "converted3").manifest
-    assert converted["lineage"] == {
+    assert converted.lineage == {
         "kind": "synthetic",
         "real_digest": family[3].digest,
         "real_ancestors": [family[1].digest, family[0].digest],
@@ -182,7 +182,7 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
         "generators": {},
         "ancestors": [ShardSet(tmp_path / "generated3").digest],
     }
-    assert converted["provenance"]["gates"] == {"Normal": {"tried": 2, "admitted": 1}}
+    assert converted.provenance.gates == {"Normal": {"tried": 2, "admitted": 1}}
 
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
     convert(to(tmp_path / "stranger-npy", stranger))
@@ -198,7 +198,7 @@ def forge_stranger(tiny_set: Path, to: Path) -> Path:
     manifest = json.loads((to / "manifest.json").read_bytes())
     (to / "manifest.json").unlink()
     kept = ("classes", "image_size", "encoding", "strata", "provenance", "lineage")
-    manifest["provenance"]["options"]["seed"] = 1
+    manifest.provenance.options["seed"] = 1
     write_manifest(LocalStore(to), **{name: manifest[name] for name in kept})
     return to
 
@@ -250,7 +250,7 @@ def test_the_digest_does_not_depend_on_the_workers(
     two = convert(to(tmp_path / "two", tiny_set, size=16, encoding="npy", workers=2))
     monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
     one = convert(to(tmp_path / "one", tiny_set, size=16, encoding="npy", workers=1))
-    assert one["digest"] == two["digest"]
+    assert one.digest == two.digest
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -260,7 +260,7 @@ def test_how_the_source_is_cut_into_shards_does_not_matter(tiny_set: Path, tmp_p
     convert(to(tmp_path / "five", tiny_set, min_shards=5))
     convert(to(tmp_path / "from-five", tmp_path / "five", encoding="npy", min_shards=1))
     convert(to(tmp_path / "direct", tiny_set, encoding="npy"))
-    assert {e["shards"] for e in ShardSet(tmp_path / "five").manifest["strata"]} == {5, 4, 3, 2}
+    assert {e.shards for e in ShardSet(tmp_path / "five").manifest.strata} == {5, 4, 3, 2}
     for tar in (tmp_path / "direct").glob("*.tar"):
         assert (tmp_path / "from-five" / tar.name).read_bytes() == tar.read_bytes()
 

@@ -78,7 +78,7 @@ def test_a_damaged_tar_gets_no_index(copy: Path, damage: str) -> None:
         tar.write_bytes(whole[:2000])
         told = f"{TAR}: "
     else:
-        entry = next(e for e in ShardSet(copy).manifest["strata"] if e["table"].startswith("train-normal"))
+        entry = next(e for e in ShardSet(copy).manifest.strata if e["table"].startswith("train-normal"))
         assert read_table(store_of(copy), entry)[0]["name"] == TAR
         whole[whole.index(b"IDAT") + 20] ^= 1
         tar.write_bytes(whole)

@@ -125,9 +125,9 @@ def test_numbers_that_do_not_fit_are_listed(tmp_path: Path) -> None:
 
 def test_counts_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     manifest = forge(tmp_path, {("train", 0): [sample("a", "p")]})
-    manifest["counts"]["train"]["Normal"]["real"] = 7
-    del manifest["digest"]
-    manifest["digest"] = sha256_bytes(canonical_json(manifest))
+    manifest.counts["train"]["Normal"]["real"] = 7
+    del manifest.digest
+    manifest.digest = sha256_bytes(canonical_json(manifest))
     (tmp_path / MANIFEST).write_bytes(canonical_json(manifest))
     told = f"{tmp_path / MANIFEST}: its counts are not those of its strata; do not use this set"
     with pytest.raises(UserError, match="its counts are not those of its strata"):
@@ -153,7 +153,7 @@ def test_a_class_that_is_not_that_of_the_tar_is_listed(tmp_path: Path) -> None:
 
 
 def test_files_of_a_damaged_table_are_no_strangers(copy: Path) -> None:
-    table = read_manifest(copy)["strata"][0]["table"]
+    table = read_manifest(copy).strata[0]["table"]
     (copy / table).write_bytes(b"{}")
     (problem,) = verify(str(copy))
     assert f"{copy / table}: changed since manifest.json was written" in problem
