@@ -22,13 +22,13 @@ from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import quotas, rule_from
-from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import Manifest, Stratum, write_manifest
+from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
-from cxrdist.data.shards.tar import Sample, finished_shard, samples_per_shard, write_shard
+from cxrdist.data.shards.tar import Sample, TarFile, finished_shard, samples_per_shard, tar_name, write_shard
 from cxrdist.data.shards.write_job import claim, finished_set, remove_leftovers, settle
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.distributed.dist import Dist
@@ -87,7 +87,7 @@ def synthesize(config: SynthConfig) -> None:
         seconds = time.monotonic() - began_s
         if dist.is_main:
             report(config, manifest, seconds, dist)
-    say(f"{store}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
+    say(f"{store}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest.digest[:12]}")
     dist.close()
 
 
@@ -170,7 +170,7 @@ def write_my_shards(
     generators: dict[str, TrainedGenerator],
     gates: dict[str, GreyGate],
     dist: Dist,
-) -> list[tuple[str, int, dict[str, Any]]]:
+) -> list[tuple[str, int, ShardRow, int]]:
     """Write this rank's shards; returns those of all ranks as (class, number, row of the table)."""
     tasks = plan(wanted, real.image_size, config.encoding)
     mine = tasks[dist.rank :: dist.world_size]
@@ -185,13 +185,12 @@ def write_my_shards(
         for task in mine:
             stratum = Stratum("train", task.class_name, "synthetic")
             label = real.classes.index(task.class_name)
-            done = finished_shard(
-                store, task.number, stratum, label, config.encoding, lambda sample: sample.meta
-            )
+            tar = TarFile(store, tar_name(stratum, task.number), stratum, label, config.encoding)
+            done = finished_shard(tar, lambda sample: sample.meta)
             prefix = key_prefix(generators[task.class_name].weights_sha256, config.seed, task.class_name)
             # An earlier version gave other keys: a shard of such a job is written again.
             if done and all(key == key_of(prefix, task.number, candidate_of(key)) for key in done[1]):
-                row = done[0] | {"tried": candidate_of([*done[1]][-1]) + 1}
+                row, last = done[0], candidate_of([*done[1]][-1])
                 progress.advance(task.samples)
             else:
                 tried: list[int] = []
@@ -203,9 +202,10 @@ def write_my_shards(
                     tried,
                     progress,
                 )
-                row = write_shard(store, task.number, stratum, label, config.encoding, samples)
-                row["tried"] = tried[-1] + 1
-            rows.append((task.class_name, task.number, row))
+                written = write_shard(tar, samples)
+                assert written is not None
+                row, last = written, tried[-1]
+            rows.append((task.class_name, task.number, row, last + 1))
     return dist.gather_objects(rows)
 
 
@@ -251,16 +251,15 @@ def conclude(
     real: ShardSet,
     config: SynthConfig,
     provenance: dict[str, Any],
-    rows: list[tuple[str, int, dict[str, Any]]],
-) -> dict[str, Any]:
+    rows: list[tuple[str, int, ShardRow, int]],
+) -> Manifest:
     """Tables and manifest, on rank 0, when all ranks have written their shards."""
-    shards: dict[str, list[dict[str, Any]]] = {}
+    shards: dict[str, list[ShardRow]] = {}
     gates: dict[str, dict[str, int]] = {}
-    for name, _, row in sorted(rows, key=lambda r: r[:2]):
-        tried = row.pop("tried")
+    for name, _, row, tried in sorted(rows, key=lambda r: r[:2]):
         gate = gates.setdefault(name, {"tried": 0, "admitted": 0})
         gate["tried"] += tried
-        gate["admitted"] += row["samples"]
+        gate["admitted"] += row.samples
         shards.setdefault(name, []).append(row)
     strata = [
         write_table(store, Stratum("train", name, "synthetic"), rows_) for name, rows_ in shards.items()
@@ -272,23 +271,24 @@ def conclude(
         image_size=real.image_size,
         encoding=config.encoding,
         strata=strata,
-        provenance=provenance | {"gates": gates},
-        lineage={"kind": "synthetic", **made_from(real), "generators": provenance["generators"]},
+        provenance=Provenance.model_validate(provenance | {"gates": gates}),
+        lineage=Lineage(kind="synthetic", **made_from(real), generators=provenance["generators"]),
     )
     settle(store)
     return manifest
 
 
-def report(config: SynthConfig, manifest: dict[str, Any], seconds: float, dist: Dist) -> None:
-    for name, gate in manifest["provenance"]["gates"].items():
+def report(config: SynthConfig, manifest: Manifest, seconds: float, dist: Dist) -> None:
+    provenance = manifest.provenance.json_value()
+    for name, gate in provenance["gates"].items():
         say(f"  {name}: {gate['admitted']:,} images, {gate['admitted'] / gate['tried']:.1%} of those made")
     summary = {
         "job": "synth",
         "status": "finished",
-        "shards": {"real": manifest["lineage"]["real_digest"], "synthetic": manifest["digest"]},
-        "generators": manifest["provenance"]["generators"],
-        "metrics": {"gates": manifest["provenance"]["gates"]},
-        "images_made": sum(s["samples"] for s in manifest["strata"]),
+        "shards": {"real": manifest.lineage.real_digest, "synthetic": manifest.digest},
+        "generators": provenance["generators"],
+        "metrics": {"gates": provenance["gates"]},
+        "images_made": manifest.samples,
         "seconds": round(seconds, 1),
         "world_size": dist.world_size,
         "device": dist.device_name,

@@ -27,10 +27,10 @@ from cxrdist.data.ingest.in_place_job import begin, refuse_strangers, remove_lef
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import Prepared, prepare, settle_splits
 from cxrdist.data.ingest.provenance import patient_of, sample_meta
-from cxrdist.data.shards.index import IndexRow, index_bytes, index_name, write_table
-from cxrdist.data.shards.manifest import Manifest, Stratum, write_manifest
+from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_name, write_table
+from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST
-from cxrdist.data.shards.tar import hashed
+from cxrdist.data.shards.tar import METADATA_FIELDS, hashed
 from cxrdist.data.shards.write_job import UNUSED_TARS, WRITES, finished_set, settle
 from cxrdist.data.shards.write_pool import check_undecodable, count_image, tell_undecodable, work
 from cxrdist.data.storage.store import LocalStore, Store, locked, write_to
@@ -64,7 +64,7 @@ class TarResult:
     """What is known of the image of each row."""
     undecodable: list[str] = field(default_factory=list)
     hashes: bytearray = field(default_factory=bytearray)
-    of_table: dict[str, Any] = field(default_factory=dict)
+    of_table: ShardRow | None = None
 
 
 def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
@@ -132,9 +132,9 @@ def index_tar(task: TarTask) -> TarResult:
         _, offset, length = task.importer.place_of(record)
         key, patient = task.salt.key(record.source_id), task.salt.patient(patient_of(record))
         digest = xxhash.xxh3_64_intdigest(data)
-        result.rows.append((key, split, class_index, "real", offset, length, digest, patient))
+        result.rows.append(IndexRow(key, split, class_index, "real", offset, length, digest, patient))
         meta = sample_meta(record, task.importer, task.salt)
-        result.told.append({name: meta[name] for name in TOLD if meta[name] not in (None, [])})
+        result.told.append({name: meta[name] for name in METADATA_FIELDS if meta[name] not in (None, [])})
         if task.makes_hashes:
             result.hashes += perceptual_hash(pixels)
     if not result.rows:
@@ -144,7 +144,7 @@ def index_tar(task: TarTask) -> TarResult:
     write_to(task.store, index_name(task.tar), index)
     with task.store.open(task.tar) as file:
         size, sha256 = hashed(file)
-    result.of_table = {"name": task.tar, "bytes": size, "sha256": sha256, "index_sha256": sha256_bytes(index)}
+    result.of_table = ShardRow(task.tar, size, sha256, sha256_bytes(index), len(result.rows))
     return result
 
 
@@ -159,15 +159,16 @@ def fill(
     for task, result in work(index_tar, tasks, f"index {store}", images, options.workers, in_process=False):
         results[task.tar] = result
         undecodable += result.undecodable
-    tables: dict[Stratum, list[dict[str, Any]]] = {}
+    tables: dict[Stratum, list[ShardRow]] = {}
     for tar in sorted(results):
         told_of: dict[Stratum, list[dict[str, Any]]] = {}
         for (_, split, class_index, *_), told in zip(results[tar].rows, results[tar].told):
             stratum = Stratum(split, prepared.classes[class_index], "real")
             told_of.setdefault(stratum, []).append(told)
         for stratum, of_stratum in told_of.items():
-            row = results[tar].of_table | {"samples": len(of_stratum), "told": of_stratum}
-            tables.setdefault(stratum, []).append(row)
+            row = results[tar].of_table
+            assert row is not None
+            tables.setdefault(stratum, []).append(row._replace(samples=len(of_stratum), metadata=of_stratum))
     try:
         check_undecodable(undecodable, images)
         tell_undecodable(undecodable)
@@ -181,7 +182,7 @@ def fill(
     if any(task.makes_hashes for task in tasks):
         near = compare(tasks, results, prepared.provenance["options"]["split"])
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
-    named = {entry["table"] for entry in strata}
+    named = {entry.table for entry in strata}
     used = [tar for tar, result in results.items() if result.rows]
     remove_leftovers(store, named | {index_name(tar) for tar in used})
     manifest = write_manifest(
@@ -190,16 +191,18 @@ def fill(
         image_size=options.size,
         encoding=FOREIGN[options.fit],
         strata=strata,
-        provenance=prepared.provenance
-        | {
-            "undecodable": len(undecodable),
-            "near_duplicates": near,
-            UNUSED_TARS: [tar for tar in tars if tar not in used],
-        },
-        lineage={"kind": "real"},
+        provenance=Provenance.model_validate(
+            prepared.provenance
+            | {
+                "undecodable": len(undecodable),
+                "near_duplicates": near,
+                UNUSED_TARS: [tar for tar in tars if tar not in used],
+            }
+        ),
+        lineage=Lineage(kind="real"),
     )
     settle(store)
-    say(f"{store}: {images - len(undecodable):,} images indexed in place, digest {manifest['digest'][:12]}")
+    say(f"{store}: {images - len(undecodable):,} images indexed in place, digest {manifest.digest[:12]}")
     say(
         "note: the tars keep the names and metadata that others gave them; look at them before they go anywhere"
     )

@@ -26,7 +26,7 @@ from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import Prepared, prepare, settle_splits
 from cxrdist.data.ingest.tasks import ImportTask
 from cxrdist.data.shards.index import write_table
-from cxrdist.data.shards.manifest import Manifest, Stratum, write_manifest
+from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.tar import cuts, samples_per_shard
 from cxrdist.data.shards.write_job import claimed, clear, finished_set, remove_leftovers, settle
@@ -55,8 +55,7 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     with claimed(store, prepared.provenance):
         settle_splits(prepared, importer, options, lambda: clear(store))
         manifest = fill(store, plan(store, options, importer, prepared), options, prepared)
-    images = sum(entry["samples"] for entry in manifest["strata"])
-    say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
+    say(f"{store}: {manifest.samples:,} images, digest {manifest.digest[:12]}")
     return manifest
 
 
@@ -123,8 +122,10 @@ def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared
         image_size=options.size,
         encoding=options.encoding,
         strata=strata,
-        provenance=prepared.provenance | {"undecodable": undecodable, "near_duplicates": near},
-        lineage={"kind": "real"},
+        provenance=Provenance.model_validate(
+            prepared.provenance | {"undecodable": undecodable, "near_duplicates": near}
+        ),
+        lineage=Lineage(kind="real"),
     )
     settle(store)
     return manifest

@@ -21,8 +21,9 @@ from cxrdist.data.ingest.provenance import patient_of, provenance_of
 from cxrdist.data.ingest.report import print_rules, print_table
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
-from cxrdist.data.shards.manifest import Stratum
-from cxrdist.data.shards.schema import MAX_CLASSES, MAX_SLUG_CHARACTERS, SPLITS, check_provenance, is_text
+from cxrdist.data.shards.index import ShardRow
+from cxrdist.data.shards.manifest import Stratum, checked_provenance
+from cxrdist.data.shards.schema import MAX_CLASSES, MAX_SLUG_CHARACTERS, SPLITS, is_text
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
 from cxrdist.files import slug
@@ -50,7 +51,7 @@ class Prepared:
     def classes(self) -> tuple[str, ...]:
         return self.labelling.classes
 
-    def check_still_covered(self, rows: Mapping[Stratum, list[dict[str, Any]]]) -> None:
+    def check_still_covered(self, rows: Mapping[Stratum, list[ShardRow]]) -> None:
         """Raises UndecodableSource where a class has no image left in a split."""
         for name in self.classes:
             for split in SPLITS:
@@ -89,7 +90,7 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     # Also drawn before the images are looked at: what can't be split is told at once.
     splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
     provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
-    check_provenance(provenance, f"import {importer.name}")
+    checked_provenance(provenance, f"import {importer.name}")
     return Prepared(salt, labelling, len(records), used, labels, splits, dedup, provenance)
 
 

@@ -16,6 +16,7 @@ from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import NO_HASH
 from cxrdist.data.ingest.provenance import sample_meta
+from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image
 
@@ -59,7 +60,7 @@ class ImportTask(ShardTask):
         return sample.meta, perceptual_hash(self.decoded(sample.image)) if self.makes_hashes else NO_HASH
 
     def take_over(
-        self, row: dict[str, Any], samples: dict[str, tuple[dict[str, Any], bytes]]
+        self, row: ShardRow, samples: dict[str, tuple[dict[str, Any], bytes]]
     ) -> ShardResult | None:
         result = ShardResult(row)
         left = dict(samples)

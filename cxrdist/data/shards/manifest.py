@@ -142,10 +142,6 @@ class Provenance(Model):
     converted: list[Conversion] | None = None
     """Oldest first."""
 
-    def with_fields(self, **fields: Any) -> Provenance:
-        """A copy with some fields set."""
-        return Provenance(**{**self.json_value(), **fields})
-
     def option(self, name: str, default: Any = None) -> Any:
         """An option of the import or the synthesis; ``default`` if it is not known."""
         return (self.options or {}).get(name, default)
@@ -261,6 +257,19 @@ def write_manifest(
         raise UserError(f"{store}/{MANIFEST}: not written, since {error}") from None
     write_to(store, MANIFEST, canonical_json(value))
     return manifest
+
+
+def checked_provenance(value: dict[str, Any], where: str) -> Provenance:
+    """Provenance from its JSON. Raises UserError, naming the field, for values that readers refuse: an option with a
+    control character, say."""
+    try:
+        provenance = Provenance.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_error(error)}") from None
+    for name, item in value.items():
+        if holds_control_characters(item):
+            raise UserError(f"{where}: {name} is {ascii(item)[:100]}, which holds control characters")
+    return provenance
 
 
 def checked_manifest(value: Any) -> Manifest:
