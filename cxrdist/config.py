@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
+from cxrdist import logs
 from cxrdist.config_words import (
     Given,
     Option,
@@ -59,6 +60,7 @@ def parse(
     ``positional`` names the fields that may stand without their option; the last one may be a tuple.
     ``--help`` and ``--print-config`` print and raise SystemExit(0). Raises UserError for every mistake.
     """
+    logs.configure()
     argv = list(sys.argv[1:] if argv is None else argv)
     options = _options(cls)
     if "-h" in argv or "--help" in argv:

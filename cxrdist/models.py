@@ -22,11 +22,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from cxrdist.checkpoint import load_weights, save_weights, weights_sha256
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import canonical_json, read_json, write_atomic
 from cxrdist.nets import conditional, dcgan
+from cxrdist.run.checkpoint import load_weights, save_weights, weights_sha256
 from cxrdist.seeds import uniform
 
 FORMAT = 1
@@ -126,7 +126,7 @@ def export_generator(
     """Write a generator's weights and ``model.json``, that last; returns the digest of the weights.
 
     ``generator``: the network itself, out of any wrapper; its ``cfg`` is what builds it again. ``lineage``: as
-    cxrdist.data.lineage.made_from gives it. ``metrics``: finite figures. Raises OSError.
+    cxrdist.data.shards.lineage.made_from gives it. ``metrics``: finite figures. Raises OSError.
     """
     save_weights(folder / GENERATOR_FILE, generator)
     cfg: Any = generator.cfg

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from cxrdist.config import find, parse
-from cxrdist.data.manifest import MANIFEST, read_manifest
-from cxrdist.data.store import store_of
+from cxrdist.data.shards.manifest import MANIFEST, read_manifest
+from cxrdist.data.storage.store import store_of
 
 T = TypeVar("T")
 

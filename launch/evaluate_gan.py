@@ -5,8 +5,8 @@ from __future__ import annotations
 
 def main() -> None:
     from cxrdist.config import parse
-    from cxrdist.gan.evaluate import evaluate
-    from cxrdist.gan.evaluate_config import EvaluateConfig
+    from cxrdist.gan.evaluation.config import EvaluateConfig
+    from cxrdist.gan.evaluation.evaluate import evaluate
 
     example = "accelerate launch launch/evaluate_gan.py --run runs/gan --shards shards/phantom"
     evaluate(parse(EvaluateConfig, prog="evaluate_gan.py", example=example))

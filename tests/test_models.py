@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cxrdist.checkpoint import weights_sha256
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError
 from cxrdist.models import export_generator, load_generator, network_of
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
+from cxrdist.run.checkpoint import weights_sha256
 from cxrdist.seeds import uniform
+from tests.helpers.launching import CLONE
 
 LINEAGE = {"real_digest": "a" * 64, "real_ancestors": ["b" * 64], "split": "train"}
 
@@ -224,11 +225,10 @@ def test_three_lines_from_any_folder_need_none_of_the_training(folder: Path, tmp
         "heavy = {'accelerate', 'wandb', 'rich', 'yaml', 'PIL', 'webdataset', 'jsonargparse', 'cxrdist.gan'}\n"
         "print(images.shape, sorted(heavy & sys.modules.keys()))"
     )
-    root = str(Path(__file__).resolve().parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": root},
+        env=os.environ | {"PYTHONPATH": str(CLONE)},
         capture_output=True,
         text=True,
         check=True,

@@ -7,8 +7,8 @@ from dataclasses import fields, make_dataclass
 from typing import Any
 
 from cxrdist.config import parse
-from cxrdist.data.importers import IMPORTERS, Importer
-from cxrdist.data.ingest import IngestOptions, ingest
+from cxrdist.data.importers.registry import IMPORTERS, Importer
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
 
 
 def command_of(source: type[Importer]) -> Callable[[Sequence[str]], None]:

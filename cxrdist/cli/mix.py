@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxrdist.config import find_named, load_yaml, parse
-from cxrdist.data.open import DEFAULT_SET
+from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import UserError
 
 
@@ -37,8 +37,8 @@ class MixShow:
 def show(argv: Sequence[str]) -> None:
     example = "cxrdist mix show DS3 --shards shards/phantom"
     options = parse(MixShow, argv, prog="cxrdist mix show", example=example, positional=("mix",))
-    from cxrdist.data.mix import rule_from
-    from cxrdist.data.mix_table import as_json, epoch_of, print_epoch
+    from cxrdist.data.mix.rules import rule_from
+    from cxrdist.data.tools.mix_table import as_json, epoch_of, print_epoch
 
     rule = rule_from(load_yaml(find_named("mix", options.mix)))
     epoch = epoch_of(rule, options.shards, options.synthetic, allow_other_lineage=options.allow_other_lineage)
@@ -49,8 +49,8 @@ def show(argv: Sequence[str]) -> None:
 
 
 def order(argv: Sequence[str]) -> None:
-    from cxrdist.data.mix import rule_from
-    from cxrdist.data.mix_order import OrderOptions, order_lines
+    from cxrdist.data.mix.rules import rule_from
+    from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 
     example = "cxrdist mix order DS3 --shards shards/phantom --batch 64 --ranks 4 --digest"
     options = parse(OrderOptions, argv, prog="cxrdist mix order", example=example, positional=("mix",))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from cxrdist.config import parse
-from cxrdist.data.convert import ConvertOptions
-from cxrdist.data.open import DEFAULT_SET, check_default_is_there
+from cxrdist.data.shards.open import DEFAULT_SET, check_default_is_there
+from cxrdist.data.tools.convert import ConvertOptions
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class ShardsInfo:
 
 def info(argv: Sequence[str]) -> None:
     options = options_of(ShardsInfo, argv, "info", "shards/phantom")
-    from cxrdist.data.info import as_json, print_info
+    from cxrdist.data.tools.info import as_json, print_info
 
     if options.json:
         print(json.dumps(as_json(options.set), indent=1))
@@ -58,7 +58,7 @@ class ShardsVerify:
 
 def verify(argv: Sequence[str]) -> int:
     options = options_of(ShardsVerify, argv, "verify", "shards/phantom --quick")
-    from cxrdist.data.verify import remedy, verify
+    from cxrdist.data.tools.verify import remedy, verify
 
     found = verify(options.set, quick=options.quick)
     for line in found:
@@ -90,7 +90,7 @@ class ShardsPreview:
 
 def preview(argv: Sequence[str]) -> None:
     options = options_of(ShardsPreview, argv, "preview", "shards/phantom --out preview.png", "sets")
-    from cxrdist.data.preview import preview
+    from cxrdist.data.tools.preview import preview
 
     preview(options.sets, options.out, split=options.split, count=options.count)
     print(f"preview: {options.out}")
@@ -106,8 +106,8 @@ class ShardsIndex:
 
 def index(argv: Sequence[str]) -> int:
     options = options_of(ShardsIndex, argv, "index", "shards/phantom")
-    from cxrdist.data.reindex import reindex
-    from cxrdist.data.verify import remedy
+    from cxrdist.data.tools.reindex import reindex
+    from cxrdist.data.tools.verify import remedy
 
     result = reindex(options.set)
     for name in result.rebuilt:
@@ -124,7 +124,7 @@ def index(argv: Sequence[str]) -> int:
 def convert(argv: Sequence[str]) -> None:
     example = "shards/phantom --encoding npy --out shards/phantom-npy"
     options = options_of(ConvertOptions, argv, "convert", example)
-    from cxrdist.data.convert import convert
+    from cxrdist.data.tools.convert import convert
 
     convert(options)
 
@@ -144,8 +144,8 @@ class ShardsStats:
 
 def stats(argv: Sequence[str]) -> None:
     options = options_of(ShardsStats, argv, "stats", "shards/phantom")
-    from cxrdist.data.stats import as_json, stats
-    from cxrdist.data.stats_tables import print_stats
+    from cxrdist.data.tools.stats import as_json, stats
+    from cxrdist.data.tools.stats_tables import print_stats
 
     if options.json:
         with contextlib.redirect_stdout(sys.stderr):

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.budget import check_budget
-from cxrdist.data.loader import LoaderConfig
-from cxrdist.data.open import DEFAULT_SET
+from cxrdist.data.loading.config import LoaderConfig
+from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.nets.dcnn import DCNNConfig
-from cxrdist.tracking import TrackingConfig
+from cxrdist.run.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from cxrdist.cls.metrics import metrics_of
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import to_float
-from cxrdist.dist import Dist
+from cxrdist.distributed.dist import Dist
 
 EVALUATION_BATCH = 256
 PADDING = -1

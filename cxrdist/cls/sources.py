@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.data.mix import MixRule
-from cxrdist.data.mix_sources import synthetic_of
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.loading.mix_sets import synthetic_of
+from cxrdist.data.mix.rules import MixRule
+from cxrdist.data.shards.shard_set import ShardSet
 
 
 def synthetic_path(config: ClsConfig, rule: MixRule) -> str | None:

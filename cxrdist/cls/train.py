@@ -15,35 +15,36 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cxrdist.budget import budget_steps
-from cxrdist.checkpoint import (
+from cxrdist.cls.config import ClsConfig
+from cxrdist.cls.evaluate import SplitEvaluator
+from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
+from cxrdist.cls.sources import describe_data, digests_of, synthetic_path
+from cxrdist.config import find_named, load_yaml, to_dict
+from cxrdist.console import Progress, duration, say
+from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.loading.mix_log import MixLog
+from cxrdist.data.loading.mix_sets import repeat_lines, train_counts
+from cxrdist.data.loading.order_digest import OrderDigest
+from cxrdist.data.loading.prefetch import read_ahead
+from cxrdist.data.loading.stream import Batch, Stream
+from cxrdist.data.mix.order import check_divides, order_seed
+from cxrdist.data.mix.rules import MixRule, quotas, rule_from
+from cxrdist.data.shards.open import open_synthetic
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.transforms import augment, to_float
+from cxrdist.distributed.dist import Dist
+from cxrdist.errors import UserError
+from cxrdist.nets.dcnn import DCNN, init_weights
+from cxrdist.run.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
     save_weights,
     weights_sha256,
 )
-from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.evaluate import SplitEvaluator
-from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
-from cxrdist.cls.sources import describe_data, digests_of, synthetic_path
-from cxrdist.config import find_named, load_yaml, to_dict
-from cxrdist.data.mix import MixRule, quotas, rule_from
-from cxrdist.data.mix_log import MixLog
-from cxrdist.data.mix_order import order_seed
-from cxrdist.data.mix_sources import repeat_lines, train_counts
-from cxrdist.data.open import open_real, open_synthetic
-from cxrdist.data.order import check_divides
-from cxrdist.data.order_digest import OrderDigest
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import Batch, Stream
-from cxrdist.data.transforms import augment, to_float
-from cxrdist.dist import Dist
-from cxrdist.errors import UserError
-from cxrdist.nets.dcnn import DCNN, init_weights
-from cxrdist.progress import Progress, duration, say
-from cxrdist.run import environment, evenly, finished_summary, holding, write_summary
+from cxrdist.run.folder import environment, evenly, finished_summary, holding, write_summary
+from cxrdist.run.tracking import MetricsFile, start
 from cxrdist.seeds import derive
-from cxrdist.tracking import MetricsFile, start
 
 MODEL_FILE = "model.safetensors"
 CHECKPOINTS_KEPT = 2
@@ -118,8 +119,13 @@ class Trainer:
         losses, since = torch.zeros((), device=self.dist.device), step
         total = self.steps * self.config.batch
         with (
-            self.stream.batches(
-                step, self.steps, self.config.loader, peers=self.dist, substituted=self.substituted
+            read_ahead(
+                self.stream,
+                step,
+                self.steps,
+                self.config.loader,
+                peers=self.dist,
+                substituted=self.substituted,
             ) as batches,
             Progress(f"classifier {self.rule.name}", total, start=step * self.config.batch) as progress,
         ):

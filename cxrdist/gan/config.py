@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.budget import check_budget
-from cxrdist.data.loader import LoaderConfig
-from cxrdist.data.open import DEFAULT_SET
+from cxrdist.data.loading.config import LoaderConfig
+from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import UserError
 from cxrdist.gan.diffaugment import DiffAugmentConfig
-from cxrdist.tracking import TrackingConfig
+from cxrdist.run.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxrdist.data.shard_set import CorruptSample, ShardSet
+from cxrdist.data.shards.shard_set import CorruptSample, ShardSet
 
 MOST_REAL = 64
 SIDE = 16

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from cxrdist.budget import budget_steps
 from cxrdist.config import find_named, load_yaml
-from cxrdist.data.mix import Quotas, quotas, rule_from
-from cxrdist.data.mix_sources import train_counts
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.loading.mix_sets import train_counts
+from cxrdist.data.mix.rules import Quotas, quotas, rule_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig

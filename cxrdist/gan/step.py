@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cxrdist.data.order import check_divides
-from cxrdist.data.stream import Batch
+from cxrdist.data.loading.stream import Batch
+from cxrdist.data.mix.order import check_divides
 from cxrdist.data.transforms import to_float
-from cxrdist.dist import Dist
-from cxrdist.engines import Engine
+from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.engines import Engine
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import diffaugment

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from cxrdist.config import to_dict
-from cxrdist.data.open import open_real
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.dist import Dist
+from cxrdist.console import duration, say
+from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError, from_os
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.step import ENGINES, check_parts
 from cxrdist.gan.trainer import ModelTrainer
-from cxrdist.progress import duration, say
-from cxrdist.run import environment, finished_summary, holding, joint_digest, write_summary
-from cxrdist.tracking import NoTracker, start
+from cxrdist.run.folder import environment, finished_summary, holding, joint_digest, write_summary
+from cxrdist.run.tracking import NoTracker, start
 
 
 def train(config: GANConfig) -> None:

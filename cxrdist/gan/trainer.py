@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from cxrdist.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
-from cxrdist.data.lineage import made_from
-from cxrdist.data.order_digest import OrderDigest
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.stream import Stream
-from cxrdist.dist import Dist
+from cxrdist.console import Progress, say
+from cxrdist.data.loading.order_digest import OrderDigest
+from cxrdist.data.loading.prefetch import read_ahead
+from cxrdist.data.loading.stream import Stream
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import remove_temporaries, slug
 from cxrdist.gan.config import GANConfig
@@ -31,10 +32,10 @@ from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
 from cxrdist.gan.step import STATS, GANStep
 from cxrdist.gan.watch import Watch
 from cxrdist.models import export_generator
-from cxrdist.progress import Progress, say
-from cxrdist.run import write_summary
+from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
+from cxrdist.run.folder import write_summary
+from cxrdist.run.tracking import MetricsFile, NoTracker
 from cxrdist.seeds import derive, uniform
-from cxrdist.tracking import MetricsFile, NoTracker
 
 FINITE_EVERY_STEPS = 64
 DRAWN = 64
@@ -84,8 +85,13 @@ class ModelTrainer:
         seconds_before, waited_before, began_s = self.seconds, self.waited_s, time.monotonic()
         total = self.model.steps * self.config.batch
         with (
-            self.stream.batches(
-                step, self.model.steps, self.config.loader, peers=self.dist, substituted=self.substituted
+            read_ahead(
+                self.stream,
+                step,
+                self.model.steps,
+                self.config.loader,
+                peers=self.dist,
+                substituted=self.substituted,
             ) as batches,
             Progress(
                 self.title, total, start=step * self.config.batch, every_rank=self.dist.is_alone

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxrdist.data.open import synthetic_place
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.open import synthetic_place
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.study.collect import ClsRun, Study
 

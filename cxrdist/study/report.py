@@ -13,9 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from cxrdist.console import duration
 from cxrdist.errors import from_os
 from cxrdist.files import slug, write_atomic
-from cxrdist.progress import duration
 from cxrdist.study import prose
 from cxrdist.study.collect import ClsRun, GanRun, Study, collect, relative
 from cxrdist.study.figures import (

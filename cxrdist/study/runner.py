@@ -15,16 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrdist.config import find, find_named, load_yaml
-from cxrdist.data.manifest import MANIFEST
-from cxrdist.data.mix import OTHERS, WeightRule, rule_from
-from cxrdist.data.open import synthetic_place
-from cxrdist.data.store import store_of
+from cxrdist.console import duration, say
+from cxrdist.data.mix.rules import OTHERS, WeightRule, rule_from
+from cxrdist.data.shards.manifest import MANIFEST
+from cxrdist.data.shards.open import synthetic_place
+from cxrdist.data.storage.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent
-from cxrdist.progress import duration, say
+from cxrdist.run.tracking import TrackingConfig
 from cxrdist.study.report import write_report
 from cxrdist.study.tables import print_table
-from cxrdist.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +173,7 @@ def launcher(processes: int) -> list[str]:
     """``accelerate launch`` for this machine."""
     import torch
 
-    from cxrdist.machine import cores
+    from cxrdist.distributed.machine import cores
 
     gpus = torch.cuda.device_count()
     processes = processes or gpus or min(2, cores())

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cxrdist.data.open import DEFAULT_SET, synthetic_place
-from cxrdist.tracking import TrackingConfig
+from cxrdist.data.shards.open import DEFAULT_SET, synthetic_place
+from cxrdist.run.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
 
 BRIGHTNESS_MARGIN = 64.0
 CONTRAST_FACTORS = (0.25, 2.0)

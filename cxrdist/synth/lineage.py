@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from cxrdist.data.lineage import descends_from
-from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.shards.lineage import descends_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 from cxrdist.models import ALL_CLASSES, MODEL_FILE, TrainedGenerator, load_generator

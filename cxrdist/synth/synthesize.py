@@ -5,7 +5,7 @@
         -> candidates 0, 1, 2 ... of a shard: z from (seed, class, shard, candidate) -> G -> gate -> tar
       -> tables, manifest with lineage, written last
 
-A shard's bytes are a function of generator, seed and shard number: not of the rank that writes it.
+A shard's bytes are a function of generator, seed, class and shard number: not of the rank that writes it.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from cxrdist.config import find_named, load_yaml, to_dict
-from cxrdist.data.claim import claim, finished_set, remove_leftovers, settle
-from cxrdist.data.images import encode
-from cxrdist.data.lineage import made_from
-from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
-from cxrdist.data.mix import quotas, rule_from
-from cxrdist.data.mix_sources import train_counts
-from cxrdist.data.open import open_real
-from cxrdist.data.shard_set import ShardSet
-from cxrdist.data.shards import Sample, finished_shard, samples_per_shard, write_shard
-from cxrdist.data.store import Store, store_of
-from cxrdist.dist import Dist
+from cxrdist.console import Progress, duration, say
+from cxrdist.data.imaging.codecs import encode
+from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.loading.mix_sets import train_counts
+from cxrdist.data.mix.rules import quotas, rule_from
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
+from cxrdist.data.shards.tar import Sample, finished_shard, samples_per_shard, write_shard
+from cxrdist.data.shards.write_job import claim, finished_set, remove_leftovers, settle
+from cxrdist.data.storage.store import Store, store_of
+from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.files import slug
 from cxrdist.models import TrainedGenerator
-from cxrdist.progress import Progress, duration, say
-from cxrdist.run import SUMMARY, environment, holding, write_summary
+from cxrdist.run.folder import SUMMARY, environment, holding, write_summary
+from cxrdist.run.tracking import start
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
 from cxrdist.synth.lineage import load_generators
-from cxrdist.tracking import start
 
 CANDIDATE_BATCH = 64
 PROBED_CANDIDATES = 4 * CANDIDATE_BATCH
@@ -186,7 +186,9 @@ def write_my_shards(
             done = finished_shard(
                 store, task.number, stratum, label, config.encoding, lambda sample: sample.meta
             )
-            if done:
+            prefix = key_prefix(generators[task.class_name].weights_sha256, config.seed, task.class_name)
+            # An earlier version gave other keys: a shard of such a job is written again.
+            if done and all(key == key_of(prefix, task.number, candidate_of(key)) for key in done[1]):
                 row = done[0] | {"tried": candidate_of([*done[1]][-1]) + 1}
                 progress.advance(task.samples)
             else:
@@ -217,6 +219,7 @@ def admitted(
     numbers of all that were looked at."""
     made = first = 0
     purpose = f"synthesis {task.class_name} {task.number}"
+    prefix = key_prefix(generator.weights_sha256, config.seed, task.class_name)
     while made < task.samples:
         z = generator.z(config.seed, purpose, range(first, first + CANDIDATE_BATCH))
         for number, image in enumerate(generator.images(task.class_name, z), first):
@@ -233,22 +236,12 @@ def admitted(
                     "candidate": number,
                     "scores": {"brightness": brightness, "contrast": contrast},
                 }
-                key = key_of(generator, task, number)
-                yield Sample(key, encode(image, config.encoding), meta)
+                yield Sample(key_of(prefix, task.number, number), encode(image, config.encoding), meta)
                 made += 1
                 progress.advance()
                 if made == task.samples:
                     return
         first += CANDIDATE_BATCH
-
-
-def key_of(generator: TrainedGenerator, task: SynthTask, candidate: int) -> str:
-    # With the class: one generator may make several, and numbers its candidates per class.
-    return f"{generator.weights_sha256[:12]}-{slug(task.class_name)}-{task.number:06d}-{candidate:08d}"
-
-
-def candidate_of(key: str) -> int:
-    return int(key.rsplit("-", 1)[1])
 
 
 def conclude(

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cxrdist.cli.imports import command_of
 from cxrdist.data.importers.base import FileImporter, Record, check_choice
 from cxrdist.data.importers.tables import (
     age_years,
@@ -28,6 +27,8 @@ from cxrdist.data.importers.tables import (
     sex_of,
     view_of,
 )
+
+from cxrdist.cli.imports import command_of
 from cxrdist.process import main
 
 COLUMNS = ("file", "patient", "findings")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.chexpert_labels import OBSERVATIONS, CheXpertLabelled
-from cxrdist.data.importers.tables import (
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled
+from cxrdist.data.importers.common.tables import (
     Row,
     age_years,
     cell,

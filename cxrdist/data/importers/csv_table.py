@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.confined import ConfinedImporter
-from cxrdist.data.importers.tables import (
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.contained_files import ConfinedImporter
+from cxrdist.data.importers.common.tables import (
     age_years,
     cell,
     find_table,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.base import Record
-from cxrdist.data.importers.confined import ConfinedImporter, files_below, listed
+from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.contained_files import ConfinedImporter, files_below, listed
 from cxrdist.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.base import Record, check_choice
-from cxrdist.data.importers.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
-from cxrdist.data.importers.tables import cell, find_table, once, plain_name, rows_of, view_of
+from cxrdist.data.importers.common.base import Record, check_choice
+from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
+from cxrdist.data.importers.common.tables import cell, find_table, once, plain_name, rows_of, view_of
 from cxrdist.errors import UserError, nearest
 
 LABELERS = ("chexpert", "negbio")

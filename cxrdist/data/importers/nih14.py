@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.tables import (
+from cxrdist.data.importers.common.base import FileImporter, Record
+from cxrdist.data.importers.common.tables import (
     age_years,
     cell,
     find_table,

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from cxrdist.data.images import load_grey
-from cxrdist.data.importers.base import FileImporter, Record, check_choice
-from cxrdist.data.importers.intensity import check_intensity, tone_of
-from cxrdist.data.importers.tables import (
+from cxrdist.data.imaging.radiograph import load_grey
+from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.intensity import check_intensity, tone_of
+from cxrdist.data.importers.common.tables import (
     Row,
     age_years,
     cell,

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdist.data.importers.base import Importer, Record
-from cxrdist.data.phantom import CLASSES, describe, render
-from cxrdist.data.phantom.anatomy import Stream, generator
+from cxrdist.data.importers.common.base import Importer, Record
+from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import UserError, nearest
-
-DEFAULT_SET = "shards/phantom"
-"""What every command takes where no set is named."""
+from cxrdist.phantom import CLASSES, describe, render
+from cxrdist.phantom.anatomy import Stream, generator
 
 # The paper's radiographs per class (Salehinejad et al. 2018).
 _PAPER = {

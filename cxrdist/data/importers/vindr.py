@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cxrdist.data.importers.base import FileImporter, Record, check_choice
-from cxrdist.data.importers.headers import check_burned_in, with_header
-from cxrdist.data.importers.tables import Row, cell, find_table, plain_name, rows_of
+from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.dicom_headers import check_burned_in, with_header
+from cxrdist.data.importers.common.tables import Row, cell, find_table, plain_name, rows_of
 from cxrdist.errors import UserError
 
 TABLE_OF = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}

@@ -11,15 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.dicom import DicomHeader, read_header
-from cxrdist.data.foreign_tars import ForeignSample, Place, is_tar_name, open_place, read_place, walk
-from cxrdist.data.images import UndecodableImage, grey_of
-from cxrdist.data.importers.base import FileImporter, Record
-from cxrdist.data.importers.confined import confined, files_below
-from cxrdist.data.importers.headers import check_burned_in, described
-from cxrdist.data.importers.intensity import check_intensity, tone_of
-from cxrdist.data.importers.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
-from cxrdist.data.manifest import FORMAT, MANIFEST
+from cxrdist.data.imaging.dicom import DicomHeader, read_header
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import grey_of
+from cxrdist.data.importers.common.base import FileImporter, Record
+from cxrdist.data.importers.common.contained_files import confined, files_below
+from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
+from cxrdist.data.importers.common.external_tar import ForeignSample, Place, open_place, read_place, walk
+from cxrdist.data.importers.common.intensity import check_intensity, tone_of
+from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
+from cxrdist.data.shards.manifest import FORMAT, MANIFEST
+from cxrdist.data.shards.tar import is_tar_name
 from cxrdist.errors import UserError
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")

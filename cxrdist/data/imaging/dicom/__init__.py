@@ -1,0 +1,24 @@
+"""DICOM radiographs: the few tags that may be read of a file, and its pixels as 8-bit grey.
+
+pydicom and pylibjpeg are the optional extra ``dicom``, and are imported where the first DICOM file is read.
+"""
+
+from cxrdist.data.imaging.dicom.header import (
+    BURNED_IN_POLICIES,
+    DicomHeader,
+    notes,
+    read_header,
+    why_left_out,
+)
+from cxrdist.data.imaging.dicom.pixels import grey_of_dicom
+from cxrdist.data.imaging.dicom.reading import is_dicom
+
+__all__ = [
+    "BURNED_IN_POLICIES",
+    "DicomHeader",
+    "grey_of_dicom",
+    "is_dicom",
+    "notes",
+    "read_header",
+    "why_left_out",
+]

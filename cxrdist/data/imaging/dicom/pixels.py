@@ -1,0 +1,201 @@
+"""The pixels of a DICOM file, from its transfer syntax to 8-bit grey.
+
+::
+
+    bytes -> data set -> frame -> words [H, W], BitsStored wide -> table of grey [2**BitsStored] -> grey [H, W]
+             reading    _decompress  _significant                   grey.grey_of_words
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from cxrdist.data.imaging.dicom.codestream import Frame, jpeg2000_frame, jpeg_frame
+from cxrdist.data.imaging.dicom.grey import GREY_TAGS, grey_of_words
+from cxrdist.data.imaging.dicom.reading import ADVICE, read_tags, reading
+from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
+from cxrdist.errors import UserError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+LAYOUT_TAGS = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+)
+_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", _BIG_ENDIAN)
+_RLE = "1.2.840.10008.1.2.5"
+# JPEG baseline, extended, lossless, lossless SV1; JPEG-LS lossless and near-lossless; JPEG 2000 lossless and lossy.
+_JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
+_JPEG2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How the pixels lie in the data set (PS3.5, 8.1.1)."""
+
+    rows: int
+    columns: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    is_signed: bool
+
+    @property
+    def pixels(self) -> int:
+        return self.rows * self.columns
+
+
+def grey_of_dicom(data: bytes) -> np.ndarray:
+    """The one grey frame of a DICOM file, whole, as [H, W] uint8: as its own header says it is to be seen.
+
+    Modality, VOI and presentation transformations are those of PS3.3 (see ``grey.grey_of_words``). Raises
+    UndecodableImage, with a reason that depends on the file alone, for colour, for several frames, for more
+    than MAX_PIXELS (before anything is decoded) and for whatever is truncated, damaged or not supported;
+    UserError where the libraries of the extra ``dicom`` are not installed.
+    """
+    with reading():
+        tags, syntax = read_tags(io.BytesIO(data), (*LAYOUT_TAGS, *GREY_TAGS))
+        layout = _layout(tags)
+        words, bits = _words(tags, syntax, layout)
+        return grey_of_words(
+            words.reshape(layout.rows, layout.columns), bits, layout.is_signed, tags, syntax != _BIG_ENDIAN
+        )
+
+
+def _layout(tags: Dataset) -> _Layout:
+    if "PixelData" not in tags:
+        raise UndecodableImage("no pixel data")
+    rows, columns = _whole(tags, "Rows", 1, 65535), _whole(tags, "Columns", 1, 65535)
+    if rows * columns > MAX_PIXELS:
+        raise UndecodableImage(f"more than {MAX_PIXELS // 1_000_000} megapixels")
+    if tags.get("NumberOfFrames") not in (None, "", 1):
+        raise UndecodableImage("not exactly one frame")
+    interpretation = str(tags.get("PhotometricInterpretation") or "").strip()
+    if tags.get("SamplesPerPixel", 1) != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UndecodableImage("colour, not grey" if interpretation else "no PhotometricInterpretation")
+    allocated = _whole(tags, "BitsAllocated", 1, 64)
+    if allocated not in (8, 16):
+        raise UndecodableImage(f"{allocated} bits allocated per pixel, not 8 or 16")
+    stored = _whole(tags, "BitsStored", 1, allocated)
+    high_bit = _whole(tags, "HighBit", stored - 1, allocated - 1) if "HighBit" in tags else stored - 1
+    return _Layout(
+        rows=rows,
+        columns=columns,
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=high_bit,
+        is_signed=_whole(tags, "PixelRepresentation", 0, 1) == 1,
+    )
+
+
+def _whole(tags: Dataset, keyword: str, least: int, most: int) -> int:
+    value = tags.get(keyword)
+    if not isinstance(value, int):
+        raise UndecodableImage(f"no {keyword}")
+    if not least <= value <= most:
+        raise UndecodableImage(f"{keyword} is {value}, not {least} to {most}")
+    return value
+
+
+def _words(tags: Dataset, syntax: str, layout: _Layout) -> tuple[np.ndarray, int]:
+    """The stored values as unsigned words [H * W] of so many bits, two's complement where they are signed."""
+    data = tags.PixelData
+    if syntax in _NATIVE:
+        # 8-bit pixels in 16-bit words come in pairs, swapped (PS3.5, 8.2 and annex D).
+        is_swapped = syntax == _BIG_ENDIAN and (layout.bits_allocated == 16 or tags["PixelData"].VR == "OW")
+        return _significant(data, layout, is_swapped), layout.bits_stored
+    if syntax == _RLE:
+        data = _run_lengths(_one_frame(data), _decoder(syntax), layout)
+        return _significant(data, layout, is_swapped=False), layout.bits_stored
+    if syntax in (*_JPEG, *_JPEG2000):
+        code = _one_frame(data)
+        frame = jpeg_frame(code) if syntax in _JPEG else jpeg2000_frame(code)
+        return _decompress(frame, _decoder(syntax), layout)
+    raise UndecodableImage("a transfer syntax that is not supported")
+
+
+def _significant(data: bytes | bytearray, layout: _Layout, is_swapped: bool) -> np.ndarray:
+    """Words of BitsAllocated bits, stripped to the BitsStored that end at HighBit: others may hold anything."""
+    length = layout.pixels * layout.bits_allocated // 8
+    if len(data) < length:
+        raise UndecodableImage("truncated or damaged")
+    if layout.bits_allocated == 16:
+        words = np.frombuffer(data, ">u2" if is_swapped else "<u2", layout.pixels)
+    elif is_swapped:
+        words = np.frombuffer(data, ">u2", (length + 1) // 2).astype("<u2").view(np.uint8)[:length]
+    else:
+        words = np.frombuffer(data, np.uint8, length)
+    words = words.astype(np.uint16)
+    return (words >> (layout.high_bit + 1 - layout.bits_stored)) & ((1 << layout.bits_stored) - 1)
+
+
+def _run_lengths(code: bytes, decode: Callable[..., bytearray], layout: _Layout) -> bytearray:
+    """RLE (PS3.5, annex G) as words of BitsAllocated bits."""
+    try:
+        return decode(
+            code, version=2, rows=layout.rows, columns=layout.columns, bits_allocated=layout.bits_allocated
+        )
+    except BaseException as error:
+        # On some damage pylibjpeg-rle panics, and what Rust then raises is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UndecodableImage("truncated or damaged") from None
+
+
+def _decompress(frame: Frame, decode: Callable[..., bytearray], layout: _Layout) -> tuple[np.ndarray, int]:
+    """As ``_words``. A codestream has a size of its own: checked first, for it is what the decoder allocates."""
+    if frame.components != 1:
+        raise UndecodableImage("colour, not grey")
+    if (frame.rows, frame.columns) != (layout.rows, layout.columns):
+        raise UndecodableImage(
+            f"compressed pixels of {frame.rows}x{frame.columns} under a header of {layout.rows}x{layout.columns}"
+        )
+    if frame.precision > 16:
+        raise UndecodableImage(f"{frame.precision} bits per pixel, not 8 to 16")
+    samples = np.frombuffer(decode(frame.code, version=2), np.uint8 if frame.precision <= 8 else "<u2")
+    words = samples.astype(np.uint16) & ((1 << frame.precision) - 1)
+    if words.size != layout.pixels:
+        raise UndecodableImage("truncated or damaged")
+    if layout.is_signed:
+        bits = min(frame.precision, layout.bits_stored)
+        return words & ((1 << bits) - 1), bits
+    # Lossy compression may overshoot the values that there were.
+    return np.minimum(words, (1 << layout.bits_stored) - 1), layout.bits_stored
+
+
+def _one_frame(data: bytes) -> bytes:
+    """All fragments of encapsulated pixel data (PS3.5, A.4), joined."""
+    from pydicom.encaps import get_frame
+
+    return get_frame(data, 0, number_of_frames=1)
+
+
+def _decoder(syntax: str) -> Callable[..., bytearray]:
+    """pylibjpeg's decoder, whatever others are installed: lossy ones differ, and the same file is to give the
+    same pixels everywhere."""
+    try:
+        from pylibjpeg.utils import get_pixel_data_decoders
+    except ModuleNotFoundError:
+        raise UserError(f"compressed DICOM files need pylibjpeg, which is not installed; {ADVICE}") from None
+    plugins = get_pixel_data_decoders(version=2).get(syntax)
+    if not plugins:
+        raise UserError(
+            f"this kind of compressed DICOM needs a plugin of pylibjpeg that is not installed; {ADVICE}"
+        )
+    assert isinstance(plugins, dict)
+    return cast("Callable[..., bytearray]", plugins[min(plugins)])

@@ -1,0 +1,24 @@
+"""What an image file may not be: the error for it, and the largest size that is read."""
+
+from __future__ import annotations
+
+MAX_PIXELS = 100_000_000
+"""No radiograph is larger; a file that declares more is a decompression bomb or damaged."""
+
+
+class UndecodableImage(Exception):
+    """A file, or a sample's bytes, that is not the image it should be.
+
+    ``reason`` is a few words that depend on the data alone; ``file`` is "" where the bytes came from no file.
+    """
+
+    def __init__(self, reason: str, file: str = "") -> None:
+        super().__init__(reason, file)
+        self.reason = reason
+        self.file = file
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}" if self.file else self.reason
+
+
+TOO_LARGE = f"more than {MAX_PIXELS // 1_000_000} megapixels"

@@ -1,0 +1,39 @@
+"""16-bit grey as 8-bit: many detectors have 12 bits, whose images would be black if the whole range were kept."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from cxrdist.data.imaging.radiograph import Tone
+from cxrdist.data.importers.common.base import check_choice
+
+INTENSITIES = ("percentiles", "full")
+PERCENTILES = (0.5, 99.5)
+
+
+def check_intensity(intensity: str) -> None:
+    """Raises UserError for a way that is none of ``INTENSITIES``."""
+    check_choice("--intensity", intensity, INTENSITIES)
+
+
+def tone_of(intensity: str, is_inverted: bool = False) -> Tone:
+    """What ``images.load_grey`` takes to make 8-bit grey of a file's; travels to worker processes."""
+    return Tone(partial(eight_bit, intensity=intensity, is_inverted=is_inverted), is_inverted)
+
+
+def eight_bit(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarray:
+    """[H, W] uint16 grey as [H, W] uint8."""
+    low, high = (0, 65535) if intensity == "full" else _percentiles(pixels)
+    values = np.arange(65536, dtype=np.float64)
+    grey = (values - low) / max(high - low, 1) * 255
+    table = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
+    return (255 - table if is_inverted else table)[pixels]
+
+
+def _percentiles(pixels: np.ndarray) -> tuple[int, int]:
+    """The PERCENTILES, nearest rank."""
+    cumulative = np.cumsum(np.bincount(pixels.ravel(), minlength=65536))
+    low, high = (int(np.searchsorted(cumulative, cumulative[-1] * p / 100)) for p in PERCENTILES)
+    return low, high

@@ -1,0 +1,23 @@
+"""The default set: phantom radiographs, computed the first time that a job needs them."""
+
+from __future__ import annotations
+
+from cxrdist.console import say
+from cxrdist.data.shards.manifest import MANIFEST
+from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage.store import store_of
+
+
+def open_real(path: str) -> ShardSet:
+    """Open a set of real images; create the default phantom set first if it is the one named and does not exist.
+
+    Raises UserError if there is no such set, or if it is a synthetic one.
+    """
+    if path.rstrip("/") == DEFAULT_SET and not store_of(path).exists(MANIFEST):
+        from cxrdist.data.importers.phantom import Phantom
+        from cxrdist.data.ingest.ingest import IngestOptions, ingest
+
+        say(f"{path} does not exist: creating it, as `cxrdist import phantom --out {path} --size 64` does")
+        ingest(Phantom(), IngestOptions(out=path))
+    return open_finished_real(path)

@@ -1,0 +1,162 @@
+"""From many findings to one class: the class names, their order, and the label rules."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cxrdist.errors import UserError, nearest
+
+if (
+    TYPE_CHECKING
+):  # importers know the class names that stand here: at run time the import points that way only
+    from cxrdist.data.importers.common.base import Record
+
+NORMAL = "Normal"
+CLASSES = ("Cardiomegaly", NORMAL, "Pleural Effusion", "Pulmonary Edema", "Pneumothorax")
+"""The five classes in the paper's order."""
+
+NO_TARGET = "no target finding"
+SEVERAL_TARGETS = "several targets"
+OTHER_FINDINGS = "other findings beside the target"
+NOT_ASKED_FOR = "class not asked for"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """One class per record, or the reason why it has none."""
+
+    label: list[str | None]
+    """The class of each record, in the records' order; None for a record that is left out."""
+    left_out: dict[str, int]
+    """Reason -> records left out for it; every record is labelled or counted here exactly once."""
+    classes: tuple[str, ...]
+    """The classes that have at least one record, in canonical order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Positives:
+    """What a rule looks at: the positive targets of one record that is not simply normal."""
+
+    targets: tuple[str, ...]
+    """Positive target classes, each once."""
+    others: int
+    """Findings that are no target (a normal finding beside others is one of these)."""
+
+
+Verdict = tuple[str | None, str]
+"""(class, "") or (None, reason)."""
+Rule = Callable[[Positives, Sequence[str]], Verdict]
+"""Also gets all target classes, the rarest first."""
+
+
+def strict(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
+    """Exactly this one finding."""
+    label, reason = one_target(positives, rarest_first)
+    return (None, OTHER_FINDINGS) if label and positives.others else (label, reason)
+
+
+def one_target(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
+    """Exactly one of the targets; findings that are no target are allowed beside it."""
+    if len(positives.targets) > 1:
+        return None, SEVERAL_TARGETS
+    return rarest(positives, rarest_first)
+
+
+def rarest(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
+    """The positive target that the fewest images of the whole source show."""
+    if not positives.targets:
+        return None, NO_TARGET
+    return min(positives.targets, key=rarest_first.index), ""
+
+
+RULES: dict[str, Rule] = {"strict": strict, "one-target": one_target, "rarest": rarest}
+"""Under every rule the normal finding, alone, is the class Normal."""
+
+
+def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once: the paper's classes in the paper's order, then all others sorted."""
+    return tuple(sorted(set(names), key=_rank))
+
+
+def assign(
+    records: Sequence[Record],
+    rule: str,
+    targets: Mapping[str, str],
+    normal: str | None,
+    classes: Sequence[str] | None,
+) -> Labelling:
+    """The class of every record under a rule of ``RULES``; ``Record.label``, where set, wins over the rule, and
+    ``Record.left_out`` over both.
+
+    ``targets`` and ``normal`` are the importer's. ``classes`` picks some classes (None: all that occur); the
+    rule still sees all targets, so an image with two of them is not turned into a clean one by asking for
+    one. Raises UserError for an unknown rule or class, for a class without any image, and where no record
+    gets a class at all.
+    """
+    if rule not in RULES:
+        raise UserError(f"unknown label rule {rule!r}{nearest(rule, RULES)}")
+    rarest_first = _rarest_first(records, targets)
+    verdicts = [_judge(record, RULES[rule], targets, normal, rarest_first) for record in records]
+    available = Counter(label for label, _ in verdicts if label)
+    reasons = Counter(reason for label, reason in verdicts if not label)
+    if not available:
+        why = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
+        raise UserError(
+            f"no image has a class under the label rule {rule!r} ({why or 'the source has no images'}): "
+            "check the source, or try another label rule"
+        )
+
+    known = canonical_order([*available, *targets.values(), *([NORMAL] if normal is not None else [])])
+    chosen = canonical_order(available if classes is None else classes)
+    if not chosen:
+        raise UserError(f"no class is asked for; known: {', '.join(known)}")
+    for name in chosen:
+        if name not in known:
+            raise UserError(f"unknown class {name!r}{nearest(name, known)}")
+        if not available[name]:
+            raise UserError(
+                f"{name} has no image under the label rule {rule!r}: leave it out of --classes, "
+                f"or try another rule ({', '.join(RULES)})"
+            )
+    not_asked_for = sum(count for name, count in available.items() if name not in chosen)
+    if not_asked_for:
+        reasons[NOT_ASKED_FOR] = not_asked_for
+    return Labelling(
+        label=[label if label in chosen else None for label, _ in verdicts],
+        left_out=dict(sorted(reasons.items())),
+        classes=chosen,
+    )
+
+
+def _rank(name: str) -> tuple[int, str]:
+    return (CLASSES.index(name) if name in CLASSES else len(CLASSES), name)
+
+
+def _rarest_first(records: Sequence[Record], targets: Mapping[str, str]) -> list[str]:
+    images = Counter(
+        name for record in records if record.left_out is None for name in _positive(record, targets)
+    )
+    return sorted(set(targets.values()), key=lambda name: (images[name], _rank(name)))
+
+
+def _positive(record: Record, targets: Mapping[str, str]) -> set[str]:
+    return {targets[finding] for finding in record.findings if finding in targets}
+
+
+def _judge(
+    record: Record, rule: Rule, targets: Mapping[str, str], normal: str | None, rarest_first: Sequence[str]
+) -> Verdict:
+    if record.left_out is not None:
+        return None, record.left_out
+    if record.label is not None:
+        return record.label, ""
+    findings = set(record.findings)
+    if findings == {normal}:
+        return NORMAL, ""
+    positives = Positives(
+        targets=canonical_order(_positive(record, targets)), others=len(findings - targets.keys())
+    )
+    return rule(positives, rarest_first)

@@ -1,0 +1,68 @@
+"""What an import needs to know beside its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cxrdist.data.imaging.codecs import ENCODINGS
+from cxrdist.data.imaging.radiograph import FITS
+from cxrdist.errors import UserError, nearest
+
+SPLIT_WAYS = ("drawn", "official")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions:
+    """What an import needs to know beside its source; see the options of ``cxrdist import``."""
+
+    out: str
+    """Folder of the new set, or its URL (s3://bucket/set, gs://...)."""
+    size: int = 64
+    """Side of the square images, in pixels; resized with anti-aliasing, and the aspect is kept."""
+    fit: str = "pad"
+    """What becomes of an image that is not square: pad (black bars around all of it) or crop (its centre)."""
+    encoding: str = "png"
+    """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest)."""
+    label_rule: str = "one-target"
+    """strict: exactly this one finding; one-target: exactly one of the targets, other findings allowed; rarest:
+    the rarest of several targets. Unused where the source itself names the class."""
+    split: str | None = None
+    """drawn (by patient, from --val, --test and --seed) or official (as the source's own lists or column say; where
+    they only tell test apart, val is drawn from the rest). By default official where you wrote it yourself."""
+    val: float | int = 0.15
+    """Validation images of each class: a fraction, or a number such as the paper's 1000."""
+    test: float | int = 0.15
+    """Test images of each class, likewise."""
+    seed: int = 0
+    """Seed of the split by patient."""
+    classes: tuple[str, ...] = ()
+    """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
+    find_duplicates: bool = True
+    """Look for near-duplicate films, and tell: a minute or two for 100,000 images, 16 times that for four times as
+    many."""
+    dedup: bool | None = None
+    """Keep near-duplicate films on one side of the split: they are looked for before it is drawn, which decodes
+    every image twice. By default only where images name no patient."""
+    min_shards: int = 1
+    """Shards of every class in every split, where it has so many images: ranks times loader workers, so that each
+    has something to read. Shards are about 64 MiB otherwise."""
+    salt_file: str | None = None
+    """File with the secret that patients and images are hashed with; by default your own, made once."""
+    workers: int = 0
+    """Processes that decode and write; 0: one per core."""
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ENCODINGS:
+            raise UserError(f"--encoding {self.encoding}: unknown{nearest(self.encoding, ENCODINGS)}")
+        if self.fit not in FITS:
+            raise UserError(f"--fit {self.fit}: unknown{nearest(self.fit, FITS)}")
+        if self.split not in (None, *SPLIT_WAYS):
+            raise UserError(f"--split {self.split}: unknown{nearest(self.split, SPLIT_WAYS)}")
+        if self.dedup and not self.find_duplicates:
+            raise UserError("--dedup needs the near-duplicates: leave --no-find-duplicates away")
+        if self.min_shards < 1:
+            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
+        if not 16 <= self.size <= 2048:
+            raise UserError(f"--size {self.size}: from 16 to 2048 pixels")
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")

@@ -1,0 +1,192 @@
+"""Patients to train, val and test: disjoint by patient, stratified by class, the same whatever the order."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import xxhash
+
+from cxrdist.data.shards.manifest import SPLITS
+from cxrdist.errors import UserError
+
+Images = Mapping[str, Counter[str]]
+"""Patient -> class -> images."""
+
+_COVER_ATTEMPTS = 64
+
+
+def split_patients(
+    patients: Sequence[str], labels: Sequence[str], *, val: float | int, test: float | int | None, seed: int
+) -> list[str]:
+    """The split ("train", "val" or "test") of each image, given its patient and its class.
+
+    ``val`` and ``test`` are each a share of every class's images (0 < x < 1; at least one image) or a number
+    of images per class (>= 1). All images of a patient share one split, and every class has a patient in each
+    split. Where every patient has one image the targets are met exactly, otherwise as nearly as whole
+    patients allow. A pure function of the seed and of the set of images: neither their order nor the process
+    matters. ``test=None`` draws no test split. Raises UserError, naming the class, where this cannot be done.
+    """
+    assert len(patients) == len(labels)
+    # Most patients have one image: they share the counts of its class, since a Counter takes 300 bytes.
+    one_image = {label: Counter((label,)) for label in labels}
+    images: dict[str, Counter[str]] = {}
+    for patient, label in zip(patients, labels):
+        images[patient] = images[patient] + one_image[label] if patient in images else one_image[label]
+    patients_of: dict[str, list[str]] = defaultdict(list)
+    for patient, counts in images.items():
+        for label in counts:
+            patients_of[label].append(patient)
+
+    targets = _targets(images, patients_of, {"val": val} if test is None else {"val": val, "test": test})
+    home = _cover(images, patients_of, [*targets], seed)
+    _fill(images, home, targets, seed)
+    return [home[patient] for patient in patients]
+
+
+TRAIN_VAL = "train-val"
+"""What a source says that keeps only its test images apart."""
+
+
+def official_split(
+    patients: Sequence[str],
+    labels: Sequence[str],
+    said: Sequence[str],
+    together: Sequence[str],
+    *,
+    val: float | int,
+    seed: int,
+) -> list[str]:
+    """The split of each image as its source says it: train, val or test; what it calls train-val is drawn apart,
+    as ``split_patients`` does, by ``together``: the patients, or wider groups of images. Raises UserError where
+    the source divides a patient, or where a class lacks images in a split."""
+    home: dict[str, str] = {}
+    divided = {patient for patient, split in zip(patients, said) if home.setdefault(patient, split) != split}
+    if divided:
+        raise UserError(
+            f"the source's own split divides {len(divided)} patients among train, val and test: take "
+            "--split drawn, which never does"
+        )
+    undivided = [i for i, split in enumerate(said) if split == TRAIN_VAL]
+    drawn = split_patients(
+        [together[i] for i in undivided], [labels[i] for i in undivided], val=val, test=None, seed=seed
+    )
+    splits = list(said)
+    for i, split in zip(undivided, drawn):
+        splits[i] = split
+    has = set(zip(labels, splits))
+    for label in sorted(set(labels)):
+        for split in SPLITS:
+            if (label, split) not in has:
+                raise UserError(
+                    f"the source's own split has no {split} image of {label}: take --split drawn, or leave the "
+                    "class out with --classes"
+                )
+    return splits
+
+
+def _targets(
+    images: Images, patients_of: Mapping[str, Sequence[str]], asked: Mapping[str, float]
+) -> dict[str, dict[str, int]]:
+    """Split -> class -> images wanted, each >= 1."""
+    for name, wanted in asked.items():
+        is_number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
+        if not is_number or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
+            raise UserError(
+                f"--{name} {wanted} is neither a share of the images (0 < x < 1) nor a whole number of images "
+                "per class"
+            )
+    options = " and ".join(f"--{name} {wanted}" for name, wanted in asked.items())
+    if sum(wanted for wanted in asked.values() if wanted < 1) >= 1:
+        raise UserError(f"{options} leave no share for train: their sum must be below 1")
+
+    # In the order in which a class that has few patients gives them away.
+    targets: dict[str, dict[str, int]] = {name: {} for name in (*asked, "train")}
+    for label in sorted(patients_of):
+        have = sum(images[patient][label] for patient in patients_of[label])
+        if len(patients_of[label]) < len(targets):
+            raise _too_few_patients(label, len(patients_of[label]), [*targets])
+        for name, wanted in asked.items():
+            targets[name][label] = max(1, round(wanted * have)) if wanted < 1 else int(wanted)
+        rest = have - sum(targets[name][label] for name in asked)
+        if rest < 1 and any(wanted >= 1 for wanted in asked.values()):
+            raise UserError(
+                f"{label} has {have} images: {options} leave none of them for train; ask for fewer, or leave the "
+                "class out with --classes"
+            )
+        # Shares of a tiny class, both rounded up, may leave nothing; they give way, a count does not.
+        targets["train"][label] = max(1, rest)
+    return targets
+
+
+def _too_few_patients(label: str, count: int, splits: Sequence[str]) -> UserError:
+    names = [name for name in SPLITS if name in splits]
+    return UserError(
+        f"{label} has {count} patient{'' if count == 1 else 's'}, too few to give each of "
+        f"{', '.join(names[:-1])} and {names[-1]} one of its own: leave the class out with --classes, or merge "
+        "sources"
+    )
+
+
+def _cover(
+    images: Images, patients_of: Mapping[str, Sequence[str]], splits: Sequence[str], seed: int
+) -> dict[str, str]:
+    """Patient -> split for a few patients, so that every class has one in each split.
+
+    Classes with few patients choose first. Where one is stuck, because others took its patients, all choose
+    again, now in random order: any solution can be reached that way.
+    """
+    labels = sorted(patients_of, key=lambda label: (len(patients_of[label]), label))
+    stuck: list[str] = []
+    for attempt in range(_COVER_ATTEMPTS):
+        home: dict[str, str] = {}
+
+        def choice(patient: str, attempt: int = attempt) -> tuple[int, int, int, str]:
+            # Small patients first: a large one would overshoot the val and test targets of its classes.
+            size = (images[patient].total(), len(images[patient])) if attempt == 0 else (0, 0)
+            return (*size, _draw(seed, f"cover {attempt}", patient), patient)
+
+        for label in labels:
+            covered = {home[patient] for patient in patients_of[label] if patient in home}
+            lacking = [name for name in splits if name not in covered]
+            free = [patient for patient in patients_of[label] if patient not in home]
+            if len(free) < len(lacking):
+                stuck.append(label)
+                break
+            home.update(zip(sorted(free, key=choice), lacking))
+        else:
+            return home
+    raise _too_few_patients(stuck[0], len(patients_of[stuck[0]]), splits)
+
+
+def _fill(images: Images, home: dict[str, str], targets: Mapping[str, Mapping[str, int]], seed: int) -> None:
+    """Give every other patient a split: the one that lacks most of what the patient has."""
+    left = {name: dict(targets[name]) for name in SPLITS if name in targets}
+    for patient, name in home.items():
+        for label, count in images[patient].items():
+            left[name][label] -= count
+
+    # Large patients first, while there is room for them; the small ones then even things out.
+    order = sorted(
+        (patient for patient in images if patient not in home),
+        key=lambda patient: (-images[patient].total(), _draw(seed, "order", patient), patient),
+    )
+    for patient in order:
+        counts = images[patient].items()
+        scores = {
+            # fsum: the sum must not depend on the order in which the patient's images came.
+            name: math.fsum(count * left[name][label] / targets[name][label] for label, count in counts)
+            for name in left
+            if name == "train" or all(count <= left[name][label] for label, count in counts)
+        }
+        best = max(scores.values())
+        tied = [name for name in scores if scores[name] == best]
+        home[patient] = tied[_draw(seed, "tie", patient) % len(tied)]
+        for label, count in counts:
+            left[home[patient]][label] -= count
+
+
+def _draw(seed: int, purpose: str, patient: str) -> int:
+    """A random 64-bit number that is the patient's own, so that no other patient changes it."""
+    return xxhash.xxh3_64_intdigest(f"{seed}/{purpose}/{patient}".encode())

@@ -1,0 +1,226 @@
+"""Batches decoded by worker processes, each straight into memory that it shares with the one that asked.
+
+    submit(ticket, strata, samples) -> a slot -> worker: Gather.fill -> result(ticket) -> free(ticket)
+
+A slot holds a batch: what is asked for, and the pixels and keys that come of it. Between the processes go a few words
+only, so no image is pickled or collated, and the pipe to a worker never fills up.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+import numpy as np
+
+from cxrdist.data.loading.gather import Gather, OnCorrupt, Substitution
+from cxrdist.data.shards.shard_set import StratumReader
+from cxrdist.errors import UserError
+from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
+
+PAGE_BYTES = 4096
+FAILED_START_WAIT_S = 5.0
+
+
+class Slots:
+    """Memory for ``count`` batches of up to ``batch`` images, shared with the processes that it is pickled to.
+
+    It has no name, so that nothing of it is left once the last of these processes has ended, however it ended.
+    """
+
+    def __init__(self, count: int, batch: int, size: int, descriptor: int) -> None:
+        self.count, self.batch, self.size = count, batch, size
+        # Pixels first, each slot from a page of its own on: what is pinned, or copied to a device, is aligned.
+        self.slot_bytes = -(-batch * (size**2 + 8 + 8 + 40) // PAGE_BYTES) * PAGE_BYTES
+        self._descriptor = descriptor
+        os.ftruncate(descriptor, count * self.slot_bytes)
+        self._memory = mmap.mmap(descriptor, count * self.slot_bytes)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attached, (self.count, self.batch, self.size, DupFd(self._descriptor))
+
+    def close(self) -> None:
+        """No process can be given it any more; the memory itself stays until the last view of it is gone."""
+        os.close(self._descriptor)
+
+    def view(self, slot: int, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels [n, 1, H, W] uint8, keys [n] S40, strata and samples [n] int64 of a slot."""
+        at = slot * self.slot_bytes
+        pixels = np.frombuffer(self._memory, np.uint8, images * self.size**2, at)
+        at += self.batch * self.size**2
+        # Behind the pixels nothing is aligned; numpy does not mind.
+        columns = []
+        for dtype in ("S40", "<i8", "<i8"):
+            columns.append(np.frombuffer(self._memory, dtype, images, at))
+            at += self.batch * np.dtype(dtype).itemsize
+        keys, strata, samples = columns
+        return pixels.reshape(images, 1, self.size, self.size), keys, strata, samples
+
+
+def _attached(count: int, batch: int, size: int, descriptor: Any) -> Slots:
+    slots = Slots(count, batch, size, descriptor.detach())
+    slots.close()
+    return slots
+
+
+def _unnamed_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("cxrdist-slots", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    asked: int = 0
+    """Tickets that it has not answered yet."""
+
+
+@dataclass
+class _Ticket:
+    slot: int
+    images: int
+    answer: tuple[list[Substitution], Exception | None] | None = field(default=None)
+
+
+class DecodePool:
+    """``workers`` processes that fill batches of up to ``batch`` images from ``readers``, ``slots`` at most at once;
+    ``on_corrupt`` and ``taking`` are those of ``Gather``.
+
+    It is there at once: the processes start while the caller goes on. They end when the thread that made the pool
+    does, so make it in one that lives as long. Meant for one thread; not for a set in the memory of this process.
+    """
+
+    def __init__(
+        self,
+        readers: Sequence[StratumReader],
+        *,
+        workers: int,
+        batch: int,
+        slots: int,
+        on_corrupt: OnCorrupt = "raise",
+        taking: Sequence[int] | None = None,
+    ) -> None:
+        # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self._slots = Slots(slots, batch, readers[0].image_size, _unnamed_file())
+        self._free = [*reversed(range(slots))]
+        self._tickets: dict[int, _Ticket] = {}
+        self._workers: list[_Worker] = []
+        # The parent alone takes a ctrl-C and stops the workers, which would each print a traceback. Python's resource
+        # tracker comes with the first of them, and would let ctrl-C through again.
+        resource_tracker.ensure_running()
+        with without_interrupts():
+            for _ in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_work,
+                    args=(os.getpid(), theirs, self._slots, Gather(readers, on_corrupt, taking)),
+                    name="cxrdist-decode",
+                    daemon=True,
+                )
+                process.start()
+                theirs.close()  # else its end would not be seen when the worker ends
+                self._workers.append(_Worker(process, ours))
+        self._slots.close()
+
+    def submit(self, ticket: int, strata: np.ndarray, samples: np.ndarray) -> None:
+        """Ask for a batch, as of ``Gather.fill``; a slot must be free. Raises UserError where a worker was killed."""
+        assert self._free and ticket not in self._tickets and len(strata) <= self._slots.batch
+        slot, images = self._free.pop(), len(strata)
+        _, _, strata_there, samples_there = self._slots.view(slot, images)
+        strata_there[:], samples_there[:] = strata, samples
+        self._tickets[ticket] = _Ticket(slot, images)
+        worker = min(self._workers, key=lambda w: w.asked)
+        worker.asked += 1
+        try:
+            worker.connection.send((ticket, slot, images))
+        except OSError:
+            raise _ended(worker) from None
+
+    def result(self, ticket: int) -> tuple[np.ndarray, np.ndarray, list[Substitution]]:
+        """Pixels [n, 1, H, W] uint8, valid until the ticket is freed, keys [n] S40, and what was substituted.
+
+        Raises what ``Gather.fill`` raised in the worker, which frees the ticket; UserError where one was killed.
+        """
+        asked = self._tickets[ticket]
+        while asked.answer is None:
+            for connection in wait([worker.connection for worker in self._workers]):
+                self._receive(next(w for w in self._workers if w.connection is connection))
+        substitutions, error = asked.answer
+        if error is not None:
+            self.free(ticket)
+            raise error
+        pixels, keys, _, _ = self._slots.view(asked.slot, asked.images)
+        return pixels, keys.copy(), substitutions
+
+    def _receive(self, worker: _Worker) -> None:
+        try:
+            ticket, substitutions, error = worker.connection.recv()
+        except (EOFError, OSError):
+            raise _ended(worker) from None
+        worker.asked -= 1
+        self._tickets[ticket].answer = substitutions, error
+
+    def free(self, ticket: int) -> None:
+        """Give the slot of a ticket whose result was taken back; its pixels are another batch's from now on."""
+        self._free.append(self._tickets.pop(ticket).slot)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.kill()  # it writes nothing that outlives it
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers.clear()
+
+
+def _ended(worker: _Worker) -> UserError:
+    worker.process.join(FAILED_START_WAIT_S)
+    code = worker.process.exitcode
+    if code is not None and code < 0:
+        return UserError(
+            "a process that decodes images was killed, by the system if memory ran out: run the same command again, "
+            "with fewer of them",
+            every_rank=True,
+        )
+    return UserError(
+        f"a process that decodes images ended by itself (exit code {code}); what it printed tells why",
+        every_rank=True,
+    )
+
+
+def _work(parent: int, connection: Connection, slots: Slots, gather: Gather) -> None:
+    die_with_parent(parent)
+    keep_freed_memory()
+    while True:
+        try:
+            ticket, slot, images = connection.recv()
+        except EOFError:
+            return
+        pixels, keys, strata, samples = slots.view(slot, images)
+        substitutions: list[Substitution] = []
+        failed: Exception | None = None
+        try:
+            substitutions = gather.fill(strata, samples, pixels, keys)
+        except MemoryError:
+            failed = UserError(
+                "memory ran out in a process that decodes images: run the same command again, with fewer of them",
+                every_rank=True,
+            )
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            failed = error
+        connection.send((ticket, substitutions, failed))

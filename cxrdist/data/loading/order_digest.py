@@ -1,0 +1,44 @@
+"""A proof of which samples were consumed, in which order: equal on any number of ranks, or something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from cxrdist.data.shards.shard_set import hash_keys
+
+if TYPE_CHECKING:
+    from cxrdist.data.loading.stream import Batch
+
+
+class OrderDigest:
+    """A running SHA-256 over the keys of the global batches really consumed, in the order of their positions.
+
+    Each rank notes the keys that it read; now and then all ranks gather them and chain one hash per batch, so
+    that the digest is the same for any number of ranks only if together they read the same samples.
+    """
+
+    def __init__(self, value: str = "") -> None:
+        self.value = value
+        self._seen: list[np.ndarray] = []
+
+    def saw(self, batch: Batch) -> None:
+        self._seen.append(batch.keys)
+
+    def flush(
+        self, gather: Callable[[torch.Tensor], torch.Tensor], world_size: int, device: torch.device
+    ) -> str:
+        """Chain what was seen since the last call; every rank calls this at the same step."""
+        if self._seen:
+            mine = np.stack(self._seen)  # [steps, b] S40
+            raw = torch.from_numpy(mine.view(np.uint8).reshape(*mine.shape, -1).copy()).to(device)
+            ranks = gather(raw).cpu().numpy().reshape(world_size, *raw.shape)
+            # Rank r reads every world_size-th position, from the r-th on.
+            steps = ranks.transpose(1, 2, 0, 3).reshape(len(self._seen), -1, raw.shape[-1])  # [steps, B, 40]
+            for keys in np.ascontiguousarray(steps).view(mine.dtype)[..., 0]:
+                self.value = hash_keys((bytes(k) for k in keys), bytes.fromhex(self.value)).hex()
+            self._seen.clear()
+        return self.value

@@ -1,8 +1,0 @@
-"""Phantom radiographs: chests of ellipsoids and tubes, projected, with the signs of five classes."""
-
-from __future__ import annotations
-
-from cxrdist.data.phantom.anatomy import CLASSES, describe
-from cxrdist.data.phantom.render import Study, render
-
-__all__ = ["CLASSES", "Study", "describe", "render"]

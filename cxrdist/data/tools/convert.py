@@ -1,0 +1,253 @@
+"""A set in another encoding or a smaller size: the same keys, classes, splits and metadata.
+
+A synthetic set whose keys an earlier version truncated (see ``synthetic_keys``) is read from its tars alone, and gets
+new keys where the old ones are too long; nothing else needs to change.
+
+    source's strata, in their own order
+      -> shard tasks          per stratum, a fixed number of samples each
+      -> worker processes     read a source shard sequentially, decode, resize, encode, write the tar
+      -> tables, manifest     written last
+
+png and npy keep every pixel, so going between them loses nothing. As with an import, neither the number of
+workers nor how often the job was killed shows in the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cxrdist.console import say
+from cxrdist.data.imaging.codecs import ENCODINGS, encode
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import decode, smaller
+from cxrdist.data.shards.lineage import converted
+from cxrdist.data.shards.manifest import MANIFEST, Manifest, read_manifest, write_manifest, write_table
+from cxrdist.data.shards.open import DEFAULT_SET
+from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.synthetic_keys import replaced
+from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
+from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
+from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image, rows_of, write_all
+from cxrdist.data.storage.store import Store, store_of
+from cxrdist.errors import UserError, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """Write a shard set again in another encoding or a smaller size: keys, classes, splits and metadata are kept.
+    Synthetic sets whose keys an earlier version truncated get whole ones.
+
+    The same command again finishes an unfinished set, bit for bit the same; a finished one is left as it is.
+    """
+
+    set: str = DEFAULT_SET
+    """Folder of the set, or its URL."""
+    out: str | None = None
+    """Folder of the new set, or its URL; by default named after the set, such as shards/phantom-64-npy."""
+    size: int | None = None
+    """Side of the square images, in pixels; by default the set's own, and never larger."""
+    encoding: str | None = None
+    """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest); by default the set's own, or npy
+    where nothing else is asked for."""
+    min_shards: int | None = None
+    """Shards of every class in every split, where it has so many images; by default as the set was made for."""
+    workers: int = 0
+    """Processes that decode and write; 0: one per core."""
+
+    def __post_init__(self) -> None:
+        if self.encoding not in (None, *ENCODINGS):
+            raise UserError(f"--encoding {self.encoding}: unknown{nearest(str(self.encoding), ENCODINGS)}")
+        if self.size is not None and self.size < 16:
+            raise UserError(f"--size {self.size}: 16 pixels or more")
+        if self.min_shards is not None and self.min_shards < 1:
+            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the images become."""
+
+    size: int
+    encoding: str
+    min_shards: int
+
+
+@dataclass(frozen=True)
+class ConvertTask(ShardTask):
+    """One shard of a conversion: samples ``start`` to ``stop`` of a stratum of the source."""
+
+    source: Store
+    entry: dict[str, Any]
+    source_encoding: str
+    source_size: int
+    source_importer: str | None
+    size: int
+    start: int
+    stop: int
+
+    @property
+    def images(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def is_shared(self) -> bool:
+        return self.store.is_shared and self.source.is_shared
+
+    def samples(self, result: ShardResult) -> Iterator[Sample]:
+        """Raises UserError, naming shard and key, for an image that does not decode: none is left out."""
+        for tar, sample in self.source_samples():
+            count_image()
+            yield Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta)
+
+    def source_samples(self) -> Iterator[tuple[str, Sample]]:
+        """Tar and sample, in order. Raises UserError where the source has fewer than its table says."""
+        reader = self.reader()
+        first, _ = reader.locate(self.start)
+        last, _ = reader.locate(self.stop - 1)
+        read = 0
+        for shard in range(first, last + 1):
+            before = int(reader.ends[shard]) - reader.shards[shard]["samples"]
+            part = slice(max(self.start - before, 0), self.stop - before)
+            samples = reader.whole(shard, allows_long_keys=True)
+            for sample in itertools.islice(samples, part.start, part.stop):
+                read += 1
+                yield reader.shards[shard]["name"], sample
+        if read != self.images:
+            raise UserError(
+                f"{self.source}/{self.entry['table']}: tells of more samples than its tars hold; {reader.remedy}"
+            )
+
+    def image_of(self, sample: Sample, tar: str) -> bytes:
+        try:
+            pixels = decode(sample.image, self.source_encoding, self.source_size)
+        except UndecodableImage as error:
+            raise UserError(
+                f"{self.source}/{tar}: sample {sample.key}: {error}; {self.reader().remedy}"
+            ) from None
+        if (self.source_encoding, self.source_size) == (self.encoding, self.size):
+            return sample.image  # a JPEG encoded twice would lose twice
+        return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)
+
+    def take_over(self, row: dict[str, Any], samples: dict[str, Any]) -> ShardResult | None:
+        reader = self.reader()
+        if reader.has_truncated_keys:
+            keys = [replaced(sample.key) for _, sample in self.source_samples()]
+        else:
+            keys = [reader.key(number).decode() for number in range(self.start, self.stop)]
+        return ShardResult(row) if keys == [*samples] else None
+
+    def reader(self) -> StratumReader:
+        return StratumReader(
+            self.source,
+            self.entry,
+            self.class_index,
+            self.source_encoding,
+            self.source_size,
+            self.source_importer,
+        )
+
+
+def convert(options: ConvertOptions) -> Manifest:
+    """Convert a set; returns the new set's manifest.
+
+    A finished set of the same source and options is left as it is. Raises UserError where the source is not
+    whole, where there is nothing to change, and for a size above the source's.
+    """
+    source = ShardSet(options.set)
+    target = target_of(source, options)
+    out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
+    store = store_of(out)
+    asked = {k: v for k, v in source.manifest["provenance"].items() if k not in FOUND_LATER}
+    asked["converted"] = [
+        *asked.get("converted", []),
+        {
+            "from": source.digest,
+            "size": target.size,
+            "encoding": target.encoding,
+            "min_shards": target.min_shards,
+        },
+    ]
+    if store.exists(MANIFEST):
+        if read_manifest(store)["digest"] == source.digest:
+            raise UserError(f"{out} is the set itself: name another --out")
+        return finished_set(store, asked)
+    say(
+        f"{source}: {source.image_size} px {source.manifest['encoding']} -> {target.size} px {target.encoding}"
+    )
+    with claimed(store, asked):
+        manifest = fill(source, store, target, asked, options.workers)
+    images = sum(entry["samples"] for entry in manifest["strata"])
+    say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
+    return manifest
+
+
+def target_of(source: ShardSet, options: ConvertOptions) -> Target:
+    own_size, own_encoding = source.image_size, source.manifest["encoding"]
+    is_only_encoding = options.size is None and options.min_shards is None
+    is_foreign = own_encoding not in ENCODINGS
+    has_truncated_keys = source.has_truncated_keys
+    is_for_speed = is_foreign or (is_only_encoding and not has_truncated_keys)
+    encoding = options.encoding or ("npy" if is_for_speed else own_encoding)
+    size = options.size or own_size
+    if size > own_size:
+        raise UserError(
+            f"--size {size}: {source} has images of {own_size} px, and a larger size would show no more of them: "
+            f"import its source again at --size {size}"
+        )
+    is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
+    if is_same and not has_truncated_keys:
+        raise UserError(
+            f"{source} has images of {size} px in {encoding} already: name another --size, --encoding or "
+            "--min-shards"
+        )
+    provenance = source.manifest["provenance"]
+    made_for = [provenance.get("options", {}), *provenance.get("converted", [])][-1].get("min_shards", 1)
+    return Target(size, encoding, options.min_shards or made_for)
+
+
+def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
+    length = samples_per_shard(target.size, target.encoding)
+    tasks = []
+    for entry, stratum in zip(source.manifest["strata"], source.strata):
+        for number, (start, stop) in enumerate(cuts(entry["samples"], length, target.min_shards)):
+            tasks.append(
+                ConvertTask(
+                    store,
+                    number,
+                    stratum,
+                    source.classes.index(stratum.class_name),
+                    target.encoding,
+                    source.store,
+                    entry,
+                    source.manifest["encoding"],
+                    source.image_size,
+                    source.manifest["provenance"].get("importer"),
+                    target.size,
+                    start,
+                    stop,
+                )
+            )
+    return tasks
+
+
+def fill(source: ShardSet, store: Store, target: Target, asked: dict[str, Any], workers: int) -> Manifest:
+    """Write all files of the set, the manifest last."""
+    rows = rows_of(write_all(plan(source, store, target), f"convert to {store}", workers))
+    found = {k: v for k, v in source.manifest["provenance"].items() if k in FOUND_LATER}
+    found.pop(UNUSED_TARS, None)  # others' file names are no part of a set of our own
+    manifest = write_manifest(
+        store,
+        classes=source.classes,
+        image_size=target.size,
+        encoding=target.encoding,
+        strata=[write_table(store, stratum, shards) for stratum, shards in rows.items()],
+        provenance=asked | found,
+        lineage=converted(source.manifest),
+    )
+    settle(store)
+    return manifest

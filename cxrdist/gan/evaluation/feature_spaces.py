@@ -1,0 +1,141 @@
+"""The spaces in which images are compared: the classifier's, a second one, and for copies the pixels themselves."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+
+from cxrdist.data.transforms import to_float
+from cxrdist.errors import UserError, nearest
+from cxrdist.nets.dcnn import DCNN
+from cxrdist.nets.features import ClassifierFeatures, RandomFeatures
+from cxrdist.run.checkpoint import weights_sha256
+
+CLASSIFIER, PIXELS = "classifier", "pixels"
+PIXEL_SIDE = 32
+
+
+@dataclass(frozen=True)
+class Space:
+    """A map from images to features."""
+
+    name: str
+    what: str
+    """For the reader of the results."""
+    dims: int
+    weights_sha256: str | None
+    embed: Callable[[Tensor], Tensor]
+    """Images [B, 1, H, W] uint8 -> features [B, dims], on the device of the images."""
+
+
+def spaces_of(
+    features: str, classifier: DCNN, image_size: int, device: torch.device
+) -> tuple[list[Space], Space]:
+    """The two spaces of the figures, and the space of pixels, in which copies are looked for too."""
+    last_maps = ClassifierFeatures(classifier)
+    digest = weights_sha256(classifier)
+    ours = network_space(CLASSIFIER, "means of the classifier's last feature maps", last_maps, digest, device)
+    if features == "random":
+        network = RandomFeatures(image_size)
+        what = "means of the maps of a fixed untrained network, at several scales"
+        second = network_space("random", what, network, weights_sha256(network), device)
+    else:
+        second = named_space(features, image_size, device)
+    return [ours, second], pixel_space()
+
+
+def network_space(
+    name: str,
+    what: str,
+    network: ClassifierFeatures | RandomFeatures,
+    digest: str,
+    device: torch.device,
+) -> Space:
+    network = network.to(device)
+    return Space(name, what, network.dims, digest, lambda images: network(to_float(images)))
+
+
+def pixel_space() -> Space:
+    def embed(images: Tensor) -> Tensor:
+        return adaptive_avg_pool2d(to_float(images), PIXEL_SIDE).flatten(1)
+
+    return Space(PIXELS, f"images averaged down to {PIXEL_SIDE} px", PIXEL_SIDE**2, None, embed)
+
+
+def named_space(name: str, image_size: int, device: torch.device) -> Space:
+    """A user's own: ``package.module:function``, found from the current folder too. The function takes nothing and
+    returns a callable from images [B, 1, H, W] uint8, on the job's device, to features [B, D].
+
+    Raises UserError where it is not found, fails, or gives something else; so does its ``embed``.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # under a launcher the path begins at launch/; functions may import later, too
+    make = _function(name)
+    embed = _called(name, make)
+    if isinstance(embed, nn.Module):
+        embed = embed.to(device).eval()
+    if not callable(embed):
+        raise UserError(
+            f"--features {name}: {name.partition(':')[2]}() returned {embed!r}, which is no callable"
+        )
+
+    def features(images: Tensor, is_alike_on_all_ranks: bool = False) -> Tensor:
+        every_rank = not is_alike_on_all_ranks
+        found = _called(name, embed, images, every_rank=every_rank)
+        is_tensor = isinstance(found, Tensor)
+        if is_tensor and found.ndim == 2 and len(found) == len(images) and found.is_floating_point():
+            return found
+        got = f"{found.dtype} {list(found.shape)}" if is_tensor else type(found).__name__
+        raise UserError(
+            f"--features {name}: for images {list(images.shape)} it returned {got}, and not features "
+            f"[{len(images)}, D] of floats",
+            every_rank=every_rank,
+        )
+
+    black = torch.zeros(2, 1, image_size, image_size, dtype=torch.uint8, device=device)
+    with torch.no_grad():
+        dims = features(black, is_alike_on_all_ranks=True).shape[1]
+    digest = weights_sha256(embed) if isinstance(embed, nn.Module) else None
+    return Space(name, "the user's own features", dims, digest, features)
+
+
+def _called(name: str, function: Callable[..., Any], *images: Tensor, every_rank: bool = False) -> Any:
+    try:
+        return function(*images)
+    except Exception as error:  # a user's code may raise anything
+        raise UserError(f"--features {name}: {_told(error)}", every_rank=every_rank) from error
+
+
+def _function(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"--features {name}: {error}; looked for it in {Path.cwd()} and among what is installed"
+        ) from None
+    except Exception as error:  # a user's code may raise anything
+        raise UserError(f"--features {name}: {_told(error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UserError(
+            f"--features {name}: {module_name} has no function {function_name}{nearest(function_name, known)}"
+        )
+    return function
+
+
+def _told(error: Exception) -> str:
+    """What was raised, in one line, and where."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"

@@ -1,0 +1,118 @@
+"""The figures of a class, and of all together, from features: each beside its floor and the numbers of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cxrdist.gan.evaluation.distances import frechet_distance, kernel_distance, manifolds
+from cxrdist.gan.evaluation.memorization import rounded
+
+FIGURES = ("fid", "kid", "precision", "recall", "density", "coverage")
+
+Figures = dict[str, dict[str, Any]]
+"""By the name of the figure: value, floor, n_generated, n_real, n_floor, and a note where there is no value."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Features of one class in one space, each [n, D], in an order in which any first part is a fair sample."""
+
+    generated: Tensor
+    train: Tensor
+    real: Tensor
+    """Held-out."""
+
+
+def compare(sets: Sets, k: int) -> Figures:
+    """Generated against held-out real images, and as the floor real training images against the same ones: of other
+    patients, so that it is what a perfect generator would get.
+
+    KID is unbiased and takes all images. The others depend on how many there are: they take equally many generated
+    and training images, so that value and floor are biased alike.
+    """
+    equal = min(len(sets.generated), len(sets.train))
+    generated, train = sets.generated[:equal], sets.train[:equal]
+    found: Figures = {
+        "fid": _figure(
+            frechet_distance(generated, sets.real), frechet_distance(train, sets.real), equal, sets, equal, 2
+        ),
+        "kid": _figure(
+            kernel_distance(sets.generated, sets.real),
+            kernel_distance(sets.train, sets.real),
+            len(sets.generated),
+            sets,
+            len(sets.train),
+            2,
+        ),
+    }
+    values, floors = manifolds(generated, sets.real, k), manifolds(train, sets.real, k)
+    for name in FIGURES[2:]:
+        value, floor = (None if one is None else getattr(one, name) for one in (values, floors))
+        found[name] = _figure(value, floor, equal, sets, equal, k + 1)
+    return found
+
+
+def _figure(
+    value: float | None, floor: float | None, generated: int, sets: Sets, train: int, least: int
+) -> dict[str, Any]:
+    figure: dict[str, Any] = {
+        "value": rounded(value),
+        "floor": rounded(floor),
+        "n_generated": generated,
+        "n_real": len(sets.real),
+        "n_floor": train,
+    }
+    if value is None or floor is None:
+        figure["note"] = f"needs {least} images or more of each kind"
+    return figure
+
+
+def together(per_class: Mapping[str, Sets]) -> Sets:
+    """All classes as one set, generated and training images in the shares that the classes have among the held-out
+    ones: in others FID and KID would tell of the shares. Equally many of both."""
+    equal = {name: min(len(sets.generated), len(sets.train)) for name, sets in per_class.items()}
+    factor = min(Fraction(equal[name], len(sets.real)) for name, sets in per_class.items())
+    counts = {name: max(1, int(factor * len(sets.real))) for name, sets in per_class.items()}
+    return Sets(
+        generated=torch.cat([sets.generated[: counts[name]] for name, sets in per_class.items()]),
+        train=torch.cat([sets.train[: counts[name]] for name, sets in per_class.items()]),
+        real=torch.cat([sets.real for sets in per_class.values()]),
+    )
+
+
+def brief(spaces: Mapping[str, Figures]) -> dict[str, dict[str, float | None]]:
+    """``{space: {figure: value}}``."""
+    return {
+        space: {name: figure["value"] for name, figure in figures.items()}
+        for space, figures in spaces.items()
+    }
+
+
+def table(results: Mapping[str, Mapping[str, Figures]]) -> Iterator[str]:
+    """``{class or "overall": {space: figures}}`` as lines for a terminal. ``n``: generated to held-out images; KID
+    takes more of them than the others."""
+    rows = [["class", "space", "n KID", "KID x 1000 (floor)", "n", "FID (floor)", *FIGURES[2:]]]
+    for name, spaces in results.items():
+        for space, figures in spaces.items():
+            row = [name, space, _numbers(figures["kid"]), _shown(figures["kid"], 4, 1000)]
+            row += [_numbers(figures["fid"]), _shown(figures["fid"], 4)]
+            rows.append([*row, *(_shown(figures[figure], 2) for figure in FIGURES[2:])])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+
+
+def _numbers(figure: dict[str, Any]) -> str:
+    return f"{figure['n_generated']}:{figure['n_real']}"
+
+
+def _shown(figure: dict[str, Any], digits: int, factor: float = 1.0) -> str:
+    both = (figure["value"], figure["floor"])
+    value, floor = ("-" if one is None else f"{one * factor:.{digits}g}" for one in both)
+    return f"{value} ({floor})"

@@ -1,0 +1,8 @@
+"""Phantom radiographs: chests of ellipsoids and tubes, projected, with the signs of five classes."""
+
+from __future__ import annotations
+
+from cxrdist.phantom.anatomy import CLASSES, describe
+from cxrdist.phantom.render import Study, render
+
+__all__ = ["CLASSES", "Study", "describe", "render"]
