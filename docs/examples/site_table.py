@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from cxrdist.data.importers.base import FileImporter, Record, check_choice
-from cxrdist.data.importers.tables import (
+from cxrdist.cli.imports import command_of
+from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.tables import (
     age_years,
     cell,
     find_table,
@@ -27,8 +28,6 @@ from cxrdist.data.importers.tables import (
     sex_of,
     view_of,
 )
-
-from cxrdist.cli.imports import command_of
 from cxrdist.process import main
 
 COLUMNS = ("file", "patient", "findings")
