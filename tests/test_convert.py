@@ -452,3 +452,28 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{where}: not an image of a known format")
         assert not (tmp_path / "new" / "manifest.json").exists()
         shutil.rmtree(tmp_path / "new")
+
+
+def test_classes_that_would_share_files_are_refused(tmp_path: Path) -> None:
+    """As no importer of ours writes them; another writer's files may have other names."""
+    store = LocalStore(tmp_path / "set")
+    strata = []
+    for label, name in enumerate(("Mass A", "Mass B")):
+        stratum = Stratum("train", name, "real")
+        image = encode(np.zeros((16, 16), np.uint8), "png")
+        row = write_shard(store, 0, stratum, label, "png", [Sample(f"k{label}", image, {})])
+        strata.append(write_table(store, stratum, [row]) | {"class": ("Mass A", "Mass-A")[label]})
+    write_manifest(
+        store,
+        classes=["Mass A", "Mass-A"],
+        image_size=16,
+        encoding="png",
+        strata=strata,
+        provenance={},
+        lineage={"kind": "real"},
+    )
+    with pytest.raises(
+        UserError, match="classes 'Mass A' and 'Mass-A' would have the same file names; rename one"
+    ):
+        convert(to(tmp_path / "out", tmp_path / "set"))
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tarfile
 from collections import Counter
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from cxrdist.data.lineage import made_from
 from cxrdist.data.reindex import reindex
 from cxrdist.data.set_form import LONGEST_SLUG
 from cxrdist.data.shard_set import ShardSet
+from cxrdist.data.synthetic_keys import candidate_of, key_of, key_prefix
 from cxrdist.data.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import slug
@@ -199,7 +201,7 @@ def test_what_is_indexed_in_place(tmp_path: Path, capsys: Capture) -> None:
 def test_a_class_name_too_long_for_a_file_is_refused_before_anything_is_written(
     source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cxrdist.data.prepare.LONGEST_SLUG", LONGEST_SLUG - 1)
+    monkeypatch.setattr("cxrdist.data.manifest.LONGEST_SLUG", LONGEST_SLUG - 1)
     with pytest.raises(
         UserError,
         match=r"^class 'L{40}'\.\.\.: its name in file names would have 200 characters, of which 199 fit",
@@ -268,8 +270,6 @@ def real_images(real: Path, name: str) -> int:
 
 
 def test_seed_generator_and_class_make_the_key() -> None:
-    from cxrdist.data.synthetic_keys import candidate_of, key_of, key_prefix
-
     prefixes = [
         key_prefix(weights, seed, name)
         for weights in ("a" * 64, "b" * 64)
@@ -304,3 +304,21 @@ def test_an_interrupted_synthesis_writes_the_missing_shards_alone(
     assert synthesize(real, monkeypatch) == place
     assert sorted(written) == [path.name for path in missing]
     assert contents(place) == whole
+
+
+def test_a_synthesis_that_an_earlier_version_began_ends_with_the_keys_of_this_one(
+    real: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr(synthesis, "key_of", lambda prefix, *numbers: key_of(f"{prefix[:12]}-mass", *numbers))
+        place = synthesize(real, earlier)
+    manifest = json.loads((place / "manifest.json").read_text())
+    job = {k: v for k, v in manifest["provenance"].items() if k != "gates"}
+    (place / ".job.json").write_text(json.dumps(job))
+    (place / "manifest.json").unlink()
+    assert synthesize(real, monkeypatch) == place
+    assert verify(str(place)) == []
+    shutil.rmtree(place.with_name("png-run"))
+    before = contents(place)
+    shutil.rmtree(place)
+    assert contents(synthesize(real, monkeypatch)) == before

@@ -22,7 +22,14 @@ from typing import Any
 from cxrdist.data.claim import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
 from cxrdist.data.images import ENCODINGS, UndecodableImage, decode, encode, smaller
 from cxrdist.data.lineage import converted
-from cxrdist.data.manifest import MANIFEST, Manifest, read_manifest, write_manifest, write_table
+from cxrdist.data.manifest import (
+    MANIFEST,
+    Manifest,
+    check_classes,
+    read_manifest,
+    write_manifest,
+    write_table,
+)
 from cxrdist.data.open import DEFAULT_SET
 from cxrdist.data.shard_pool import ShardResult, ShardTask, count_image, rows_of, write_all
 from cxrdist.data.shard_set import ShardSet, StratumReader
@@ -154,9 +161,10 @@ def convert(options: ConvertOptions) -> Manifest:
     """Convert a set; returns the new set's manifest.
 
     A finished set of the same source and options is left as it is. Raises UserError where the source is not
-    whole, where there is nothing to change, and for a size above the source's.
+    whole, where there is nothing to change, for a size above the source's, and for classes that would share files.
     """
     source = ShardSet(options.set)
+    check_classes(source.classes)
     target = target_of(source, options)
     out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
     store = store_of(out)

@@ -19,6 +19,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from cxrdist.data.images import UndecodableImage, decode, npy_header
+from cxrdist.data.set_form import KEY_DTYPE
 from cxrdist.data.shard_set import CorruptSample, StratumReader
 from cxrdist.data.stratum_blocks import note_used
 from cxrdist.errors import UserError
@@ -73,7 +74,7 @@ class Gather:
 
     def keys(self, strata: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """[n] S40: the keys of samples, their images unread."""
-        keys = np.empty(len(strata), "S40")
+        keys = np.empty(len(strata), KEY_DTYPE)
         for reader, shard, rows, places in self._shards(strata, samples):
             keys[places] = reader.index(shard)["key"][rows]
         return keys

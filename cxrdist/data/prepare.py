@@ -16,14 +16,13 @@ from cxrdist.data.importers.base import Importer, Record
 from cxrdist.data.ingest_options import IngestOptions
 from cxrdist.data.ingest_report import print_rules, print_table, provenance_of
 from cxrdist.data.labels import Labelling, assign
-from cxrdist.data.manifest import SPLITS, Stratum
+from cxrdist.data.manifest import SPLITS, Stratum, check_classes
 from cxrdist.data.privacy import PUBLIC_PHANTOM_SALT, Salt, load_salt
-from cxrdist.data.set_form import LONGEST_SLUG, MOST_CLASSES, check_provenance, is_text
+from cxrdist.data.set_form import check_provenance
 from cxrdist.data.shard_pool import UndecodableSource, work
 from cxrdist.data.shard_tasks import HashTask, hash_images, patient_of
 from cxrdist.data.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.errors import UserError
-from cxrdist.files import slug
 from cxrdist.progress import say
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
@@ -152,24 +151,3 @@ def said_splits(records: list[Record]) -> list[str]:
     if "val" in said:
         return said
     return [TRAIN_VAL if split == "train" else split for split in said]
-
-
-def check_classes(classes: tuple[str, ...]) -> None:
-    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
-    names that would share files, or too many."""
-    if len(classes) > MOST_CLASSES:
-        raise UserError(
-            f"{len(classes):,} classes: a set holds at most {MOST_CLASSES:,}; choose with --classes"
-        )
-    seen: dict[str, str] = {}
-    for name in classes:
-        if not is_text(name):
-            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
-        if len(slug(name)) > LONGEST_SLUG:
-            raise UserError(
-                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
-                f"{LONGEST_SLUG} fit; rename it"
-            )
-        if other := seen.get(slug(name)):
-            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
-        seen[slug(name)] = name

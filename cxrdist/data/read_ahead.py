@@ -23,6 +23,7 @@ import torch
 from cxrdist.data.decode_pool import DecodePool
 from cxrdist.data.gather import Gather, Substitution
 from cxrdist.data.loader import LoaderConfig, Peers
+from cxrdist.data.set_form import KEY_DTYPE
 from cxrdist.data.shard_set import CorruptSample
 from cxrdist.errors import UserError
 from cxrdist.progress import say
@@ -176,7 +177,7 @@ class _InThread:
 
     def read(self, step: int) -> Read:
         strata, samples = self.stream.planned(step)
-        pixels, keys = self._buffers.take(), np.empty(len(strata), "S40")
+        pixels, keys = self._buffers.take(), np.empty(len(strata), KEY_DTYPE)
         self.stream.prefetch(step, self.stop)
         return pixels, keys, self._gather.fill(strata, samples, pixels.numpy(), keys)
 

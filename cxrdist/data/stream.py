@@ -25,6 +25,7 @@ from cxrdist.data.loader import ALONE, LoaderConfig, Peers
 from cxrdist.data.manifest import Stratum
 from cxrdist.data.order import Order, StratumQuota, part_of_batch
 from cxrdist.data.read_ahead import ReadAhead
+from cxrdist.data.set_form import KEY_DTYPE
 from cxrdist.data.shard_set import ShardSet, StratumReader
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
@@ -155,7 +156,7 @@ class Stream:
         """This rank's part of global batch ``step``. Raises UserError for a corrupt sample, naming it."""
         strata, samples = self.planned(step)
         pixels = torch.empty(self.shape, dtype=torch.uint8)
-        keys = np.empty(self.per_rank, "S40")
+        keys = np.empty(self.per_rank, KEY_DTYPE)
         return self.as_batch(step, pixels, keys, self._gather.fill(strata, samples, pixels.numpy(), keys))
 
     def as_batch(

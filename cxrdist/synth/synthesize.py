@@ -20,10 +20,11 @@ from cxrdist.config import find_named, load_yaml, to_dict
 from cxrdist.data.claim import claim, finished_set, remove_leftovers, settle
 from cxrdist.data.images import encode
 from cxrdist.data.lineage import made_from
-from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.manifest import MANIFEST, Manifest, Stratum, check_classes, write_manifest, write_table
 from cxrdist.data.mix import quotas, rule_from
 from cxrdist.data.mix_sources import train_counts
 from cxrdist.data.open import open_real
+from cxrdist.data.set_form import check_provenance
 from cxrdist.data.shard_set import ShardSet
 from cxrdist.data.shards import Sample, finished_shard, samples_per_shard, write_shard
 from cxrdist.data.store import Store, store_of
@@ -59,10 +60,12 @@ def synthesize(config: SynthConfig) -> None:
     dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)
+    check_classes(real.classes)
     wanted = images_to_make(config, real)
     generators = load_generators(Path(config.gan), wanted, real)
     gates = {name: GreyGate.from_real(real, name) for name in wanted}
     provenance = provenance_of(config, generators, gates, wanted)
+    check_provenance(provenance, f"--out {config.out_place}")
     store = store_of(config.out_place)
     with holding(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):
