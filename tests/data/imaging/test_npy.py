@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrdist.data.imaging.npy import OtherVersion, header_of
+from cxrdist.data.imaging.npy import UnsupportedNpyVersion, header_of
 
 
 def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> io.BytesIO:
@@ -22,8 +22,8 @@ def test_a_header_is_read_and_the_stream_stands_at_the_data() -> None:
     assert stream.read() == bytes([0, 3, 1, 4, 2, 5])
 
 
-def test_another_version_is_told() -> None:
-    with pytest.raises(OtherVersion, match=r"npy version 2\.0, not 1\.0"):
+def test_another_version_is_reported() -> None:
+    with pytest.raises(UnsupportedNpyVersion, match=r"npy version 2\.0, not 1\.0"):
         header_of(npy(np.zeros(3), (2, 0)))
 
 

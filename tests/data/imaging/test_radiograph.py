@@ -243,7 +243,7 @@ def test_bytes_give_what_their_file_gives(tmp_path: Path) -> None:
     assert (error.value.reason, error.value.file) == ("empty", "")
 
 
-def test_a_foreign_npy_may_have_any_size_but_no_other_type() -> None:
+def test_an_external_npy_may_have_any_size_but_no_other_type() -> None:
     np.testing.assert_array_equal(grey_of(npy(NOISE), 32), NOISE)
     np.testing.assert_array_equal(grey_of(npy(np.asfortranarray(NOISE)), 32), NOISE)
     expected = np.zeros((16, 16), np.uint8)

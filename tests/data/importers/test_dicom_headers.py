@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.data.imaging.dicom.header import BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.imaging.dicom.header import BURNED_IN, NOTE_MAY_BE_BURNED_IN
 from cxrdist.data.importers.common.dicom_headers import NOTE_ONE_PATIENT
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
@@ -37,7 +37,7 @@ def test_a_folder_takes_patient_view_sex_and_age_from_dicom(tmp_path: Path) -> N
         "Mass/c.png": "",
     }
     a = told["Normal/a.dcm"]
-    assert (a.view, a.sex, a.age, a.left_out, a.notes) == ("AP", "F", 58, None, (NOTE_NOT_SAID,))
+    assert (a.view, a.sex, a.age, a.left_out, a.notes) == ("AP", "F", 58, None, (NOTE_MAY_BE_BURNED_IN,))
     assert told["Normal/1.2.840.5"].notes == () == told["Mass/c.png"].notes
     assert told["Mass/b.dicom"].left_out == BURNED_IN
     kept = {r.source_id: r for r in Folder(root=str(tmp_path), burned_in="keep").records()}

@@ -17,7 +17,12 @@ from webdataset import TarWriter
 from webdataset import WebDataset as PlainWebDataset
 
 from cxrdist.data.imaging.codecs import encode
-from cxrdist.data.imaging.dicom.header import BURNED_IN, NOT_FOR_PRESENTATION, NOTE_BURNED_IN, NOTE_NOT_SAID
+from cxrdist.data.imaging.dicom.header import (
+    BURNED_IN,
+    NOT_FOR_PRESENTATION,
+    NOTE_BURNED_IN,
+    NOTE_MAY_BE_BURNED_IN,
+)
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common import external_tar
 from cxrdist.data.importers.common.base import Record
@@ -237,7 +242,7 @@ def test_dicom_members_speak_for_themselves(tmp_path: Path) -> None:
         "b": ("two", None, BURNED_IN, (NOTE_BURNED_IN,)),
         "c": ("two", None, NOT_FOR_PRESENTATION, ()),
         "d": ("one", None, BURNED_IN, (NOTE_BURNED_IN,)),
-        "e": ("two", None, None, (NOTE_NOT_SAID,)),
+        "e": ("two", None, None, (NOTE_MAY_BE_BURNED_IN,)),
         "f": ("", None, None, ()),
         "g": ("", None, None, ()),
     }

@@ -82,8 +82,7 @@ def test_rescale_also_with_a_negative_slope() -> None:
     # Without a window too, more in the file is less in the image.
     assert grey([10, 20, 30], RescaleSlope=-1, RescaleIntercept=4095) == [255, 128, 0]
     assert (
-        reason(dicom_file(RAMP, RescaleSlope=0, RescaleIntercept=1))
-        == "a rescale slope of zero, or no number"
+        reason(dicom_file(RAMP, RescaleSlope=0, RescaleIntercept=1)) == "invalid rescale slope or intercept"
     )
 
 
@@ -129,13 +128,13 @@ def test_voi_lut_maps_rescaled_values() -> None:
     table = lut([3, -2, 8], [50, 60, 70])
     elements = {"RescaleSlope": 1, "RescaleIntercept": -1000.4, "VOILUTSequence": [table]}
     assert grey([900, 998, 999, 1000, 1001], **elements) == [50, 50, 60, 70, 70]
+    # 2 x is 70,000 and 131,070: beyond the table's end, also if the excess is a multiple of 65,536.
+    elements = {"RescaleSlope": 2, "RescaleIntercept": 0, "VOILUTSequence": [lut([3, 0, 8], [50, 60, 70])]}
+    assert grey([0, 35000, 32768, 65535], **elements) == [50, 70, 70, 70]
 
 
 def test_lut_that_is_too_short_is_refused() -> None:
-    assert (
-        reason(dicom_file(RAMP, VOILUTSequence=[lut([9, 0, 8], [1, 2])]))
-        == "a lookup table that is not right"
-    )
+    assert reason(dicom_file(RAMP, VOILUTSequence=[lut([9, 0, 8], [1, 2])])) == "invalid lookup table"
 
 
 def test_percentiles_where_no_window_is_given() -> None:
@@ -228,7 +227,7 @@ def test_a_constant_image_is_constant(value: int, elements: dict[str, Any]) -> N
         ({"PixelData": None}, "no pixel data"),
         ({"Rows": 17}, "truncated or damaged"),
         ({"Rows": 10001, "Columns": 10000}, "more than 100 megapixels"),
-        ({**AS_IT_IS, "VOILUTFunction": "CUBIC"}, "an unknown VOI LUT function"),
+        ({**AS_IT_IS, "VOILUTFunction": "CUBIC"}, "unknown VOI LUT function"),
     ],
 )
 def test_refused_with_a_reason(elements: dict[str, Any], expected: str) -> None:

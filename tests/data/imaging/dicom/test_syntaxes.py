@@ -132,7 +132,7 @@ def test_signed_pixels_that_were_compressed_as_unsigned() -> None:
 
 
 def test_signed_samples_of_fewer_bits_than_are_stored() -> None:
-    # -1 as the 0xFF of 8 bits, under a header of 12.
+    # -1 as the 0xFF of 8 bits, with a header of 12.
     pixels = noise("i2", 8)
     case = all_values(pixels, 12, syntax=JPEG2000, frame=jpeg2000(pixels.astype("i1"), 8))
     assert np.array_equal(grey_of_dicom(case["data"]), case["expected"])
@@ -250,9 +250,7 @@ def test_a_codestream_larger_than_its_header_is_not_decoded(syntax: str) -> None
     frame = bytearray(FRAMES[syntax]())
     frame[at : at + 2] = b"\x4e\x20"  # width in JPEG 2000, height in JPEG: a few gigabytes of zeros
     data = all_values(noise("u2", 12), 12, syntax=syntax, frame=bytes(frame))["data"]
-    with pytest.raises(
-        UndecodableImage, match=r"^compressed pixels of [0-9]+x[0-9]+ under a header of 33x35$"
-    ):
+    with pytest.raises(UndecodableImage, match=r"^compressed pixels of [0-9]+x[0-9]+ but a header of 33x35$"):
         grey_of_dicom(data)
 
 
@@ -298,7 +296,7 @@ def test_a_deflated_bomb_is_not_inflated(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_other_transfer_syntaxes_are_refused() -> None:
     data = dicom_file(noise("u1", 8), EXPLICIT).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")
-    with pytest.raises(UndecodableImage, match=r"^a transfer syntax that is not supported$"):
+    with pytest.raises(UndecodableImage, match=r"^unsupported transfer syntax$"):
         grey_of_dicom(data)
 
 
