@@ -299,7 +299,7 @@ def test_a_shard_of_other_samples_is_not_taken_over(tiny_set: Path, tmp_path: Pa
 SCRIPT = f"""
 import sys
 from cxrdist.run.checkpoint import save_weights, weights_sha256
-from cxrdist.data import convert as module
+from cxrdist.data.tools import convert as module
 module.samples_per_shard = lambda *_: {SAMPLES_PER_SHARD}
 module.convert(module.ConvertOptions(set=sys.argv[1], out=sys.argv[2], encoding="npy", workers=1))
 """
