@@ -24,7 +24,15 @@ from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import quotas, rule_from
 from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
+from cxrdist.data.shards.manifest import (
+    Lineage,
+    Manifest,
+    Provenance,
+    Stratum,
+    check_classes,
+    checked_provenance,
+    write_manifest,
+)
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
@@ -61,10 +69,12 @@ def synthesize(config: SynthConfig) -> None:
     dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)
+    check_classes(real.classes)
     wanted = images_to_make(config, real)
     generators = load_generators(Path(config.gan), wanted, real)
     gates = {name: GreyGate.from_real(real, name) for name in wanted}
     provenance = provenance_of(config, generators, gates, wanted)
+    checked_provenance(provenance, f"--out {config.out_place}")
     store = store_of(config.out_place)
     with holding(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):

@@ -24,6 +24,7 @@ from cxrdist.data.shards.tar import Sample, write_shard
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.process import main as process_main
 from cxrdist.seeds import derive
+from tests.helpers.commands import mix
 from tests.helpers.launching import CLONE
 
 Capture = pytest.CaptureFixture[str]
@@ -86,15 +87,6 @@ def desk(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
 def here(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(desk)
     monkeypatch.setenv("COLUMNS", "100")
-
-
-def mix(capsys: Capture, *words: str) -> list[str]:
-    """The lines that a command prints, without the blanks at their ends."""
-    with pytest.raises(SystemExit) as caught:
-        process_main(lambda: dispatch(["mix", *words]))
-    done = capsys.readouterr()
-    assert (caught.value.code, done.err) == (0, "")
-    return [line.rstrip() for line in done.out.splitlines()]
 
 
 # ---- show

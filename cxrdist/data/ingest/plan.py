@@ -22,11 +22,10 @@ from cxrdist.data.ingest.report import print_rules, print_table
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.index import ShardRow
-from cxrdist.data.shards.manifest import Stratum, checked_provenance
-from cxrdist.data.shards.schema import MAX_CLASSES, MAX_SLUG_CHARACTERS, SPLITS, is_text
+from cxrdist.data.shards.manifest import Stratum, check_classes, checked_provenance
+from cxrdist.data.shards.schema import SPLITS
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
-from cxrdist.files import slug
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 IMAGES_PER_HASH_TASK = 256
@@ -154,24 +153,3 @@ def said_splits(records: list[Record]) -> list[str]:
     if "val" in said:
         return said
     return [TRAIN_VAL if split == "train" else split for split in said]
-
-
-def check_classes(classes: tuple[str, ...]) -> None:
-    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
-    names that would share files, or too many."""
-    if len(classes) > MAX_CLASSES:
-        raise UserError(
-            f"{len(classes):,} classes: a set holds at most {MAX_CLASSES:,}; choose with --classes"
-        )
-    seen: dict[str, str] = {}
-    for name in classes:
-        if not is_text(name):
-            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
-        if len(slug(name)) > MAX_SLUG_CHARACTERS:
-            raise UserError(
-                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
-                f"{MAX_SLUG_CHARACTERS} fit; rename it"
-            )
-        if other := seen.get(slug(name)):
-            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
-        seen[slug(name)] = name

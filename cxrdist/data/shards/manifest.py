@@ -29,6 +29,7 @@ from cxrdist.data.shards.schema import (
     FORMAT,
     MANIFEST,
     MAX_CLASSES,
+    MAX_SLUG_CHARACTERS,
     MIN_SAMPLE_BYTES,
     REMEDY,
     SPLITS,
@@ -45,6 +46,7 @@ from cxrdist.data.shards.schema import (
     first_error,
     holds_control_characters,
     impossible,
+    is_text,
 )
 from cxrdist.data.storage.store import Store, store_of, write_to
 from cxrdist.errors import UserError
@@ -257,6 +259,27 @@ def write_manifest(
         raise UserError(f"{store}/{MANIFEST}: not written, since {error}") from None
     write_to(store, MANIFEST, canonical_json(value))
     return manifest
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
+    names that would share files, or too many."""
+    if len(classes) > MAX_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes: a set holds at most {MAX_CLASSES:,}; choose with --classes"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if len(slug(name)) > MAX_SLUG_CHARACTERS:
+            raise UserError(
+                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
+                f"{MAX_SLUG_CHARACTERS} fit; rename it"
+            )
+        if other := seen.get(slug(name)):
+            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+        seen[slug(name)] = name
 
 
 def checked_provenance(value: dict[str, Any], where: str) -> Provenance:

@@ -25,7 +25,14 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
 from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import converted
-from cxrdist.data.shards.manifest import Manifest, Provenance, StratumEntry, read_manifest, write_manifest
+from cxrdist.data.shards.manifest import (
+    Manifest,
+    Provenance,
+    StratumEntry,
+    check_classes,
+    read_manifest,
+    write_manifest,
+)
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.shards.schema import MANIFEST, Problem, ShardSetError
 from cxrdist.data.shards.shard_set import ShardSet
@@ -156,10 +163,11 @@ class ConvertTask(ShardTask):
 def convert(options: ConvertOptions) -> Manifest:
     """Convert a set; returns the new set's manifest.
 
-    A finished set of the same source and options is left as it is. Raises UserError if the source is not
-    whole, if there is nothing to change, and for a size above the source's.
+    A finished set of the same source and options is left as it is. Raises UserError if the source is not whole, if
+    there is nothing to change, for a size above the source's, and for classes that would share files.
     """
     source = ShardSet(options.set)
+    check_classes(source.classes)
     target = target_of(source, options)
     out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
     store = store_of(out)

@@ -137,7 +137,7 @@ def test_a_job_killed_after_its_manifest_is_tidied_up(tiny_set: Path, images: Pa
 
 SCRIPT = f"""
 import sys
-from cxrdist.data import ingest as module
+from cxrdist.data.ingest import ingest as module
 from cxrdist.data.importers.folder import Folder
 module.samples_per_shard = lambda *_: {SAMPLES_PER_SHARD}
 module.ingest(Folder(root=sys.argv[1]), module.IngestOptions(out=sys.argv[2], size=32, workers=1))

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import uuid
 from pathlib import Path
@@ -36,7 +35,7 @@ from cxrdist.nets.dcgan import DCGANConfig, Generator
 from cxrdist.synth.lineage import load_generators
 from tests.helpers.inline_pool import InlinePool
 from tests.helpers.processes import children, is_running, wait_until
-from tests.helpers.shard_sets import contents
+from tests.helpers.shard_sets import contents, members, pixels
 
 SAMPLES_PER_SHARD = 3
 
@@ -48,25 +47,6 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def to(out: Path | str, source: Path | str, **changes: Any) -> ConvertOptions:
     return ConvertOptions(**{"set": str(source), "out": str(out), "workers": 1, **changes})
-
-
-def members(folder: Path, suffix: str) -> dict[str, dict[str, bytes]]:
-    """Stratum -> member name -> bytes, in the order of the tars."""
-    found: dict[str, dict[str, bytes]] = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.name.endswith(suffix):
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    found.setdefault(path.name[: -len("-000000.tar")], {})[member.name] = stream.read()
-    return found
-
-
-def pixels(folder: Path) -> dict[str, np.ndarray]:
-    shards = ShardSet(folder)
-    readers = [shards.stratum(s.split, s.class_name, s.origin) for s in shards.strata]
-    return {r.key(i).decode(): r.pixels(i) for r in readers for i in range(r.samples)}
 
 
 # ---- what is kept
@@ -320,7 +300,7 @@ def test_a_shard_of_other_samples_is_not_taken_over(tiny_set: Path, tmp_path: Pa
 SCRIPT = f"""
 import sys
 from cxrdist.run.checkpoint import save_weights, weights_sha256
-from cxrdist.data import convert as module
+from cxrdist.data.tools import convert as module
 module.samples_per_shard = lambda *_: {SAMPLES_PER_SHARD}
 module.convert(module.ConvertOptions(set=sys.argv[1], out=sys.argv[2], encoding="npy", workers=1))
 """
@@ -450,3 +430,28 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{where}: not an image of a known format")
         assert not (tmp_path / "new" / "manifest.json").exists()
         shutil.rmtree(tmp_path / "new")
+
+
+def test_classes_that_would_share_files_are_refused(tmp_path: Path) -> None:
+    """As no importer of ours writes them; another writer's files may have other names."""
+    store = LocalStore(tmp_path / "set")
+    strata = []
+    for label, name in enumerate(("Mass A", "Mass B")):
+        stratum = Stratum("train", name, "real")
+        image = encode(np.zeros((16, 16), np.uint8), "png")
+        row = write_shard(store, 0, stratum, label, "png", [Sample(f"k{label}", image, {})])
+        strata.append(write_table(store, stratum, [row]) | {"class": ("Mass A", "Mass-A")[label]})
+    write_manifest(
+        store,
+        classes=["Mass A", "Mass-A"],
+        image_size=16,
+        encoding="png",
+        strata=strata,
+        provenance={},
+        lineage={"kind": "real"},
+    )
+    with pytest.raises(
+        UserError, match="classes 'Mass A' and 'Mass-A' would have the same file names; rename one"
+    ):
+        convert(to(tmp_path / "out", tmp_path / "set"))
+    assert not (tmp_path / "out").exists()
