@@ -153,7 +153,7 @@ def test_ds3_with_a_synthetic_set_that_lacks_a_class(capsys: Capture) -> None:
         "Pleural Effusion     6         10      16   33.3%                  real 1.00",
         "Pneumothorax         4         12      16   33.3%  real 1.00, synthetic 1.00",
         "total               18         30      48  100.0%",
-        "missing: Pleural Effusion: 10 synthetic images an epoch, and there are none: training refuses that",
+        "missing: Pleural Effusion: 10 synthetic images an epoch, but there are none: training refuses it",
     ]
 
 
@@ -166,7 +166,7 @@ def test_weights(capsys: Capture) -> None:
         "Pleural Effusion     2          0       2    6.7%                  real 0.33",
         "Pneumothorax         8         20      28   93.3%  real 2.00, synthetic 1.67",
         "total               10         20      30  100.0%",
-        "note: Normal: not in an epoch, as the mix takes none of its images",
+        "note: Normal: not in an epoch, since the mix takes none of its images",
         "note: Pneumothorax: 8 real images an epoch from 4, so each comes about 2.0 times",
         "note: Pneumothorax: 20 synthetic images an epoch from 12, so each comes about 1.7 times",
     ]
@@ -193,10 +193,10 @@ def test_a_class_without_images(tmp_path: Path, tiny_set: Path, capsys: Capture)
         "Normal     3          0       3  100.0%          real 1.00",
         "Rare       0          0       0    0.0%                  -",
         "total      3          0       3  100.0%",
-        "note: Rare: not in an epoch, as it has no image",
+        "note: Rare: not in an epoch, since it has no image",
     ]
     assert mix(capsys, "show", "DS2", "--shards", place)[-1] == (
-        "missing: Rare: 3 real images an epoch, and there are none: training refuses that"
+        "missing: Rare: 3 real images an epoch, but there are none: training refuses it"
     )
 
 
@@ -319,8 +319,8 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show"], "shards/phantom is not there yet: make it with `cxrdist import phantom`, or name another set"),
-        (["order"], "shards/phantom is not there yet: make it with `cxrdist import phantom`, or name another set"),
+        (["show"], "shards/phantom does not exist yet: create it with `cxrdist import phantom`, or name another set"),
+        (["order"], "shards/phantom does not exist yet: create it with `cxrdist import phantom`, or name another set"),
         (["show", "--shards", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
         (["order", "DS1", "--shards", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
         (["show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from cxrdist.data.loading.stream import Stream
 
 STEPS_AHEAD = 4
-"""How many steps each worker may be ahead of what is printed."""
+"""Steps that each worker may be ahead of the output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderOptions:
-    """Print which images each process of `train_cls.py` would see with the same mix, sets, batch and seed. A line is
+    """Print which images each process of `train_cls.py` reads with the same mix, sets, batch and seed. A line is
     `step 3 epoch 0 rank 1` and the keys; no pixel is read.
     """
 
@@ -52,16 +52,16 @@ class OrderOptions:
     ranks: int = 1
     """Processes of the training; they divide the batch."""
     workers: int = 0
-    """Processes that plan the steps in turn; 0: this one. They change nothing but the time it takes."""
+    """Processes that compute the steps in turn; 0: this one. The output does not depend on it."""
     from_step: int = 0
-    """Begin here, as a training does that is resumed."""
+    """The first step, as for a resumed training."""
     seed: int = 0
     """Seed of the training, as in `train_cls.py --seed`: the order's own seed is derived from it."""
     digest: bool = False
     """Per step one line with the SHA-256 over the keys of the global batch, sorted, each ended by a newline: the same
     for any --ranks and --workers."""
     allow_other_lineage: bool = False
-    """Accept synthetic images whose generator did not learn from this set's train split (a leak, perhaps)."""
+    """Accept synthetic images whose generator did not learn from this set's train split (a possible leak)."""
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("epochs", 1), ("ranks", 1), ("workers", 0), ("from_step", 0)):
@@ -73,7 +73,7 @@ class OrderOptions:
 def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
     """The lines of each step, those of all ranks together.
 
-    Raises UserError where the sets, the rule, the batch and the ranks do not fit.
+    Raises UserError if the sets, the rule, the batch and the ranks do not fit together.
     """
     streams = streams_of(options, rule)
     epoch_images = streams[0].epoch_images
@@ -118,7 +118,7 @@ def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
 def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
     """The stream of each rank, as the training builds it."""
     from cxrdist.data.loading.stream import (
-        Stream,  # two seconds of torch that a mistake in the options need not take
+        Stream,  # imports torch, which takes two seconds: after the options were checked
     )
 
     real = open_finished_real(options.shards)
@@ -162,7 +162,7 @@ _streams: list[Stream] = []
 
 
 def do_step(options: OrderOptions, rule: MixRule, step: int) -> str:
-    """The lines of a step; a worker makes streams of its own when it gets its first one."""
+    """The lines of a step; a worker opens its own streams for its first one."""
     if not _streams:
         _streams.extend(streams_of(options, rule))
     return lines_of_step(_streams, step, options)
