@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -25,6 +26,17 @@ class UserError(Exception):
     def __init__(self, message: str, *, every_rank: bool = False) -> None:
         super().__init__(shown(" ".join(message.split())))
         self.every_rank = every_rank
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions unpickle by calling the class with the message alone, which subclasses may not accept: an error
+        # of a worker process would then break the pool.
+        return _unpickled, (type(self), str(self), vars(self))
+
+
+def _unpickled(kind: type[UserError], message: str, attributes: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, message)
+    vars(error).update(attributes)
+    return error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

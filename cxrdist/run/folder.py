@@ -144,7 +144,7 @@ def environment(
 
 def git_commit() -> str | None:
     """The commit of the clone that runs, with ``+`` where files differ from it; None outside a clone."""
-    clone = Path(__file__).resolve().parents[1]
+    clone = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(clone), *words]

@@ -18,14 +18,15 @@ from cxrdist.data.loading.mix_sets import repeat_lines
 from cxrdist.data.loading.stream import Stream
 from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest
+from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.process import main as process_main
 from cxrdist.seeds import derive
 from tests.helpers.commands import mix
 from tests.helpers.launching import CLONE
+from tests.helpers.shard_sets import write_set, write_shard
 
 Capture = pytest.CaptureFixture[str]
 DS3 = {
@@ -47,15 +48,8 @@ def make_synthetic(folder: Path, real: ShardSet, counts: dict[str, int]) -> Path
             strata.append(
                 write_table(store, stratum, [write_shard(store, 0, stratum, label, "png", samples)])
             )
-    write_manifest(
-        store,
-        classes=real.classes,
-        image_size=real.image_size,
-        encoding="png",
-        strata=strata,
-        provenance={},
-        lineage={"kind": "synthetic", **made_from(real), "generators": {}},
-    )
+    lineage = {"kind": "synthetic", **made_from(real), "generators": {}}
+    write_set(store, real.classes, real.image_size, "png", strata, lineage=lineage)
     return folder
 
 
@@ -178,16 +172,7 @@ def test_a_class_without_images(tmp_path: Path, tiny_set: Path, capsys: Capture)
     stratum = Stratum("train", "Normal", "real")
     samples = [Sample(f"k{i}", image, {"patient": f"p{i}"}) for i in range(3)]
     entry = write_table(store, stratum, [write_shard(store, 0, stratum, label, "png", samples)])
-    lineage = {"kind": "real"}
-    write_manifest(
-        store,
-        classes=["Normal", "Rare"],
-        image_size=32,
-        encoding="png",
-        strata=[entry],
-        provenance={},
-        lineage=lineage,
-    )
+    write_set(store, ["Normal", "Rare"], 32, "png", [entry])
     place = str(tmp_path / "set")
     assert mix(capsys, "show", "DS1", "--shards", place)[2:] == [
         "Normal     3          0       3  100.0%          real 1.00",

@@ -242,13 +242,12 @@ def parse_table(value: Any) -> ShardTable:
     for number, row in enumerate(rows):
         if len(row) > len(columns) and {*row} - {*columns, "told"}:
             raise ValueError(f"shards[{number}].{min({*row} - {*columns, 'told'})}: unknown field")
-        _check_metadata(table.metadata[number], int(table.samples[number]), number)
+        if "told" in row:
+            _check_metadata(row["told"], int(table.samples[number]), number)
     return table
 
 
 def _check_metadata(metadata: Any, samples: int, shard: int) -> None:
-    if metadata is None:
-        return
     if not isinstance(metadata, list) or len(metadata) != samples:
         raise ValueError(f"shards[{shard}].told is not a list of its {samples} samples")
     for number, of_sample in enumerate(metadata):

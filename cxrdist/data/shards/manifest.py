@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from cxrdist.data.imaging.codecs import ENCODINGS
 from cxrdist.data.imaging.errors import MAX_PIXELS
@@ -92,7 +92,24 @@ class StratumEntry(Model):
         return self
 
 
-Option = str | int | float | bool | None | list[str] | dict[str, int]
+def _option(value: Any) -> Any:
+    """An option as it is. Not a union of types: pydantic would name those that do not fit within the field's path,
+    and might convert the value."""
+    if isinstance(value, list):
+        is_right = all(isinstance(item, str) for item in value)
+    elif isinstance(value, dict):
+        is_right = all(type(item) is int for item in value.values())
+    else:
+        is_right = value is None or isinstance(value, str | int)
+        is_right = is_right or (isinstance(value, float) and math.isfinite(value))
+    if not is_right:
+        raise ValueError(
+            "expected text, a number, true, false, null, a list of texts or a mapping to integers"
+        )
+    return value
+
+
+Option = Annotated[str | int | float | bool | list[str] | dict[str, int] | None, PlainValidator(_option)]
 
 
 class GateCounts(Model):

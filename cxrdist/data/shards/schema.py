@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, shown
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["real", "synthetic"]
@@ -55,6 +56,7 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
 # What was wrong with a file of a set; see Problem.
 Kind = Literal[
     "missing",  # a file that a table or the manifest names
+    "unreadable",  # a pipe, say, or a place that does not answer
     "size",  # not the bytes that the table states
     "changed",  # a digest that does not fit
     "format",  # not a file of this format
@@ -79,7 +81,7 @@ class Problem:
     detail: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.detail}" if self.file else self.detail
+        return shown(f"{self.file}: {self.detail}" if self.file else self.detail)
 
 
 class ShardSetError(UserError):
@@ -146,7 +148,9 @@ def _is_years(value: Any) -> bool:
 class Model(BaseModel):
     """A part of the format: unknown fields are refused, and no value is converted to another type."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False
+    )
 
     def json_value(self) -> dict[str, Any]:
         """As JSON: the fields that were given, under their names in the file."""
@@ -181,8 +185,19 @@ def first_error(error: ValidationError) -> str:
     for part in first["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
     reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        reason = "expected a mapping"
     if first["type"] == "missing":
         return f"{path} is missing"
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown field"
-    return f"{path or 'the value'} is {ascii(first['input'])[:60]}: {reason}"
+    if first["type"] == "value_error" and isinstance(
+        first["input"], dict
+    ):  # of fields that do not fit together
+        return f"{path}: {reason}" if path else reason
+    return f"{path or 'the value'} is {_excerpt(first['input'])}: {reason}"
+
+
+def _excerpt(value: Any) -> str:
+    """A value of any size and depth as at most 60 ASCII characters."""
+    return reprlib.repr(value).encode("ascii", "backslashreplace").decode()[:60]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import IO, Any
 
+from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import LOCK_NAME
 
@@ -113,7 +114,6 @@ class RemoteStore:
     @contextlib.contextmanager
     def _asking(self, name: str = "") -> Iterator[tuple[Any, str]]:
         """The file system and a path on it; whatever it fails with, other than FileNotFoundError, is told."""
-        where = f"{self.url}/{name}" if name else self.url
         try:
             with _CONNECTING:
                 fs, root = self._place
@@ -125,7 +125,7 @@ class RemoteStore:
                 raise self._no_bucket() from None
             raise
         except Exception as error:
-            raise UserError(f"{where}: {explained(error, self.protocol)}", every_rank=True) from error
+            raise UnreadableFile(self.url, name, explained(error, self.protocol)) from error
 
     def _no_bucket(self) -> UserError:
         bucket = self.url.partition("://")[2].partition("/")[0]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
 
@@ -138,10 +139,10 @@ class LocalStore:
         return self._file(name).open("rb")
 
     def _file(self, name: str) -> Path:
-        """Raises UserError for what may never end, as a pipe or a device does."""
+        """Raises UnreadableFile for what may never end, as a pipe or a device does."""
         path = self.folder / name
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a file, as all of a set are; move it away", every_rank=True)
+            raise UnreadableFile(self, name, "not a file, as all of a set are; move it to another folder")
         return path
 
     def writer(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:

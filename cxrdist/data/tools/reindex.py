@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from cxrdist.console import Progress
 from cxrdist.data.shards.index import ShardRow, index_bytes, index_name, missing, read_table
 from cxrdist.data.shards.manifest import StratumEntry
-from cxrdist.data.shards.schema import MANIFEST, Problem, ShardSetError
+from cxrdist.data.shards.schema import MANIFEST, Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import index_row, read_tar
 from cxrdist.data.shards.write_job import WRITES
 from cxrdist.data.storage.store import Store, locked, write_to
-from cxrdist.data.tools.verify import tar_file
+from cxrdist.data.tools.verify import FILE_ERRORS, problem_of, tar_file
 from cxrdist.files import sha256_bytes
 
 
@@ -44,8 +44,8 @@ def reindex(place: str) -> Reindexed:
     for entry in shards.manifest.strata:
         try:
             rows |= {row.name: (entry, row) for row in read_table(shards.store, entry)}
-        except ShardSetError as error:
-            problems.append(error.problem)
+        except FILE_ERRORS as error:
+            problems.append(problem_of(error, entry.table))
     bad = [(entry, row) for entry, row in rows.values() if not _is_whole(shards.store, row)]
     rebuilt: list[str] = []
     if bad and shards.is_external:
@@ -85,8 +85,8 @@ def _rebuild(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> Problem | 
             rows = [index_row(sample, tar, offset) for offset, sample in read_tar(file, tar)]
     except FileNotFoundError:
         return missing(row.name)
-    except ShardSetError as error:
-        return error.problem
+    except FILE_ERRORS as error:
+        return problem_of(error, row.name)
     data = index_bytes(rows, row.name)
     if sha256_bytes(data) != row.index_sha256:
         detail = "changed since it was written, so its index can't be rebuilt"

@@ -38,11 +38,14 @@ from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, SPLITS, Problem, ShardSetError
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import TarFile, hashed, index_row, is_tar_name, read_tar
+from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.errors import shown
 from cxrdist.files import sha256_bytes
 
 Task = tuple[StratumEntry, ShardRow]
+FILE_ERRORS = (ShardSetError, UnreadableFile)
+"""What is wrong with one file of a set: the others are checked all the same."""
 NO_ROWS = np.empty(0, INDEX_DTYPE)
 
 
@@ -65,8 +68,8 @@ def verify(place: str, *, quick: bool = False) -> list[Problem]:
         ShardSet(store)
     try:
         shards = ShardSet(store)
-    except ShardSetError as error:
-        return [error.problem]
+    except FILE_ERRORS as error:
+        return [problem_of(error, MANIFEST)]
     shards.check_keys()
     tables = _read_tables(shards)
     tasks = tables.tasks
@@ -110,8 +113,8 @@ def _read_tables(shards: ShardSet) -> Tables:
         tables.known.add(entry.table)
         try:
             table = read_table(shards.store, entry)
-        except ShardSetError as error:
-            tables.problems.append(error.problem)
+        except FILE_ERRORS as error:
+            tables.problems.append(problem_of(error, entry.table))
             unread.append(f"{entry.stratum.stem}-")
             continue
         stated = {"samples": entry.samples, "bytes": entry.bytes, "shards": entry.shards}
@@ -154,8 +157,13 @@ def remedy(place: str, found: Sequence[Problem]) -> str:
 def _is_external(place: str) -> bool:
     try:
         return ShardSet(place).is_external
-    except ShardSetError:
+    except FILE_ERRORS:
         return False
+
+
+def problem_of(error: ShardSetError | UnreadableFile, name: str) -> Problem:
+    """The problem that a reader of file ``name`` met."""
+    return error.problem if isinstance(error, ShardSetError) else Problem("unreadable", name, error.reason)
 
 
 def _check_all(
@@ -182,6 +190,9 @@ def check_sizes(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> Checked
         except FileNotFoundError:
             problems.append(missing(name))
             continue
+        except FILE_ERRORS as error:
+            problems.append(problem_of(error, name))
+            continue
         if size != expected:
             problems.append(_wrong_size(name, size, expected))
     return Checked(NO_ROWS, problems)
@@ -196,6 +207,8 @@ def check_shard(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> Checked
         rows, of_tar = check_tar(shards, entry, row)
     except FileNotFoundError:
         return Checked(NO_ROWS, [*problems, missing(row.name)])
+    except FILE_ERRORS as error:
+        return Checked(NO_ROWS, [*problems, problem_of(error, row.name)])
     problems += of_tar
     if rows is not None and sha256_bytes(index_bytes(rows, row.name)) != row.index_sha256:
         problems.append(Problem("changed", index_name(row.name), f"not the index of {row.name}"))
@@ -212,6 +225,8 @@ def _check_external(shards: ShardSet, row: ShardRow, so_far: Checked) -> Checked
         problems += damaged_images(shards.store, row.name, so_far.index)
     except FileNotFoundError:
         return Checked(NO_ROWS, [*so_far.problems, missing(row.name)])
+    except FILE_ERRORS as error:
+        return Checked(NO_ROWS, [*so_far.problems, problem_of(error, row.name)])
     return Checked(so_far.index, [*so_far.problems, *problems])
 
 
@@ -237,8 +252,8 @@ def check_index(shards: ShardSet, row: ShardRow) -> tuple[np.ndarray | None, lis
         return parse_index(data, row, shards.store, is_external=shards.is_external), []
     except FileNotFoundError:
         return None, [missing(name)]
-    except ShardSetError as error:
-        return None, [error.problem]
+    except FILE_ERRORS as error:
+        return None, [problem_of(error, name)]
 
 
 def check_tar(

@@ -246,8 +246,8 @@ def test_a_set_of_it(tmp_path: Path) -> None:
     assert manifest.classes == ["Normal", "Pulmonary Edema"]
     assert sum(entry.samples for entry in manifest.strata) == 8
     provenance = manifest.provenance
-    assert provenance["left_out"] == {"lateral view": 8} and provenance["undecodable"] == 0
-    assert provenance["source_options"] == {
+    assert provenance.left_out == {"lateral view": 8} and provenance.undecodable == 0
+    assert provenance.source_options == {
         "views": "frontal",
         "uncertain": "drop",
         "count_unspecific": False,

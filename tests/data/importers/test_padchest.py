@@ -264,9 +264,9 @@ def test_a_set_of_it(tmp_path: Path) -> None:
     assert manifest.classes == ["Normal", "Pneumothorax"]
     assert sum(entry.samples for entry in manifest.strata) == 6
     provenance = manifest.provenance
-    assert (provenance["left_out"], provenance["notes"]) == ({"projection L": 1}, {INVERTED: 1})
-    assert provenance["undecodable"] == 0
-    assert provenance["source_options"] == {
+    assert (provenance.left_out, provenance.notes) == ({"projection L": 1}, {INVERTED: 1})
+    assert provenance.undecodable == 0
+    assert provenance.source_options == {
         "views": ["PA", "AP"],
         "keep_suboptimal": False,
         "keep_pediatric": False,

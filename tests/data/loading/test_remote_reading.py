@@ -44,7 +44,7 @@ def blocks_of(readers: list[StratumReader]) -> Counter[tuple[str, str, str]]:
             starts, stops = index["offset_bytes"], index["offset_bytes"] + index["length_bytes"]
             for first in range(0, len(index), ROWS):
                 last = min(first + ROWS, len(index)) - 1
-                name = f"/{BUCKET}/set/{row['name']}"
+                name = f"/{BUCKET}/set/{row.name}"
                 wanted["GET", name, f"bytes={starts[first]}-{int(stops[last]) - 1}"] += 1
     return wanted
 
@@ -177,7 +177,7 @@ def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
     elif trouble == "short":
         # Told to be whole, and of the right kind; nothing but its length and the hashes say otherwise.
         remote.instead = lambda method, path: ("206 Partial Content", b"short") if is_refused(path) else None
-        asked.update({f"/{BUCKET}/set/{row['name']}": 5 for reader in readers for row in reader.shards})
+        asked.update({f"/{BUCKET}/set/{row.name}": 5 for reader in readers for row in reader.shards})
     else:
         left = 0 if trouble == "torn at once" else 700
         remote.cut = lambda method, path: left if is_refused(path) else None

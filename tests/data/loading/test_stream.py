@@ -169,4 +169,4 @@ def test_a_remote_stratum_is_fetched_by_the_chunks_that_the_order_takes(
     made = Stream(ShardSet(tiny_set), None, {"Normal": {"real": 8}}, batch=2, seed=1)
     assert made.order.cycles[0].chunk_samples == made.readers[0].block_rows == 1
     entry = made.readers[0].entry
-    assert block_rows_of(entry["bytes"], entry["samples"]) >= 8
+    assert block_rows_of(entry.bytes, entry.samples) >= 8

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from PIL import Image
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards import write_pool as shard_pool
-from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import descends_from, made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest
+from cxrdist.data.shards.manifest import GateCounts, Stratum, read_manifest
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.tar import Sample, TarFile
 from cxrdist.data.shards.write_job import FOUND_LATER
-from cxrdist.data.storage.store import LocalStore, Store, store_of
+from cxrdist.data.storage.store import LocalStore, store_of
 from cxrdist.data.tools import convert as convert_module
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.verify import verify
@@ -35,7 +36,7 @@ from cxrdist.nets.dcgan import DCGANConfig, Generator
 from cxrdist.synth.lineage import load_generators
 from tests.helpers.inline_pool import InlinePool
 from tests.helpers.processes import children, is_running, wait_until
-from tests.helpers.shard_sets import contents, members, pixels
+from tests.helpers.shard_sets import contents, members, pixels, write_set, write_shard
 
 SAMPLES_PER_SHARD = 3
 
@@ -113,10 +114,11 @@ def test_provenance_is_kept_and_every_conversion_told(tiny_set: Path, tmp_path: 
         {"from": source.digest, "size": 32, "encoding": "npy", "min_shards": 1},
         {"from": first.digest, "size": 16, "encoding": "png", "min_shards": 1},
     ]
-    assert first.provenance == source.provenance | {"converted": steps[:1]}
-    assert second.provenance == source.provenance | {"converted": steps}
-    assert first.lineage == {"kind": "real", "ancestors": [source.digest]}
-    assert second.lineage == {"kind": "real", "ancestors": [first.digest, source.digest]}
+    before = source.provenance.json_value()
+    assert first.provenance.json_value() == before | {"converted": steps[:1]}
+    assert second.provenance.json_value() == before | {"converted": steps}
+    assert first.lineage.json_value() == {"kind": "real", "ancestors": [source.digest]}
+    assert second.lineage.json_value() == {"kind": "real", "ancestors": [first.digest, source.digest]}
 
 
 def make_synthetic(folder: Path, real: ShardSet) -> Path:
@@ -128,12 +130,12 @@ def make_synthetic(folder: Path, real: ShardSet) -> Path:
         image = encode(np.full((real.image_size, real.image_size), 40 * label, np.uint8), "png")
         row = write_shard(store, 0, stratum, label, "png", [Sample(f"g{label}", image, {"patient": None})])
         strata.append(write_table(store, stratum, [row]))
-    write_manifest(
+    write_set(
         store,
-        classes=real.classes,
-        image_size=real.image_size,
-        encoding="png",
-        strata=strata,
+        real.classes,
+        real.image_size,
+        "png",
+        strata,
         provenance={"gates": {"Normal": {"tried": 2, "admitted": 1}}},
         lineage={"kind": "synthetic", **made_from(real), "generators": {}},
     )
@@ -154,7 +156,7 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
             open_synthetic(str(generated), real)
             open_synthetic(str(tmp_path / f"converted{number}"), real)
     converted = ShardSet(tmp_path / "converted3").manifest
-    assert converted.lineage == {
+    assert converted.lineage.json_value() == {
         "kind": "synthetic",
         "real_digest": family[3].digest,
         "real_ancestors": [family[1].digest, family[0].digest],
@@ -162,7 +164,7 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
         "generators": {},
         "ancestors": [ShardSet(tmp_path / "generated3").digest],
     }
-    assert converted.provenance.gates == {"Normal": {"tried": 2, "admitted": 1}}
+    assert converted.provenance.gates == {"Normal": GateCounts(tried=2, admitted=1)}
 
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
     convert(to(tmp_path / "stranger-npy", stranger))
@@ -175,11 +177,18 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
 def forge_stranger(tiny_set: Path, to: Path) -> Path:
     """A set of the same images that was imported another time."""
     shutil.copytree(tiny_set, to)
-    manifest = json.loads((to / "manifest.json").read_bytes())
+    manifest = read_manifest(to)
     (to / "manifest.json").unlink()
-    kept = ("classes", "image_size", "encoding", "strata", "provenance", "lineage")
-    manifest.provenance.options["seed"] = 1
-    write_manifest(LocalStore(to), **{name: manifest[name] for name in kept})
+    provenance = manifest.provenance.json_value()
+    provenance["options"]["seed"] = 1
+    write_set(
+        LocalStore(to),
+        manifest.classes,
+        manifest.image_size,
+        manifest.encoding,
+        manifest.strata,
+        provenance=provenance,
+    )
     return to
 
 
@@ -270,9 +279,9 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     written: list[str] = []
     write = shard_pool.write_shard
 
-    def listening(store: Store, number: int, stratum: Stratum, *words: Any) -> dict[str, Any]:
-        written.append(stratum.stem)
-        return write(store, number, stratum, *words)
+    def listening(tar: TarFile, samples: Iterable[Sample]) -> ShardRow | None:
+        written.append(tar.stratum.stem)
+        return write(tar, samples)
 
     monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
@@ -329,7 +338,7 @@ def test_the_same_command_on_a_finished_set_changes_nothing(
     manifest = convert(to(tmp_path / "npy", tiny_set))
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "npy").iterdir()}
     assert convert(to(tmp_path / "npy", tiny_set, workers=3)) == manifest
-    assert f"finished before, digest {manifest['digest'][:12]}" in capsys.readouterr().out
+    assert f"finished before, digest {manifest.digest[:12]}" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "npy").iterdir()} == times
 
 
@@ -340,7 +349,7 @@ def test_places_may_be_urls(tiny_set: Path, tmp_path: Path) -> None:
     assert convert(to(url, tiny_set)) == local
     back = convert(to(tmp_path / "back", url, encoding="png"))
     assert verify(str(tmp_path / "back")) == []
-    assert back["counts"] == local["counts"]
+    assert back.counts == local.counts
     assert "manifest.json" in store_of(url).names()
 
 
@@ -414,15 +423,7 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     store, stratum = LocalStore(tmp_path / "source"), Stratum("train", "Normal", "real")
     good = Sample("a", encode(np.zeros((16, 16), np.uint8), "png"), {})
     row = write_shard(store, 0, stratum, 0, "png", [good, Sample("b", b"junk", {})])
-    write_manifest(
-        store,
-        classes=["Normal"],
-        image_size=16,
-        encoding="png",
-        strata=[write_table(store, stratum, [row])],
-        provenance={},
-        lineage={"kind": "real"},
-    )
+    write_set(store, ["Normal"], 16, "png", [write_table(store, stratum, [row])])
     where = f"{tmp_path}/source/train-normal-real-000000.tar: sample b"
     for changes in ({}, {"min_shards": 2}):
         with pytest.raises(UserError) as caught:
