@@ -16,7 +16,8 @@ from conftest import launch
 from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.train import Trainer, train
+from cxrdist.cls.train import train
+from cxrdist.cls.trainer import Trainer
 from cxrdist.config import to_yaml
 from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.shard_set import ShardSet

@@ -217,7 +217,6 @@ def save_generator(folder: Path, real: ShardSet) -> str:
     return export_generator(
         folder,
         Generator(DCGANConfig(size=32, z_dim=4, maps=8)),
-        architecture="dcgan",
         preset="demo",
         classes=["Normal"],
         lineage=made_from(real),
@@ -236,10 +235,10 @@ def test_a_generator_serves_the_family_of_its_set_at_its_own_size(tiny_set: Path
     digest = save_generator(tmp_path / "gan/normal", ShardSet(tiny_set))
     for real in (tiny_set, tmp_path / "npy"):
         assert generator_of(tmp_path / "gan", "Normal", real).weights_sha256 == digest
-    with pytest.raises(UserError, match=r"makes images of 32 px, and .*small has 16 px"):
+    with pytest.raises(UserError, match=r"generates images of 32 px, but .*small has 16 px"):
         generator_of(tmp_path / "gan", "Normal", tmp_path / "small")
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
-    with pytest.raises(UserError, match="has learnt from another set"):
+    with pytest.raises(UserError, match="was trained on another set"):
         generator_of(tmp_path / "gan", "Normal", stranger)
 
 

@@ -22,7 +22,7 @@ from cxrdist.data.mix.rules import (
 from cxrdist.errors import UserError
 from cxrdist.study.runner import last_synthetic_mix
 from cxrdist.synth.config import SynthConfig
-from cxrdist.synth.synthesize import images_to_make
+from cxrdist.synth.plan import images_to_make
 
 # Training images per class once 1,000 are taken for validation and 1,000 for test from each class.
 PAPER = {
@@ -360,11 +360,11 @@ def test_synthesis_makes_the_quota_of_an_epoch(tmp_path: Path, monkeypatch: pyte
     write_mix("mine", 'epoch_images: own\nweights: {Pneumothorax: {real: 1, synthetic: 3}, "*": {real: 4}}')
     assert images_to_make(SynthConfig(mix="mine"), made) == {"Pneumothorax": 15}
     with pytest.raises(
-        UserError, match="DS1 uses no synthetic images: take a mix that does, such as --mix DS3"
+        UserError, match="--mix DS1 uses no synthetic images: choose a mix that does, such as DS3"
     ):
         images_to_make(SynthConfig(mix="DS1"), made)
     write_mix("few", 'epoch_images: 9\nweights: {"*": {real: 50, synthetic: 1}}')
-    with pytest.raises(UserError, match=r"an epoch of few on .* takes no synthetic image"):
+    with pytest.raises(UserError, match=r"an epoch of few on .* contains no synthetic image"):
         images_to_make(SynthConfig(mix="few"), made)
 
 
@@ -381,10 +381,10 @@ def test_a_study_makes_images_for_all_its_mixes_or_says_why_not(
     assert last_synthetic_mix(("rare", "all")) == "all"
     assert last_synthetic_mix(("DS3", "all")) == "all"
     with pytest.raises(
-        UserError, match=r"made for rare, .* but DS3 needs some of classes that it does not name too: p"
+        UserError, match=r"generated for rare, .* but DS3 also needs some of classes that it does not name: p"
     ):
         last_synthetic_mix(("DS3", "rare"))
-    with pytest.raises(UserError, match="but all needs some of Normal too: put all last"):
+    with pytest.raises(UserError, match="but all also needs some of Normal: put all last"):
         last_synthetic_mix(("all", "rare"))
 
 
