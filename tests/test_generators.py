@@ -14,7 +14,7 @@ from cxrdist.errors import UserError
 from cxrdist.models import export_generator, load_generator
 from cxrdist.nets import conditional, dcgan
 from cxrdist.synth.config import SynthConfig
-from cxrdist.synth.gates import GreyGate, Range
+from cxrdist.synth.gates import GreyGate, Range, scores_of
 from cxrdist.synth.lineage import load_generators
 from cxrdist.synth.plan import SynthTask
 from cxrdist.synth.synthesize import AdmittedSamples
@@ -92,3 +92,14 @@ def test_no_key_is_given_twice_where_one_generator_makes_two_classes(run: Path) 
         f"{digest}-pleural-effusion-000003-00000001",
     ]
     assert {sample.meta["source"] for sample in samples} == {"conditional"}
+
+
+def test_tried_counts_the_candidates_up_to_the_last_admitted_one(run: Path) -> None:
+    generator = load_generator(run / "normal")
+    images = generator.images("Normal", generator.z(0, "synthesis Normal 5", range(64)))
+    brightness = [scores_of(image)[0] for image in images]
+    gate = GreyGate(Range(sorted(brightness)[40], 255), Range(0, 255))
+    expected = [number for number, value in enumerate(brightness) if gate.brightness.holds(value)][:6]
+    admitted = AdmittedSamples(SynthTask("Normal", 5, 6), generator, gate, SynthConfig())
+    assert [sample.meta["candidate"] for sample in admitted] == expected
+    assert admitted.tried == expected[-1] + 1 > 6

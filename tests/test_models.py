@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError
-from cxrdist.models import export_generator, load_generator, network_of
+from cxrdist.models import Mismatch, export_generator, load_generator, mismatch_with, network_of
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.run.checkpoint import weights_sha256
 from cxrdist.seeds import uniform
@@ -118,6 +120,15 @@ def test_labels_are_the_places_of_classes(folder: Path, monkeypatch: pytest.Monk
     object.__setattr__(generator, "classes", ("A", "B", "C"))
     generator.sample("C", 17)
     assert given == [[2] * 16, [2] * 16]
+
+
+def test_a_generator_of_another_set_or_image_size_does_not_match(folder: Path, tiny_set: Path) -> None:
+    shards = ShardSet(tiny_set)
+    assert mismatch_with(load_generator(folder), shards) == Mismatch("lineage", "a" * 64, shards.digest)
+    edit(folder, lineage=made_from(shards))
+    generator = load_generator(folder)
+    assert mismatch_with(generator, shards) is None
+    assert mismatch_with(replace(generator, image_size=64), shards) == Mismatch("image size", "64", "32")
 
 
 def network(**changes: Any) -> dict[str, Any]:
