@@ -22,6 +22,7 @@ from cxrdist.models import Mismatch, export_generator, load_generator, mismatch_
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.run.checkpoint import weights_sha256
 from cxrdist.seeds import uniform
+from tests.helpers.launching import CLONE
 
 LINEAGE = {"real_digest": "a" * 64, "real_ancestors": ["b" * 64], "split": "train"}
 
@@ -244,11 +245,10 @@ def test_three_lines_from_any_folder_need_none_of_the_training(folder: Path, tmp
         "heavy = {'accelerate', 'wandb', 'rich', 'yaml', 'PIL', 'webdataset', 'jsonargparse', 'cxrdist.gan'}\n"
         "print(images.shape, sorted(heavy & sys.modules.keys()))"
     )
-    root = str(Path(__file__).resolve().parents[1])
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": root},
+        env=os.environ | {"PYTHONPATH": str(CLONE)},
         capture_output=True,
         text=True,
         check=True,

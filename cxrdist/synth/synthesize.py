@@ -22,13 +22,21 @@ from cxrdist.console import Progress, duration, say
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    Stratum,
+    check_classes,
+    write_manifest,
+    write_table,
+)
+from cxrdist.data.shards.schema import check_provenance
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
 from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
 from cxrdist.data.shards.write_job import claimed, finished_set, remove_leftovers, settle
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.distributed.dist import Dist
-from cxrdist.files import slug
 from cxrdist.models import TrainedGenerator
 from cxrdist.run.folder import SUMMARY, holding
 from cxrdist.synth.config import SynthConfig
@@ -63,9 +71,11 @@ def synthesize(config: SynthConfig) -> None:
     dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)
+    check_classes(real.classes)
     sources = find_sources(config, real)
     total = sum(source.images for source in sources)
     provenance = provenance_of(config, sources)
+    check_provenance(provenance, f"--out {config.out_place}")
     store = store_of(config.out_place)
     with holding(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):
@@ -124,12 +134,13 @@ def write_one(
 ) -> WrittenShard:
     """Write a shard, or take over the one that an earlier, killed job finished."""
     stratum = Stratum("train", task.class_name, "synthetic")
+    admitted = AdmittedSamples(task, source.generator, source.gate, config)
     done = finished_shard(store, task.number, stratum, label, config.encoding, lambda sample: sample.meta)
-    if done:
+    # An earlier version gave other keys: a shard of such a job is written again.
+    if done and all(key == admitted.key(candidate_of(key)) for key in done[1]):
         row, samples = done
         progress.advance(task.samples)
         return WrittenShard(task, row, tried=candidate_of([*samples][-1]) + 1)
-    admitted = AdmittedSamples(task, source.generator, source.gate, config)
     row = write_shard(store, task.number, stratum, label, config.encoding, counted(admitted, progress))
     return WrittenShard(task, row, admitted.tried)
 
@@ -147,8 +158,12 @@ class AdmittedSamples:
         self, task: SynthTask, generator: TrainedGenerator, gate: GreyGate, config: SynthConfig
     ) -> None:
         self.task, self.generator, self.gate, self.config = task, generator, gate, config
+        self.prefix = key_prefix(generator.weights_sha256, config.seed, task.class_name)
         self.tried = 0
         """Candidates up to the last sample yielded, itself included."""
+
+    def key(self, candidate: int) -> str:
+        return key_of(self.prefix, self.task.number, candidate)
 
     def __iter__(self) -> Iterator[Sample]:
         admitted = 0
@@ -167,8 +182,7 @@ class AdmittedSamples:
                 "candidate": candidate,
                 "scores": {"brightness": brightness, "contrast": contrast},
             }
-            key = key_of(self.generator, self.task, candidate)
-            yield Sample(key, encode(image, self.config.encoding), meta)
+            yield Sample(self.key(candidate), encode(image, self.config.encoding), meta)
             admitted += 1
             if admitted == self.task.samples:
                 return
@@ -181,15 +195,6 @@ class AdmittedSamples:
             z = self.generator.z(self.config.seed, purpose, range(first, first + CANDIDATE_BATCH))
             yield from enumerate(self.generator.images(self.task.class_name, z), first)
             first += CANDIDATE_BATCH
-
-
-def key_of(generator: TrainedGenerator, task: SynthTask, candidate: int) -> str:
-    # With the class: one generator may make several, and numbers its candidates per class.
-    return f"{generator.weights_sha256[:12]}-{slug(task.class_name)}-{task.number:06d}-{candidate:08d}"
-
-
-def candidate_of(key: str) -> int:
-    return int(key.rsplit("-", 1)[1])
 
 
 def conclude(

@@ -145,7 +145,7 @@ def index_tar(task: TarTask) -> TarResult:
     if not result.rows:
         task.store.remove(index_name(task.tar))  # of an earlier run, when some of its images still decoded
         return result
-    index = index_bytes(result.rows)
+    index = index_bytes(result.rows, f"{task.store}/{task.tar}")
     write_to(task.store, index_name(task.tar), index)
     with task.store.open(task.tar) as file:
         size, sha256 = hashed(file)

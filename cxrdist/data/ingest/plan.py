@@ -21,11 +21,10 @@ from cxrdist.data.ingest.provenance import patient_of, provenance_of
 from cxrdist.data.ingest.report import print_rules, print_table
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
-from cxrdist.data.shards.manifest import SPLITS, Stratum
-from cxrdist.data.shards.schema import is_text
+from cxrdist.data.shards.manifest import SPLITS, Stratum, check_classes
+from cxrdist.data.shards.schema import check_provenance
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
-from cxrdist.files import slug
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 IMAGES_PER_HASH_TASK = 256
@@ -75,7 +74,7 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     labelling = assign(
         records, options.label_rule, importer.targets, importer.normal, options.classes or None
     )
-    check_slugs(labelling.classes)
+    check_classes(labelling.classes)
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
     is_unknown = not all(record.patient_id for record in used)
@@ -89,6 +88,7 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     # Also drawn before the images are looked at: what can't be split is told at once.
     splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
     provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
+    check_provenance(provenance, f"import {importer.name}")
     return Prepared(salt, labelling, len(records), used, labels, splits, dedup, provenance)
 
 
@@ -152,13 +152,3 @@ def said_splits(records: list[Record]) -> list[str]:
     if "val" in said:
         return said
     return [TRAIN_VAL if split == "train" else split for split in said]
-
-
-def check_slugs(classes: tuple[str, ...]) -> None:
-    seen: dict[str, str] = {}
-    for name in classes:
-        if not is_text(name):
-            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
-        if other := seen.get(slug(name)):
-            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
-        seen[slug(name)] = name

@@ -22,7 +22,20 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.shards.schema import INDEX_DTYPE, SPLITS, check_manifest, check_table, index_of
+from cxrdist.data.shards.schema import (
+    INDEX_DTYPE,
+    LONGEST_SLUG,
+    MOST_CLASSES,
+    ORIGINS,  # noqa: F401  (a part of the format, as the others are)
+    SPLITS,
+    check_manifest,
+    check_row,
+    check_table,
+    check_written_manifest,
+    check_written_table,
+    index_of,
+    is_text,
+)
 from cxrdist.data.storage.store import Store, store_of, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
@@ -57,14 +70,38 @@ class Stratum:
         return f"{self.split}-{slug(self.class_name)}-{self.origin}"
 
 
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
+    names that would share files, or too many."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes: a set holds at most {MOST_CLASSES:,}; choose with --classes"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if len(slug(name)) > LONGEST_SLUG:
+            raise UserError(
+                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
+                f"{LONGEST_SLUG} fit; rename it"
+            )
+        if other := seen.get(slug(name)):
+            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+        seen[slug(name)] = name
+
+
 def digest_of(manifest: Manifest) -> str:
     """SHA-256 of the canonical manifest without its own ``digest``: the digest of the set."""
     return sha256_bytes(canonical_json({k: v for k, v in manifest.items() if k != "digest"}))
 
 
 def write_table(store: Store, stratum: Stratum, shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write a stratum's shard table; returns the stratum's entry in the manifest."""
-    data = canonical_json({"stratum": stratum.stem, "shards": shards})
+    """Write a stratum's shard table; returns the stratum's entry in the manifest. Raises UserError for a table that
+    no reader accepts."""
+    table = {"stratum": stratum.stem, "shards": shards}
+    check_written_table(table, f"{store}: the table of {stratum.stem}")
+    data = canonical_json(table)
     digest = sha256_bytes(data)
     name = f"{stratum.stem}.{digest[:12]}.json"
     write_to(store, name, data)
@@ -124,7 +161,8 @@ def write_manifest(
     provenance: dict[str, Any],
     lineage: dict[str, Any],
 ) -> Manifest:
-    """Write the manifest, which makes the set exist; returns it, digest included."""
+    """Write the manifest, which makes the set exist; returns it, digest included. Raises UserError for one that no
+    reader accepts."""
     strata = sorted(strata, key=lambda s: (SPLITS.index(s["split"]), s["class"], s["origin"]))
     manifest: Manifest = {
         "format": FORMAT,
@@ -136,6 +174,7 @@ def write_manifest(
         "provenance": provenance,
         "lineage": lineage,
     }
+    check_written_manifest(manifest, f"{store}/{MANIFEST}")
     manifest["digest"] = digest_of(manifest)
     write_to(store, MANIFEST, canonical_json(manifest))
     return manifest
@@ -172,15 +211,18 @@ def read_manifest(place: str | Path | Store) -> Manifest:
     return manifest
 
 
-def index_array(rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
-    """[samples] of ``INDEX_DTYPE``."""
+def index_array(rows: Sequence[tuple[Any, ...]], tar: str) -> np.ndarray:
+    """The rows of a tar's index, [samples] of ``INDEX_DTYPE``. Raises UserError, naming tar, key and field, for a
+    value that does not fit its field."""
+    for row in rows:
+        check_row(row, tar)
     return np.array([*rows], INDEX_DTYPE)
 
 
-def index_bytes(rows: Sequence[tuple[Any, ...]]) -> bytes:
-    """An index as an ``.npy`` file without pickle; the rows follow ``INDEX_DTYPE``."""
+def index_bytes(rows: Sequence[tuple[Any, ...]], tar: str) -> bytes:
+    """``index_array`` as an ``.npy`` file without pickle."""
     buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, index_array(rows), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(buffer, index_array(rows, tar), version=(1, 0), allow_pickle=False)
     return buffer.getvalue()
 
 

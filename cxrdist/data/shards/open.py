@@ -37,12 +37,14 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
     """A synthetic set that descends from the train split of ``real``, or of a conversion of it, or of what it was
     converted from.
 
-    Raises UserError where it does not: its generator may have seen validation or test patients.
+    Raises UserError where it does not: its generator may have seen validation or test patients; and where an earlier
+    version truncated its keys.
     """
     synthetic = ShardSet(path)
     lineage = synthetic.manifest["lineage"]
     if lineage["kind"] != "synthetic":
         raise UserError(f"{path} is a set of real images: give it as --shards")
+    synthetic.check_keys()
     check_same_kind(real, synthetic)
     if not descends_from(lineage, real) and not allow_other_lineage:
         raise UserError(

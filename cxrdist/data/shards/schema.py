@@ -10,7 +10,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,11 @@ INDEX_DTYPE = np.dtype(
 )
 MAX_IMAGE_BYTES = 2**30
 MAX_TEXT_BYTES = 2**20
+KEY_DTYPE = INDEX_DTYPE["key"]
+MOST_CLASSES = 2**16 - 1
+LONGEST_SLUG = 200
+"""Characters of a class in file names: with split, origin, number and ending they stay within 255 bytes, also under
+the temporary name of a file that is being written."""
 LARGEST_COUNT = 2**53
 """Larger whole numbers are not exact in every reader of JSON."""
 LONGEST_NAME_BYTES = 255
@@ -86,6 +91,14 @@ def _is_option(value: Any) -> bool:
     return not isinstance(value, list) or all(isinstance(item, str) for item in value)
 
 
+def _is_patient(value: Any) -> bool:
+    return isinstance(value, str) and _PATIENT.fullmatch(value) is not None
+
+
+def _is_below(limit: int) -> Check:
+    return lambda value: isinstance(value, int) and 0 <= value < limit
+
+
 def _list_of(is_item: Check) -> Check:
     return lambda value: isinstance(value, list) and all(map(is_item, value))
 
@@ -107,9 +120,7 @@ def _wrong(value: Mapping[str, Any], form: Form, needed: Collection[str]) -> lis
 
 # What is read of a sample's metadata, in whichever set; others may be beside it.
 _META: Form = {
-    "patient": lambda value: (
-        value is None or (isinstance(value, str) and _PATIENT.fullmatch(value) is not None)
-    ),
+    "patient": lambda value: value is None or _is_patient(value),
     "view": lambda value: value is None or is_text(value),
     "sex": lambda value: value is None or is_text(value),
     "age": lambda value: value is None or is_text(value) or _is_number(value),
@@ -154,7 +165,7 @@ _PROVENANCE: Form = {
 }
 _LINEAGE: Form = {"kind": is_text, "real_digest": is_text, "split": is_text, "ancestors": _list_of(is_text)}
 _MANIFEST: Form = {
-    "classes": lambda names: _list_of(is_text)(names) and 0 < len(names) == len(set(names)) < 2**16,
+    "classes": lambda names: _list_of(is_text)(names) and 0 < len(names) == len(set(names)) <= MOST_CLASSES,
     "image_size": lambda size: is_count(size) and 0 < size <= math.isqrt(MAX_PIXELS),
     "encoding": lambda encoding: encoding in (*ENCODINGS, *FOREIGN.values()),
     "strata": _list_of(_with(_STRATUM, _STRATUM)),
@@ -166,21 +177,33 @@ _MANIFEST: Form = {
 
 def check_manifest(manifest: dict[str, Any], where: str) -> None:
     """Raises UserError, naming what it is about, for a manifest that no writer of ours writes."""
+    _refuse(where, _wrong_in_manifest(manifest))
+
+
+def _wrong_in_manifest(manifest: dict[str, Any]) -> list[str]:
     wrong = _wrong(manifest, _MANIFEST, _MANIFEST)
-    # Whatever is told of it ends on somebody's terminal.
-    words = json.dumps(manifest, ensure_ascii=False).replace("\\\\", "")
-    if not wrong and re.search(rf"\\[bfnrtu]|{_NO_TEXT.pattern}", words):
+    if not wrong and _holds_no_text(manifest):
         wrong.append("text")
     if not wrong:
         strata = [(entry["split"], entry["class"], entry["origin"]) for entry in manifest["strata"]]
         is_known = all(name in manifest["classes"] for _, name, _ in strata)
         is_once = len(set(strata)) == len(strata)
         wrong += [] if is_known and is_once and _is_room(manifest["strata"]) else ["strata"]
-    _refuse(where, wrong)
+    return wrong
+
+
+def _holds_no_text(value: Any) -> bool:
+    """Whether anything in a JSON value is no text that a terminal can show."""
+    words = json.dumps(value, ensure_ascii=False).replace("\\\\", "")
+    return re.search(rf"\\[bfnrtu]|{_NO_TEXT.pattern}", words) is not None
 
 
 def check_table(table: Any, where: str) -> None:
     """Likewise for a shard table."""
+    _refuse(where, _wrong_in_table(table))
+
+
+def _wrong_in_table(table: Any) -> list[str]:
     wrong = (
         _wrong(table, {"shards": _list_of(_with(_ROW, _ROW_NEEDED))}, ("shards",))
         if isinstance(table, dict)
@@ -191,7 +214,7 @@ def check_table(table: Any, where: str) -> None:
         is_once = len({row["name"] for row in rows}) == len(rows)
         is_told = all(len(row["told"]) == row["samples"] for row in rows if "told" in row)
         wrong += [] if is_once and is_told and _is_room(rows) else ["shards"]
-    _refuse(where, wrong)
+    return wrong
 
 
 def _is_room(rows: list[dict[str, Any]]) -> bool:
@@ -230,6 +253,65 @@ def index_of(data: bytes, row: Mapping[str, Any], where: str, *, is_foreign: boo
 
 def is_key(text: str) -> bool:
     return _KEY.fullmatch(text) is not None
+
+
+# The fields of INDEX_DTYPE, in their order; numpy would truncate what is too long without a word.
+_INDEX_FIELDS: Form = {
+    "key": lambda value: isinstance(value, str) and is_key(value),
+    "split": lambda value: value in SPLITS,
+    "class": _is_below(MOST_CLASSES),
+    "origin": lambda value: value in ORIGINS,
+    "offset_bytes": _is_below(2**64),
+    "length_bytes": _is_below(MAX_IMAGE_BYTES + 1),
+    "xxh3_64": _is_below(2**64),
+    "patient": _is_patient,
+}
+
+
+def check_row(row: Sequence[Any], tar: str) -> None:
+    """Raises UserError for a row of an index to be written that does not fit ``INDEX_DTYPE``, or that no reader
+    accepts: a key has 1 to 40 of ``A-Za-z0-9_-``, a patient at most 24."""
+    for (field, fits), value in zip(_INDEX_FIELDS.items(), row, strict=True):
+        if not fits(value):
+            raise _unwritable(f"{tar}: sample {row[0]!a}", field, value)
+
+
+def check_sample(key: str, meta: dict[str, Any], image_bytes: int, tar: str) -> None:
+    """Raises UserError for a sample to be written whose key, metadata or size no reader accepts."""
+    if not is_key(key):
+        raise _unwritable(f"{tar}: sample {key!a}", "key", key)
+    if wrong := _wrong(meta, _META, ()):
+        raise _unwritable(f"{tar}: sample {key!r}", wrong[0], meta[wrong[0]])
+    if image_bytes > MAX_IMAGE_BYTES:
+        raise _unwritable(f"{tar}: sample {key!r}", "length_bytes", image_bytes)
+
+
+def check_provenance(provenance: dict[str, Any], where: str) -> None:
+    """Raises UserError for a provenance to be written that no reader accepts: an option with a control
+    character, say."""
+    for name, value in provenance.items():
+        if _wrong({name: value}, _PROVENANCE, ()) or _holds_no_text(value):
+            raise _unwritable(where, name, value)
+
+
+def check_written_manifest(manifest: dict[str, Any], where: str) -> None:
+    """Raises UserError for a manifest to be written that no reader accepts."""
+    if wrong := _wrong_in_manifest(manifest):
+        raise _unwritable(where, wrong[0], manifest.get(wrong[0]))
+
+
+def check_written_table(table: dict[str, Any], where: str) -> None:
+    """Raises UserError for a shard table to be written that no reader accepts."""
+    if wrong := _wrong_in_table(table):
+        raise _unwritable(where, wrong[0], table[wrong[0]])
+
+
+def _unwritable(where: str, field: str, value: Any) -> UserError:
+    return UserError(
+        f"{where}: its {field} is {ascii(value)[:100]}, which no reader of shard sets accepts; nothing of it was "
+        "written: change it in the source or the options",
+        every_rank=True,
+    )
 
 
 def check_meta(meta: Any, where: str) -> None:

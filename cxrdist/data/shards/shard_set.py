@@ -25,7 +25,9 @@ from cxrdist.data.shards.manifest import (
     read_manifest,
     read_table,
 )
+from cxrdist.data.shards.schema import is_key
 from cxrdist.data.shards.stratum_blocks import fetch_ahead, read_spans
+from cxrdist.data.shards.synthetic_keys import are_truncated, has_truncated_keys, is_long_key, refusal
 from cxrdist.data.shards.tar import TOLD, Sample, hashed, index_name, read_tar
 from cxrdist.data.storage.block_cache import default_cache
 from cxrdist.data.storage.block_reader import BlockReader
@@ -137,6 +139,8 @@ class StratumReader:
                 raise UserError(
                     f"{self.store}/{index_name(row['name'])}: not the index of its table; {self.remedy}"
                 )
+        elif self.entry["origin"] == "synthetic" and are_truncated(index["key"]):
+            raise refusal(self.store)
         return index
 
     def key(self, number: int) -> bytes:
@@ -190,8 +194,22 @@ class StratumReader:
         except UndecodableImage as error:
             raise self._corrupt(shard, row, str(error)) from None
 
-    def whole(self, shard: int) -> Iterator[Sample]:
-        """All samples of a shard in order, with their metadata, its SHA-256 checked before the first one."""
+    @cached_property
+    def has_truncated_keys(self) -> bool:
+        """Whether an earlier version wrote it with keys that no index has room for."""
+        try:
+            shards = self.shards
+        except UserError:
+            return False  # whoever reads the stratum meets this error, and verify lists it with all others
+        return has_truncated_keys(self.store, self.entry, shards)
+
+    def whole(self, shard: int, *, allows_long_keys: bool = False) -> Iterator[Sample]:
+        """All samples of a shard in order, with their metadata, its SHA-256 checked before the first one.
+
+        ``allows_long_keys``: those of an earlier version too, which are refused otherwise.
+        """
+        if self.has_truncated_keys and not allows_long_keys:
+            raise refusal(self.store)
         row = self.shards[shard]
         where = f"{self.store}/{row['name']}"
         try:
@@ -201,7 +219,10 @@ class StratumReader:
                 if self.is_foreign:
                     yield from self._foreign(shard, file)
                     return
-                for _, sample in read_tar(file, where, self.class_index, self.encoding):
+                is_valid_key = _is_any_key if self.has_truncated_keys else is_key
+                for _, sample in read_tar(
+                    file, where, self.class_index, self.encoding, is_valid_key=is_valid_key
+                ):
                     yield sample
         except FileNotFoundError:
             raise UserError(f"{where}: missing; {self.remedy}") from None
@@ -229,6 +250,10 @@ class StratumReader:
             f"{self.store}/{self.shards[shard]['name']}: sample {entry['key'].decode()} at byte "
             f"{int(entry['offset_bytes'])}: {why}; `cxrdist shards verify {self.store}` lists all that is wrong"
         )
+
+
+def _is_any_key(key: str) -> bool:
+    return is_key(key) or is_long_key(key)
 
 
 class ShardSet:
@@ -264,6 +289,20 @@ class ShardSet:
     @property
     def strata(self) -> list[Stratum]:
         return [Stratum(e["split"], e["class"], e["origin"]) for e in self.manifest["strata"]]
+
+    @property
+    def has_truncated_keys(self) -> bool:
+        """Whether an earlier version wrote it with keys that its indexes have no room for."""
+        return any(
+            self.stratum(stratum.split, stratum.class_name, stratum.origin).has_truncated_keys
+            for stratum in self.strata
+            if stratum.origin == "synthetic"
+        )
+
+    def check_keys(self) -> None:
+        """Raises UserError, naming the command that mends it, for a set with truncated keys."""
+        if self.has_truncated_keys:
+            raise refusal(self.store)
 
     def samples(self, split: str, class_name: str, origin: str) -> int:
         return self.manifest["counts"].get(split, {}).get(class_name, {}).get(origin, 0)

@@ -20,7 +20,7 @@ import xxhash
 
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.shards.manifest import REMEDY, Stratum, index_bytes
-from cxrdist.data.shards.schema import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, check_meta, is_key
+from cxrdist.data.shards.schema import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, check_meta, check_sample, is_key
 from cxrdist.data.shards.tar_writer import TarWriter
 from cxrdist.data.storage.store import Store, write_to
 from cxrdist.errors import UserError
@@ -81,10 +81,12 @@ def write_shard(
 ) -> dict[str, Any]:
     """Write one tar and its index under their final names; returns the shard's row of the table.
 
-    The bytes are those of webdataset's TarWriter for the same samples. Raises OSError (a full disk) with nothing
-    left behind; a tar without samples is not written and has ``samples`` 0.
+    The bytes are those of webdataset's TarWriter for the same samples. Raises UserError for a sample that no reader
+    accepts, and OSError (a full disk), with nothing left behind; a tar without samples is not written and has
+    ``samples`` 0.
     """
     name = tar_name(stratum, number)
+    where = f"{store}/{name}"
     rows: list[IndexRow] = []
     written: set[str] = set()
     iterator = iter(samples)
@@ -95,12 +97,16 @@ def write_shard(
         tar = TarWriter(file)
         for sample in itertools.chain((first,), iterator):
             if sample.key in written:
-                raise UserError(f"{store}/{name}: {sample.key} would stand in it twice")
+                raise UserError(f"{where}: {sample.key} would stand in it twice")
             written.add(sample.key)
-            offsets = tar.add(_members_of(sample, class_index, encoding))
+            check_sample(sample.key, sample.meta, len(sample.image), where)
+            members = _members_of(sample, class_index, encoding)
+            if len(members[f"{sample.key}.json"]) > MAX_TEXT_BYTES:
+                raise UserError(f"{where}: {sample.key}.json would have more than {MAX_TEXT_BYTES:,} bytes")
+            offsets = tar.add(members)
             rows.append(index_row(sample, stratum, class_index, offsets[f"{sample.key}.{encoding}"]))
+        index = index_bytes(rows, where)  # which may refuse a row: before the tar takes its name
         tar.finish()
-    index = index_bytes(rows)
     write_to(store, index_name(name), index)
     return _table_row(name, (tar.bytes, tar.sha256), index, len(rows))
 
@@ -164,7 +170,7 @@ def finished_shard(
     except (FileNotFoundError, UserError, UndecodableImage):
         return None
     # The table will vouch for every byte, also for those that no reader looks at.
-    if index != index_bytes(rows) or tar != (again.bytes, again.sha256):
+    if index != index_bytes(rows, name) or tar != (again.bytes, again.sha256):
         return None
     return _table_row(name, tar, index, len(rows)), seen
 
@@ -177,7 +183,14 @@ def hashed(file: IO[bytes]) -> tuple[int, str]:
     return size, digest
 
 
-def read_tar(file: IO[bytes], name: str, class_index: int, encoding: str) -> Iterator[tuple[int, Sample]]:
+def read_tar(
+    file: IO[bytes],
+    name: str,
+    class_index: int,
+    encoding: str,
+    *,
+    is_valid_key: Callable[[str], bool] = is_key,
+) -> Iterator[tuple[int, Sample]]:
     """Offset of the image, and sample, for all samples of one of our tars, in order.
 
     Raises UserError, naming the member, where it is not whole, or holds anything that our writer never writes:
@@ -194,7 +207,7 @@ def read_tar(file: IO[bytes], name: str, class_index: int, encoding: str) -> Ite
             not member.isreg()
             or suffix != suffixes[len(parts)]
             or before not in (None, key)
-            or not is_key(key)
+            or not is_valid_key(key)
         ):
             raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
         if not parts and key in seen:

@@ -1,5 +1,8 @@
 """A set in another encoding or a smaller size: the same keys, classes, splits and metadata.
 
+A synthetic set whose keys an earlier version truncated (see ``synthetic_keys``) is read from its tars alone, and gets
+new keys where the old ones are too long; nothing else needs to change.
+
     source's strata, in their own order
       -> shard tasks          per stratum, a fixed number of samples each
       -> worker processes     read a source shard sequentially, decode, resize, encode, write the tar
@@ -21,9 +24,17 @@ from cxrdist.data.imaging.codecs import ENCODINGS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
 from cxrdist.data.shards.lineage import converted
-from cxrdist.data.shards.manifest import MANIFEST, Manifest, read_manifest, write_manifest, write_table
+from cxrdist.data.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    check_classes,
+    read_manifest,
+    write_manifest,
+    write_table,
+)
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.synthetic_keys import replaced
 from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
 from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
 from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image, rows_of, write_all
@@ -34,6 +45,7 @@ from cxrdist.errors import UserError, nearest
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
     """Write a shard set again in another encoding or a smaller size: keys, classes, splits and metadata are kept.
+    Synthetic sets whose keys an earlier version truncated get whole ones.
 
     The same command again finishes an unfinished set, bit for bit the same; a finished one is left as it is.
     """
@@ -95,6 +107,12 @@ class ConvertTask(ShardTask):
 
     def samples(self, result: ShardResult) -> Iterator[Sample]:
         """Raises UserError, naming shard and key, for an image that does not decode: none is left out."""
+        for tar, sample in self.source_samples():
+            count_image()
+            yield Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta)
+
+    def source_samples(self) -> Iterator[tuple[str, Sample]]:
+        """Tar and sample, in order. Raises UserError where the source has fewer than its table says."""
         reader = self.reader()
         first, _ = reader.locate(self.start)
         last, _ = reader.locate(self.stop - 1)
@@ -102,11 +120,10 @@ class ConvertTask(ShardTask):
         for shard in range(first, last + 1):
             before = int(reader.ends[shard]) - reader.shards[shard]["samples"]
             part = slice(max(self.start - before, 0), self.stop - before)
-            for sample in itertools.islice(reader.whole(shard), part.start, part.stop):
-                count_image()
+            samples = reader.whole(shard, allows_long_keys=True)
+            for sample in itertools.islice(samples, part.start, part.stop):
                 read += 1
-                yield Sample(sample.key, self.image_of(sample, reader.shards[shard]["name"]), sample.meta)
-
+                yield reader.shards[shard]["name"], sample
         if read != self.images:
             raise UserError(
                 f"{self.source}/{self.entry['table']}: tells of more samples than its tars hold; {reader.remedy}"
@@ -125,7 +142,10 @@ class ConvertTask(ShardTask):
 
     def take_over(self, row: dict[str, Any], samples: dict[str, Any]) -> ShardResult | None:
         reader = self.reader()
-        keys = [reader.key(number).decode() for number in range(self.start, self.stop)]
+        if reader.has_truncated_keys:
+            keys = [replaced(sample.key) for _, sample in self.source_samples()]
+        else:
+            keys = [reader.key(number).decode() for number in range(self.start, self.stop)]
         return ShardResult(row) if keys == [*samples] else None
 
     def reader(self) -> StratumReader:
@@ -143,9 +163,10 @@ def convert(options: ConvertOptions) -> Manifest:
     """Convert a set; returns the new set's manifest.
 
     A finished set of the same source and options is left as it is. Raises UserError where the source is not
-    whole, where there is nothing to change, and for a size above the source's.
+    whole, where there is nothing to change, for a size above the source's, and for classes that would share files.
     """
     source = ShardSet(options.set)
+    check_classes(source.classes)
     target = target_of(source, options)
     out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
     store = store_of(out)
@@ -177,14 +198,17 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
     own_size, own_encoding = source.image_size, source.manifest["encoding"]
     is_only_encoding = options.size is None and options.min_shards is None
     is_foreign = own_encoding not in ENCODINGS
-    encoding = options.encoding or ("npy" if is_only_encoding or is_foreign else own_encoding)
+    has_truncated_keys = source.has_truncated_keys
+    is_for_speed = is_foreign or (is_only_encoding and not has_truncated_keys)
+    encoding = options.encoding or ("npy" if is_for_speed else own_encoding)
     size = options.size or own_size
     if size > own_size:
         raise UserError(
             f"--size {size}: {source} has images of {own_size} px, and a larger size would show no more of them: "
             f"import its source again at --size {size}"
         )
-    if (size, encoding) == (own_size, own_encoding) and options.min_shards is None:
+    is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
+    if is_same and not has_truncated_keys:
         raise UserError(
             f"{source} has images of {size} px in {encoding} already: name another --size, --encoding or "
             "--min-shards"

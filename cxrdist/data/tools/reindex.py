@@ -32,9 +32,11 @@ def reindex(place: str) -> Reindexed:
     """Rebuild the missing and damaged indexes of a set from its tars.
 
     An index is written only where its SHA-256 is the one in the shard table, so a damaged tar gets none. Raises
-    UserError where there is no set, or its manifest was changed.
+    UserError where there is no set, or its manifest was changed, and for a synthetic set whose keys an earlier
+    version truncated.
     """
     shards = ShardSet(place)
+    shards.check_keys()
     result = Reindexed()
     bad: list[tuple[dict[str, Any], dict[str, Any]]] = []
     # A tar of others' has one index, and a row in the table of each of its strata.
@@ -90,7 +92,8 @@ def rebuild(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any], result
                 [
                     index_row(sample, stratum, class_index, offset)
                     for offset, sample in read_tar(file, name, class_index, shards.manifest["encoding"])
-                ]
+                ],
+                name,
             )
     except FileNotFoundError:
         result.problems.append(f"{name}: missing")

@@ -56,7 +56,7 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
     """What is wrong, a line each; empty where the set is as it was written.
 
     ``quick`` reads no tar and no index: it compares sizes, and what the manifest and the tables say. Raises
-    UserError where there is no set at all.
+    UserError where there is no set at all, and for a synthetic set whose keys an earlier version truncated.
     """
     store = store_of(place)
     if not store.exists(MANIFEST):
@@ -65,6 +65,7 @@ def verify(place: str, *, quick: bool = False) -> list[str]:
         shards = ShardSet(store)
     except UserError as error:
         return [str(error)]
+    shards.check_keys()
     found: list[str] = []
     tasks: list[tuple[dict[str, Any], dict[str, Any]]] = []
     known = {MANIFEST}
@@ -160,7 +161,9 @@ def check_sizes(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
     expected_bytes = {row["name"]: row["bytes"]}
     if not shards.is_foreign:
         # The index of a tar of others' has rows of several strata.
-        expected_bytes[index_name(row["name"])] = len(index_bytes([])) + row["samples"] * INDEX_DTYPE.itemsize
+        expected_bytes[index_name(row["name"])] = (
+            len(index_bytes([], "")) + row["samples"] * INDEX_DTYPE.itemsize
+        )
     for name, expected in expected_bytes.items():
         try:
             size = shards.store.size(name)
@@ -185,11 +188,11 @@ def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) ->
     except UserError as error:
         return Checked(np.empty(0, INDEX_DTYPE), [*problems, str(error)])
     problems += of_tar
-    if rows is not None and sha256_bytes(index_bytes(rows)) != row["index_sha256"]:
+    if rows is not None and sha256_bytes(index_bytes(rows, name)) != row["index_sha256"]:
         problems.append(f"{index_name(name)}: not the index of {name}")
     if of_tar and index is not None:
         problems += [f"{name}: {line}" for line in damaged(store, name, index)]
-    return Checked(index_array(rows or []) if index is None else index, problems)
+    return Checked(index_array(rows or [], name) if index is None else index, problems)
 
 
 def check_foreign(
