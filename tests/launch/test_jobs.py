@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.stream import Stream

@@ -39,7 +39,7 @@ from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
 from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
 from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image, rows_of, write_all
 from cxrdist.data.storage.store import Store, store_of
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, UserError, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ class ConvertOptions:
     """Processes that decode and write; 0: one per core."""
 
     def __post_init__(self) -> None:
-        if self.encoding not in (None, *ENCODINGS):
-            raise UserError(f"--encoding {self.encoding}: unknown{nearest(str(self.encoding), ENCODINGS)}")
+        if self.encoding is not None:
+            check_choice("encoding", self.encoding, ENCODINGS)
         if self.size is not None and self.size < 16:
-            raise UserError(f"--size {self.size}: 16 pixels or more")
+            raise OptionError("size", f"must be 16 pixels or more, not {self.size}")
         if self.min_shards is not None and self.min_shards < 1:
-            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
+            raise OptionError("min_shards", f"must be 1 or more, not {self.min_shards}")
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+            raise OptionError("workers", f"must be 0 (one per core) or more, not {self.workers}")
 
 
 @dataclass(frozen=True)

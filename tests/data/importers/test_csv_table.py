@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.cli import dispatch
+from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.csv_table import CsvTable

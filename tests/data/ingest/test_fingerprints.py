@@ -169,7 +169,7 @@ def test_dedup_and_a_whole_official_split_contradict_each_other(tmp_path: Path) 
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
     with pytest.raises(UserError, match="--dedup: the source's own split is taken as it is"):
         ingest(CsvTable(root=str(tmp_path)), IngestOptions(out=str(tmp_path.parent / "set"), dedup=True))
-    with pytest.raises(UserError, match="--dedup needs the near-duplicates"):
+    with pytest.raises(UserError, match="dedup: needs the near-duplicates"):
         IngestOptions(out="x", dedup=True, find_duplicates=False)
 
 

@@ -142,7 +142,7 @@ def test_another_job_into_the_same_url_is_refused(
 def test_an_import_killed_in_the_middle_is_finished_by_the_same_command(
     s3: S3Server, images: Path, tmp_path: Path
 ) -> None:
-    words = ["--root", str(images), *OPTIONS, "--dedup", "false", "--min-shards", "3", "--workers", "2"]
+    words = ["--root", str(images), *OPTIONS, "--no-dedup", "--min-shards", "3", "--workers", "2"]
     assert cxrdist("import", "folder", *words, "--out", str(tmp_path / "whole")).returncode == 0
     whole = contents(tmp_path / "whole")
     reached, go_on = threading.Event(), threading.Event()
@@ -441,7 +441,7 @@ def test_no_credentials_end_a_command_with_one_line() -> None:
 def test_rights_that_end_in_the_middle_of_an_import_end_it_with_one_line(s3: S3Server, images: Path) -> None:
     """In a worker process."""
     s3.instead = lambda method, path: FORBIDDEN if method == "PUT" and path.endswith(".tar") else None
-    words = ["import", "folder", "--root", str(images), *OPTIONS, "--dedup", "false", "--workers", "2"]
+    words = ["import", "folder", "--root", str(images), *OPTIONS, "--no-dedup", "--workers", "2"]
     words += ["--out", URL]
     told = error_of(cxrdist(*words))
     assert ".tar: The key does not exist in our records: " in told and told.startswith(f"{URL}/")
@@ -497,7 +497,7 @@ class Blocker:
         if name.partition(".")[0] in ("s3fs", "gcsfs"):
             raise ImportError(f"No module named {name}")
 sys.meta_path.insert(0, Blocker())
-from cxrdist.cli import main
+from cxrdist.cli.main import main
 main()
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cxrdist.data.imaging.radiograph import load_grey
-from cxrdist.errors import UserError, nearest
 
 PLACES = ("root", "table")
 """Options that say where a source lies: they stand in no manifest."""
@@ -100,9 +99,3 @@ class FileImporter(Importer):
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         return load_grey(Path(self.root) / record.file, size, fit)
-
-
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raises UserError where an option, named as it is typed, is none of its choices."""
-    if value not in choices:
-        raise UserError(f"{option} {value}: unknown{nearest(value, choices)}")

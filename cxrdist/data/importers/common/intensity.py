@@ -7,15 +7,15 @@ from functools import partial
 import numpy as np
 
 from cxrdist.data.imaging.radiograph import Tone
-from cxrdist.data.importers.common.base import check_choice
+from cxrdist.errors import check_choice
 
 INTENSITIES = ("percentiles", "full")
 PERCENTILES = (0.5, 99.5)
 
 
 def check_intensity(intensity: str) -> None:
-    """Raises UserError for a way that is none of ``INTENSITIES``."""
-    check_choice("--intensity", intensity, INTENSITIES)
+    """Raises OptionError for a way that is none of ``INTENSITIES``."""
+    check_choice("intensity", intensity, INTENSITIES)
 
 
 def tone_of(intensity: str, is_inverted: bool = False) -> Tone:
