@@ -46,7 +46,7 @@ def trained() -> Generator:
     init_weights(generator, 3)
     with torch.no_grad():  # large enough that images differ in many grey values
         for parameter in generator.parameters():
-            parameter *= 5
+            parameter.mul_(5)
     return generator
 
 

@@ -626,7 +626,7 @@ def test_the_command_runs_no_code_and_counts_what_it_refused(tmp_path: Path) -> 
     } <= lines
     out = tmp_path / "set"
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == sorted([out, *out.iterdir()])
-    assert verify(out) == []
+    assert verify(str(out)) == []
     provenance = ShardSet(out).manifest["provenance"]
     assert provenance["left_out"] == {
         "no usable image (a link, never followed)": 1,

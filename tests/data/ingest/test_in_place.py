@@ -260,7 +260,7 @@ def test_temporaries_of_the_owner_stay(tars: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("changes", [{"encoding": "npy"}, {"min_shards": 2}])
-def test_options_for_tars_that_are_written_are_refused(tars: Path, changes: dict[str, object]) -> None:
+def test_options_for_tars_that_are_written_are_refused(tars: Path, changes: dict[str, Any]) -> None:
     option = next(iter(changes)).replace("_", "-")
     with pytest.raises(UserError, match=f"--{option}: --in-place writes no tars"):
         index_in_place(importer(tars, in_place=True), options(**changes))

@@ -247,8 +247,8 @@ def test_a_set_on_s3_reads_as_the_local_one(remote: S3Server, tiny_set: Path) ->
     stop = int(last["offset_bytes"] + last["length_bytes"])
     assert remote.requests == [("GET", f"/{BUCKET}/set/{TAR}", f"bytes={start}-{stop - 1}")]
     for name in CLASSES:
-        of_both = [shards.images("test", name, "real", 2) for shards in (here, there)]
-        assert np.array_equal(*of_both)
+        of_here, of_there = (shards.images("test", name, "real", 2) for shards in (here, there))
+        assert np.array_equal(of_here, of_there)
     metas = [[sample.meta for sample in r.whole(0)] for r in (local, reader)]
     assert metas[0] == metas[1] and len(metas[0]) == 8
 
@@ -472,7 +472,11 @@ def test_a_server_that_is_busy_for_a_moment_is_asked_again(remote: S3Server, tin
 
 def test_a_silent_server_is_asked_a_few_times_only(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     silence = threading.Event()
-    s3.instead = lambda method, path: silence.wait(30) and None
+
+    def keep_silent(method: str, path: str) -> None:
+        silence.wait(30)
+
+    s3.instead = keep_silent
     monkeypatch.setattr(S3FileSystem, "read_timeout", 0.2)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     S3FileSystem.clear_instance_cache()
