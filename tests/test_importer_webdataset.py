@@ -154,6 +154,7 @@ def test_members_of_a_sample_may_stand_anywhere(tmp_path: Path) -> None:
         (None, {"label": True}, {}, None),
         (None, {"label": 0.5}, {}, None),
         (None, {"label": "\ud800"}, {}, None),
+        (None, {"label": "Mass\x9b31m"}, {}, None),  # C1: a terminal takes it for ESC [
         (None, {}, {}, None),
     ],
 )

@@ -22,7 +22,7 @@ from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.shards.manifest import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, is_plain
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
@@ -293,4 +293,4 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     text = value.strip()
-    return None if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text) else text
+    return text if is_plain(text) else None

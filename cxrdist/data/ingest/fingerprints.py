@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from cxrdist.console import Progress, say
-from cxrdist.data.imaging.near_duplicates import HASH_BYTES, near_groups
+from cxrdist.data.imaging.near_duplicates import HASH_BYTES, groups_of, near_groups
 from cxrdist.data.importers.common.base import Record
 from cxrdist.errors import UserError, shown
 
@@ -118,22 +118,18 @@ def one_patient_each(records: Sequence[Record], groups: Sequence[int]) -> tuple[
 
     The names do not depend on the order of the records.
     """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
     known = list(records)
+    pairs: list[tuple[str, str]] = []
     for each in members_of(groups):
         named = sorted(records[i].patient_id for i in each if records[i].patient_id)
         patient = (named or sorted(records[i].source_id for i in each))[0]
         for i in each:
             if not records[i].patient_id:
                 known[i] = replace(records[i], patient_id=patient)
-            first, second = sorted((root(patient), root(known[i].patient_id)))
-            parent[second] = first
-    return known, [root(record.patient_id or record.source_id) for record in known]
+            pairs.append((patient, known[i].patient_id))
+    patients = [record.patient_id or record.source_id for record in known]
+    # Sorted, so that the lowest index of a group is its lowest name, whatever the order of the records.
+    names = sorted({*patients, *(patient for patient, _ in pairs)})
+    number = {name: i for i, name in enumerate(names)}
+    group = groups_of(len(names), ((number[first], number[second]) for first, second in pairs))
+    return known, [names[group[number[patient]]] for patient in patients]
