@@ -300,7 +300,7 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
     assert len(written) == min(lost, 13)
-    assert "going on with an unfinished set" in capsys.readouterr().out
+    assert f"{out}: continuing an unfinished set\n" in capsys.readouterr().err
     assert contents(out) == whole
 
 
@@ -323,7 +323,7 @@ def test_a_shard_of_other_samples_is_not_taken_over(tiny_set: Path, tmp_path: Pa
 SCRIPT = f"""
 import sys
 from cxrdist.run.checkpoint import save_weights, weights_sha256
-from cxrdist.data import convert as module
+from cxrdist.data.tools import convert as module
 module.samples_per_shard = lambda *_: {SAMPLES_PER_SHARD}
 module.convert(module.ConvertOptions(set=sys.argv[1], out=sys.argv[2], encoding="npy", workers=1))
 """

@@ -91,8 +91,8 @@ class WebDataset(FileImporter):
     def _intensity(self) -> str:
         return self.intensity or ("full" if self.in_place else "percentiles")
 
-    def judgements(self) -> dict[str, Any]:
-        return super().judgements() | {"intensity": self._intensity}
+    def source_options(self) -> dict[str, Any]:
+        return super().source_options() | {"intensity": self._intensity}
 
     def records(self) -> Iterator[Record]:
         return described(self._records(), self.burned_in)
