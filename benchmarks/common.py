@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+CLONE = Path(__file__).resolve().parents[1]
+
 Row = dict[str, Any]
 
 

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from common import tell
+from benchmarks.common import CLONE, tell
 
-CLONE = Path(__file__).resolve().parents[1]
 PINS = Path(__file__).with_name("peers.txt")
 TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
 

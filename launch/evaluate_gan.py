@@ -1,4 +1,4 @@
-"""Tell how good a run's generated images are: `accelerate launch launch/evaluate_gan.py --help`."""
+"""Evaluate the generators of a GAN run: `accelerate launch launch/evaluate_gan.py --help`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write synthetic images into shards: `accelerate launch launch/synthesize.py --help`."""
+"""Generate synthetic images and write them to a shard set: `accelerate launch launch/synthesize.py --help`."""
 
 from __future__ import annotations
 

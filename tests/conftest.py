@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from cxrdist import logs
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards import write_pool
+from tests.helpers.images import CLASSES, draw_folder
+from tests.helpers.inline_pool import InlinePool
 
 if TYPE_CHECKING:
-    from s3_server import S3Server
+    from tests.helpers.s3_server import S3Server
 
-CLONE = Path(__file__).resolve().parents[1]
 logs.configure()  # as a command does: tests read warnings and notes on stderr
-CLASSES = {"Normal": 14, "Pneumothorax": 8, "Pleural Effusion": 10}
-
-
-def draw_folder(root: Path, counts: dict[str, int], size: int = 32) -> Path:
-    """``root/<class>/*.png``: bright bars whose side tells the class, with noise."""
-    rng = np.random.default_rng(7)
-    for c, (name, count) in enumerate(counts.items()):
-        (root / name).mkdir(parents=True)
-        for i in range(count):
-            image = rng.integers(20, 90, (size, size), np.uint8)
-            image[:, 8 * c : 8 * c + 8] += np.uint8(120)
-            Image.fromarray(image).save(root / name / f"{i:03d}.png")
-    return root
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +37,13 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     """Each test finds no block of another's, nor of the user's."""
     monkeypatch.setenv("CXRDIST_CACHE", str(tmp_path_factory.getbasetemp() / "blocks" / uuid.uuid4().hex))
     monkeypatch.delenv("CXRDIST_CACHE_GIB", raising=False)
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are written in this process, without the seconds that workers take to start."""
+    monkeypatch.setattr(write_pool, "_shared", None)
+    monkeypatch.setattr(write_pool, "ProcessPoolExecutor", InlinePool)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +68,7 @@ def tiny_set(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """Its address and keys are in the environment, as users give them, so that commands and workers see them."""
-    from s3_server import S3Server
+    from tests.helpers.s3_server import S3Server
 
     with pytest.MonkeyPatch.context() as patch:
         started = S3Server()
@@ -107,36 +99,3 @@ def remote(s3: S3Server, tiny_set: Path) -> S3Server:
         s3.put(f"set/{path.name}", path.read_bytes())
     s3.requests.clear()
     return s3
-
-
-def launch(
-    script: str, *words: str, cwd: Path, processes: int = 1, config: str = "cpu2.yaml"
-) -> subprocess.CompletedProcess[str]:
-    """``launch/<script>`` on CPU, under ``accelerate launch`` where there are several processes."""
-    return subprocess.run(
-        launch_command(script, *words, processes=processes, config=config),
-        cwd=cwd,
-        env=launch_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def launch_command(script: str, *words: str, processes: int = 1, config: str = "cpu2.yaml") -> list[str]:
-    command = [sys.executable]
-    if processes > 1:
-        file = str(CLONE / "configs/accelerate" / config)
-        command += ["-m", "accelerate.commands.launch", "--config_file", file]
-        command += ["--num_processes", str(processes)]
-    return [*command, str(CLONE / "launch" / script), *words]
-
-
-def launch_environment() -> dict[str, str]:
-    return {
-        **os.environ,
-        "PYTHONPATH": str(CLONE),
-        "OMP_NUM_THREADS": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "WANDB_MODE": "disabled",
-    }

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -273,6 +273,18 @@ class Dist:
         if box[1] is not None:
             raise UserError(box[1])
         return box[0]
+
+    @contextlib.contextmanager
+    def hold_on_main(self, manager: AbstractContextManager[object]) -> Iterator[None]:
+        """Rank 0 enters ``manager`` for the duration of the block. A UserError or OSError on entering is raised on
+        every rank."""
+        with contextlib.ExitStack() as stack:
+
+            def enter() -> None:
+                stack.enter_context(manager)
+
+            self.on_main(enter)
+            yield
 
     def forget_models(self) -> None:
         """Let go of what was wrapped and of all engines so far: accelerate and DeepSpeed would hold every model of a

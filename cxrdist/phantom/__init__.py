@@ -1,4 +1,4 @@
-"""Phantom radiographs: chests of ellipsoids and tubes, projected, with the signs of five classes."""
+"""Phantom radiographs: projections of chests built from ellipsoids and tubes, with the signs of five classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is on the film: a patient's anatomy, shared by all studies, and how one study was taken."""
+"""A patient's anatomy, shared by all studies, and the pose in which one study was taken."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 
 CLASSES = ("Cardiomegaly", "Normal", "Pleural Effusion", "Pulmonary Edema", "Pneumothorax")
 
-# How often a film is taken in bed (AP), by class: the sicker lie down, and have leads and tubes. As on real films,
-# the view is therefore a confounder: a classifier can score above chance on it alone. The shares are kept
-# close enough for every class to have both views.
+# Share of films taken in bed (AP), by class: sicker patients lie down, and have leads and tubes. As on real films,
+# the view is therefore a confounder: a classifier can score above chance on it alone. The shares are close enough
+# for every class to have both views.
 _AP_SHARE = {
     "Cardiomegaly": 0.25,
     "Normal": 0.15,
@@ -22,7 +22,7 @@ _AP_SHARE = {
 
 
 class Stream(IntEnum):
-    """What a stream of random numbers is for; a new use takes a new number and changes no other."""
+    """The purpose of a stream of random numbers. A new purpose takes a new number, so no other stream changes."""
 
     ANATOMY = 1
     POSE = 2
@@ -37,7 +37,7 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, patient: int, study: int, stream: Stream) -> np.random.Generator:
-    """The one source of chance: a stream per (seed, patient, study, use), whatever was drawn before."""
+    """The only source of randomness: an independent stream per (seed, patient, study, purpose)."""
     return np.random.default_rng(np.random.SeedSequence([seed, patient, study, stream]))
 
 
@@ -58,13 +58,13 @@ class Anatomy:
     widest: float
     """Where the chest is widest, as a share of the way from the apex to the costophrenic angle."""
     roundness: float
-    """Of the upper chest: about 2 is round, more is square."""
+    """Shape of the upper chest: about 2 is round, more is square."""
     wall_cm: float
     breast: float
     aorta: float
-    """1 in the young; the arch widens and unfolds with age."""
+    """Relative width: 1 in young patients; the arch widens and unfolds with age."""
     heart_ratio: float
-    """Cardiothoracic ratio in health."""
+    """Cardiothoracic ratio without disease."""
     heart_tilt: float
     rib_drop: float
     bone: float
@@ -73,9 +73,9 @@ class Anatomy:
     dome_peak: tuple[float, float]
     """Where each hemidiaphragm is highest, image's left and right, as a share of the lung's half width."""
     apex_skew_cm: float
-    """How much higher the image's left apex stands than the right one's, halved."""
+    """Half the height by which the apex on the image's left lies above the other one."""
     inner_seed: int
-    """Of what has too many parts to list: vessels, gas."""
+    """Seed of the parts too many to list here: vessels and gas."""
 
     @staticmethod
     def of(seed: int, patient: int) -> Anatomy:
@@ -118,7 +118,7 @@ class Anatomy:
 def _pair(
     draw: np.random.Generator, mean: float, spread: float, between: float, least: float
 ) -> tuple[float, float]:
-    """Two sides of one body: much alike, never the same."""
+    """Draws values for both sides of the body: similar, never equal, and at least ``least``."""
     common = draw.normal(mean, spread)
     one, other = np.maximum(common + draw.normal(0, between, 2), least)
     return float(one), float(other)
@@ -136,11 +136,11 @@ class Pose:
     turn_cm: float
     """How far the patient's rotation moves the front of the chest against the spine."""
     chin_z_cm: float
-    """Lowest point of the head; in bed it hangs into the film at times."""
+    """Lowest point of the head; in bed it sometimes reaches into the film."""
     inspiration: float
     """1 is a full breath; less lifts the diaphragm and crowds the lungs."""
     arm_out: tuple[float, float]
-    """How far each arm, image's left and right, leaves the trunk: cm sideways per 2 cm down."""
+    """Angle of each arm to the trunk, image's left and right: cm sideways per 2 cm down."""
     shoulder_cm: tuple[float, float]
     """How much lower each shoulder hangs than the patient's usually do."""
 
@@ -164,6 +164,6 @@ class Pose:
 
 
 def describe(seed: int, patient: int, study: int, label: str) -> tuple[str, str, int]:
-    """View ("PA" or "AP"), sex ("F" or "M") and age in years, as ``render`` will say, without rendering."""
+    """View ("PA" or "AP"), sex ("F" or "M") and age in years, as ``render`` returns them, without rendering."""
     anatomy = Anatomy.of(seed, patient)
     return Pose.of(seed, patient, study, label).view, anatomy.sex, anatomy.age

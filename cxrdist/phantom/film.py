@@ -1,4 +1,4 @@
-"""From path lengths to a film: attenuation, scatter, quantum noise, tone curve."""
+"""Turns path lengths into a film: attenuation, scatter, quantum noise, tone curve."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _COARSE = 32
 
 @lru_cache(maxsize=32)
 def _cells(size: int, coarse: int) -> tuple[Array, Array]:
-    """For each of ``size`` pixels the cell before it, [size], and the next one's share, [size] float32."""
+    """For each of ``size`` pixels, the index of the cell before it and the weight of the next cell, float32."""
     at = np.clip((np.arange(size) + 0.5) * coarse / size - 0.5, 0, coarse - 1)
     low = np.minimum(at.astype(int), coarse - 2)
     return low, (at - low).astype(np.float32)
 
 
 def _enlarge(cells: Array, size: int) -> Array:
-    """[coarse, coarse] -> [size, size], linear between the cells' centres."""
+    """Enlarges [coarse, coarse] to [size, size], linearly between the cells' centres."""
     low, share = _cells(size, cells.shape[0])
     rows = cells[low]
     rows += share[:, None] * (cells[low + 1] - rows)
@@ -32,7 +32,7 @@ def _enlarge(cells: Array, size: int) -> Array:
 
 
 def _shrink(image: Array) -> Array:
-    """[size, size] -> [32, 32] float32, means over the pixels of each cell, fractions of pixels included."""
+    """Shrinks [size, size] to [32, 32] float32: means over each cell, fractions of pixels included."""
     size = image.shape[0]
     edges = np.linspace(0.0, size, _COARSE + 1)
     low = np.minimum(edges.astype(int), size - 1)
@@ -47,7 +47,7 @@ def _shrink(image: Array) -> Array:
 
 
 def wide_blur(image: Array, sigma: float) -> Array:
-    """Gaussian blur by way of a 32x32 grid, edges repeated; ``sigma`` is a fraction of the field, 0.04 or more."""
+    """Gaussian blur on a 32x32 grid, edges repeated; ``sigma`` is a fraction of the field, at least 0.04."""
     reach = int(3.0 * sigma * _COARSE) + 1
     weight = [math.exp(-0.5 * (k / (sigma * _COARSE)) ** 2) for k in range(-reach, reach + 1)]
     cells = _shrink(image)
@@ -85,13 +85,13 @@ def expose(soft_cm: Array, bone_cm: Array, scatter: float) -> Array:
 
 
 def develop(log_signal: Array, draw: np.random.Generator, technique: Technique) -> Array:
-    """[H, W] float32 in 0..1, bright where little came through, as on a film."""
+    """Log signal to film, [H, W] float32 in 0..1: bright where little radiation came through, as on a real film."""
     size = log_signal.shape[0]
     grain = draw.standard_normal((size, size), dtype=np.float32)
-    # Fewer quanta, more noise; smaller pixels catch fewer.
+    # Fewer quanta mean more noise, and smaller pixels receive fewer.
     strength = np.float32(technique.noise * 0.0022 * (size / 256) ** 0.5)
     density = -log_signal + grain * np.exp(np.float32(-0.5) * log_signal) * strength
-    # Automatic exposure: the window spans the body from its clearest to its densest parts.
+    # Automatic exposure: the window spans the body from its most transparent to its densest parts.
     coarse = _shrink(density)
     body = coarse[coarse > 0.6]
     dark, light = np.quantile(body, [0.08, 0.96]) if body.size > 32 else (0.0, 3.0)
@@ -107,7 +107,7 @@ def develop(log_signal: Array, draw: np.random.Generator, technique: Technique) 
 
 
 def collimate(shown: Array, technique: Technique) -> Array:
-    """The film where the beam reached it; a border elsewhere."""
+    """Replaces the parts of the film that the beam did not reach by a border."""
     size = shown.shape[0]
     left, right, top, bottom = technique.collimated
     if not any(technique.collimated):

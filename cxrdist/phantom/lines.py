@@ -1,4 +1,4 @@
-"""What medicine left in or on the patient: leads of the ECG, tubes, catheters, a pacemaker, sternal wires."""
+"""Devices in or on the patient: ECG leads, tubes, catheters, a pacemaker, sternal wires."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """What one study shows. Implants belong to the patient and are on every film from the first.
+    """The devices of one study. Implants belong to the patient and are on all of the patient's films.
 
-    How often follows the view, and so, through it, the class; a chest tube goes with a pneumothorax (one in
-    three) or an effusion (one in eight), as on real films: a classifier can learn them instead of the signs.
+    The frequency of devices depends on the view, and through the view on the class. A chest tube occurs with a
+    pneumothorax (one in three) or an effusion (one in eight). As on real films, a classifier can learn the devices
+    instead of the signs.
     """
 
     pacemaker: bool
@@ -55,9 +56,9 @@ class Lines:
         )
 
     def chord(self, grid: Grid, anatomy: Anatomy, pose: Pose) -> Array:
-        """[H, W] cm of something as dense as bone."""
+        """[H, W] cm of bone-equivalent path length."""
         draw = np.random.default_rng(self.shape_seed)
-        # Each part has a stream of its own: one line more moves no other.
+        # Each device has its own stream, so that adding one does not move the others.
         leads, tube, feeding, central, drain, implants = draw.spawn(6)
         solid: list[Tubes] = []
         total = grid.zeros()
@@ -97,7 +98,7 @@ def _line(grid: Grid, path: Curve, radius: float, weight: float) -> Tubes:
 
 
 def _leads(grid: Grid, anatomy: Anatomy, count: int, draw: np.random.Generator) -> list[Tubes]:
-    """Wires and the snaps at their ends."""
+    """ECG wires and the snap electrodes at their ends."""
     half = anatomy.lung_half_width
     ends = [
         (-0.78 * half, -8.5),
@@ -130,7 +131,7 @@ def _central(kind: str, draw: np.random.Generator) -> Curve:
 
 
 def _sternal_wires(grid: Grid, pose: Pose, draw: np.random.Generator) -> list[Tubes]:
-    """Figure-of-eight loops that hold a sternum together after heart surgery; clips beside them."""
+    """Figure-of-eight loops that close the sternum after heart surgery, and surgical clips beside them."""
     parts = []
     turn = np.linspace(0.0, 2 * np.pi, 25)
     for z in np.linspace(-7.5, 5.0, int(draw.integers(5, 8))):
@@ -174,7 +175,7 @@ def _pacemaker(
 
 
 def _plate(grid: Grid, x: float, z: float, ax: float, az: float, angle: float) -> Array:
-    """1 within a rounded rectangle of half sides ``ax`` and ``az``, 0 outside, a pixel of slope between."""
+    """1 inside a rounded rectangle of half sides ``ax`` and ``az``, 0 outside, with an edge one pixel wide."""
     at = grid.window(x, z, ax + az, ax + az)
     dx, dz = grid.x[at] - np.float32(x), (grid.z[at[0]] - np.float32(z))[:, None]
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))

@@ -1,4 +1,4 @@
-"""What is written on a film: the lead side marker, and in small letters what this is."""
+"""Marks on a film: the lead side marker, and the word PHANTOM in small letters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STROKES = {
 
 
 def _letter(name: str) -> Array:
-    """Strokes of 16 points each, [strokes, 16, 2], two units high."""
+    """The strokes of a letter, 16 points each, [strokes, 16, 2], two units high."""
     strokes = []
     for stroke in _STROKES[name]:
         nodes = np.array(stroke)
@@ -53,7 +53,7 @@ _LETTERS = {name: _letter(name) for name in _STROKES}
 
 
 def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generator) -> Array:
-    """Lead letters in an upper corner, 0..1 opaque: L on the image's right or R on its left, "AP" in bed."""
+    """Opacity, 0..1, of the lead letters in an upper corner: L on the image's right or R on its left, "AP" in bed."""
     side = -1.0 if technique.marker_right else 1.0
     high, inset, down = draw.uniform([0.9, 1.4, 1.3], [1.4, 3.0, 3.0])
     left, right, top, _ = technique.collimated
@@ -63,7 +63,7 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
     strokes = 0.5 * high * _LETTERS["R" if technique.marker_right else "L"]
     initials, ring = draw.random(2)
     names = draw.choice(list(_LETTERS), 2)
-    if initials < 0.45:  # the radiographer's
+    if initials < 0.45:  # initials of the radiographer
         small = [
             0.22 * high * _LETTERS[name] + (x * high, 1.0 * high) for name, x in zip(names, (-0.25, 0.25))
         ]
@@ -80,7 +80,7 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
     cos, sin = np.cos(turn), np.sin(turn)
     across, down_ = strokes[..., 0], strokes[..., 1]
     strokes = np.stack([across * cos - down_ * sin, across * sin + down_ * cos], axis=-1)
-    # The marker hangs in the film's frame, not in the patient's: undo the lean.
+    # The marker is aligned with the film, not with the patient: undo the lean.
     z = grid.centre_z_cm - grid.half_width_cm + down
     x = grid.centre_x_cm + side * (grid.half_width_cm - inset) - grid.lean * z
     points = np.stack([x + strokes[..., 0], np.zeros(strokes.shape[:2]), z + strokes[..., 1]], axis=-1)
@@ -90,7 +90,7 @@ def marker(grid: Grid, pose: Pose, technique: Technique, draw: np.random.Generat
 
 @lru_cache(maxsize=8)
 def _word(size: int) -> Array:
-    """ "PHANTOM", [h, w] 0..1 opaque, about 2 % of the film high and never too small to read."""
+    """Opacity, [h, w] 0..1, of the word PHANTOM: about 2 % of the film high, and at least 6 pixels to be legible."""
     high = max(6.0, 0.021 * size)
     strokes = [0.5 * high * _LETTERS[name] + (0.88 * high * k, 0.0) for k, name in enumerate("PHANTOM")]
     points = np.concatenate(strokes)
@@ -100,12 +100,12 @@ def _word(size: int) -> Array:
     flat = points + np.array([2.5 + 0.3 * high, 0.5 * rows]) - 0.5 * side
     path = np.stack([flat[..., 0], np.zeros(flat.shape[:2]), flat[..., 1]], axis=-1)
     ink = Tubes.through(path, 0.075 * high).chord(sheet)[:rows]
-    # Opaque along the middle of each stroke, also where a stroke is thinner than a pixel.
+    # Opaque along the middle of each stroke, even if a stroke is thinner than a pixel.
     return np.minimum(ink / np.quantile(ink[ink > 0], 0.9), 1.0).astype(np.float32)
 
 
 def stamp(shown: Array, technique: Technique) -> None:
-    """Write the word PHANTOM onto the film, in place: in the marker's way never, and on every class alike."""
+    """Writes the word PHANTOM onto the film, in place: on the side without the marker, whatever the class."""
     size = shown.shape[0]
     if size < WORD_FROM_PIXELS:
         return
@@ -115,5 +115,5 @@ def stamp(shown: Array, technique: Technique) -> None:
     top = edge if technique.word_above else size - edge - rows
     left = size - edge - columns if technique.marker_right else edge
     at = shown[top : top + rows, left : left + columns]
-    # Light letters, or dark ones where the film is too light for them.
+    # Light letters, or dark ones if the film is light there.
     at += ink * (np.float32(0.95 if at.mean() < 0.6 else 0.1) - at)

@@ -18,7 +18,7 @@ _REACHES = np.array([2, 3, 4, 6, 8, 11, 15, 20, 28, 40, 56, 80, 112, 160, 224, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A square of pixels over the patient. ``lean`` shears x with z: a patient who leans a little."""
+    """A square grid of pixels over the patient. ``lean`` shears x with z, for a patient who leans sideways."""
 
     size: int
     half_width_cm: float
@@ -67,7 +67,7 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class Ellipsoid:
-    """Semi-axes ``ax``, ``az`` in the image plane, turned by ``angle`` (radians); ``ay`` deep."""
+    """Semi-axes ``ax`` and ``az`` in the image plane, rotated by ``angle`` (radians), and ``ay`` in depth."""
 
     x: float
     z: float
@@ -89,7 +89,7 @@ class Ellipsoid:
         return Ellipsoid(x=self.x + x, z=self.z + z, ax=self.ax, az=self.az, ay=self.ay, angle=self.angle)
 
     def chord_squared(self, grid: Grid) -> tuple[tuple[slice, slice], Array]:
-        """(2 ay)^2 (1 - u^2 - v^2) where positive, on the window it touches."""
+        """Squared chords (2 ay)^2 (1 - u^2 - v^2), or 0 outside, and the window they cover."""
         at = grid.window(self.x, self.z, self.reach_x, self.reach_z)
         dx = grid.x[at] - np.float32(self.x)
         dz = (grid.z[at[0]] - np.float32(self.z))[:, None]
@@ -101,7 +101,7 @@ class Ellipsoid:
 
 
 def union(grid: Grid, solids: list[Ellipsoid]) -> Array:
-    """Root of the summed squared chords: solids that share tissue, with no seam where they meet."""
+    """Root of the summed squared chords: for solids that overlap, without a seam between them."""
     total = grid.zeros()
     for solid in solids:
         at, squared = solid.chord_squared(grid)
@@ -110,7 +110,7 @@ def union(grid: Grid, solids: list[Ellipsoid]) -> Array:
 
 
 def heap(grid: Grid, solids: list[Ellipsoid]) -> Array:
-    """Summed chords: solids that lie in front of one another."""
+    """Summed chords: for solids that lie in front of one another."""
     total = grid.zeros()
     for solid in solids:
         at, squared = solid.chord_squared(grid)
@@ -119,7 +119,7 @@ def heap(grid: Grid, solids: list[Ellipsoid]) -> Array:
 
 
 def stack(grid: Grid, centre: Array, half_width: Array, half_depth: Array, *, power: int = 2) -> Array:
-    """A pile of horizontal (super-)ellipses, a row each ([H]): chord 2 D sqrt(1 - |u|^power).
+    """A stack of horizontal (super-)ellipses, one per row ([H]): chord 2 D sqrt(1 - |u|^power).
 
     ``power`` is 2, 3 or 4: from round to square.
     """
@@ -145,7 +145,7 @@ def stack(grid: Grid, centre: Array, half_width: Array, half_depth: Array, *, po
 
 @dataclass(frozen=True, kw_only=True)
 class Tubes:
-    """Short straight pieces of round tubes, any number of tubes together; every array is [pieces]."""
+    """Short straight pieces of any number of round tubes; every array is [pieces]."""
 
     x: Array
     z: Array
@@ -155,12 +155,12 @@ class Tubes:
     """In the image plane, cm."""
     radius: Array
     weight: Array
-    """How much denser than a tube that lies in the image plane: the secant of its tilt into the beam, times
-    whatever the caller wants."""
+    """Density relative to a tube in the image plane: the secant of the tilt into the beam, times the caller's
+    weight."""
 
     @staticmethod
     def through(points: Array, radius: Array | float, weight: Array | float = 1.0) -> Tubes:
-        """Tubes along polylines. ``points`` [N, P, 3] as x, y, z in cm; the others broadcast to it."""
+        """Tubes along polylines. ``points`` [N, P, 3] are x, y, z in cm; the others broadcast to [N, P]."""
         step = np.diff(points, axis=1)
         middle = 0.5 * (points[:, 1:] + points[:, :-1])
         full = points.shape[:2]
@@ -184,18 +184,18 @@ class Tubes:
         return Tubes(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def chord(self, grid: Grid, *, marrow: float = 0.0) -> Array:
-        """Summed chords, [H, W] float32 cm. ``marrow``: the share a bone lacks inside."""
+        """Summed chords, [H, W] float32 cm. ``marrow`` is the density missing inside a bone, as a share."""
         pixel = grid.pixel_cm
-        # Thinner or shorter than a pixel: drawn a pixel wide or long, and as much fainter.
+        # Pieces thinner or shorter than a pixel are drawn a pixel wide or long, and fainter in proportion.
         radius, length = np.maximum(self.radius, pixel), np.maximum(self.length, pixel)
         weight = 2.0 * self.weight * (self.radius / radius) ** 2 * (self.length / length)
         column, row = grid.pixel_of(self.x, self.z)
         reach = np.ceil(np.hypot(radius, length) / pixel).astype(np.int64)
-        # Few window sizes, each in passes about as large as the image: small ones stay in the cache.
+        # Few window sizes, each in passes about as large as the image, so that small images stay in the cache.
         reach = _REACHES[np.searchsorted(_REACHES, reach)]
         low, high = -reach, grid.size - 1 + reach
         seen = (column > low) & (column < high) & (row > low) & (row < high) & (weight > 1e-4)
-        # A window's centre may lie one reach outside the image, and its edge another.
+        # A window's centre may lie one reach outside the image, and its edge one reach further.
         pad = 2 * int(reach[seen].max(initial=1)) + 1
         wide = grid.size + 2 * pad
         total = np.zeros(wide * wide)
@@ -224,7 +224,7 @@ class Tubes:
                     inside -= np.float32(1.0 - 0.72**2) * squared[pick]
                     np.sqrt(np.maximum(inside, 0.0, out=inside), out=inside)
                     value -= np.float32(marrow) * inside
-                # Tents of neighbouring pieces sum to one, so a tube has no beads.
+                # The tent weights of neighbouring pieces sum to one, so that a tube has even brightness.
                 tent = (cz * (tz * scale[pick]))[:, None] + (cx * (tx * scale[pick]))[None, :]
                 np.subtract(1.0, np.abs(tent, out=tent), out=tent)
                 value *= np.maximum(tent, 0.0, out=tent)

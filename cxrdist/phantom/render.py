@@ -6,12 +6,12 @@ Anatomy (patient)   Pose, Technique, Lines (study)   Signs (class)
                                   |
       exposure -> scatter -> noise -> tone -> borders -> marker -> uint8
 
-What is guaranteed: with one version of numpy on one type of CPU, a film is the same bytes whatever was rendered
-before it, in whichever process and order. Nothing goes through BLAS, so neither its build nor its threads
-matter. numpy picks the code of exp, log, sin and power by what the CPU can do, and their last bits differ:
-on another type of CPU a pixel may, rarely, round to the grey level next to it. Measured with numpy 2.4 on one
-CPU with features switched off: of 2,785,280 pixels none differs between AVX-512 and AVX2, 10 between AVX-512 and
-SSE4.2, each by one level. So a set's digest is sure to be the same on one type of CPU only.
+Reproducibility: with one version of numpy on one type of CPU, a film has the same bytes in every process and order
+of rendering. Nothing uses BLAS, so its build and threads do not matter. numpy selects the code of exp, log, sin and
+power by the features of the CPU, and results differ in the last bits: on another type of CPU a pixel may, rarely,
+round to the neighbouring grey level. Measured with numpy 2.4 on one CPU with features disabled: of 2,785,280 pixels
+none differs between AVX-512 and AVX2, and 10 between AVX-512 and SSE4.2, each by one level. A set's digest is
+therefore guaranteed to be the same only on one type of CPU.
 """
 
 from __future__ import annotations
@@ -40,34 +40,34 @@ class Study:
     sex: str
     age: int
     truth: dict[str, float]
-    """``cardiothoracic_ratio``; ``fluid_level``, the deeper side's, as a fraction of the lung's height;
-    ``meniscus_cm``, how much higher the fluid stands at the lateral wall; ``edema``, the haze at the hila, 0 to 1;
-    ``septal_lines``, per lung; ``pneumothorax_area``, as a fraction of that lung's projected area; ``severity``,
-    0 to 1. All 0 where the sign is absent."""
+    """``cardiothoracic_ratio``; ``fluid_level`` of the deeper side, as a fraction of the lung's height;
+    ``meniscus_cm``, by which the fluid is higher at the lateral wall; ``edema``, the haze at the hila, 0 to 1;
+    ``septal_lines`` per lung; ``pneumothorax_area``, as a fraction of that lung's projected area; ``severity``,
+    0 to 1. Each except the ratio is 0 if the sign is absent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Parts of the chest, [H, W] float32 cm along the beam: what is summed into the film, and can be measured."""
+    """Path lengths through parts of the chest, [H, W] float32 cm: summed into the film, and measured by tests."""
 
     heart: Array
     chest: Array
-    """Room for both lungs, the mediastinum and the domes taken off."""
+    """Space for both lungs, without the mediastinum and the diaphragm."""
     lungs: Array
-    """Lung within that room; what is missing is air around a collapsed lung."""
+    """Lung within that space; the rest is air around a collapsed lung."""
     fluid: Array
     markings: Array
-    """Vessels and septal lines, where aerated lung shows them."""
+    """Vessels and septal lines, as far as they lie in aerated lung."""
     soft: Array
-    """Water-equivalent of everything but bone."""
+    """Water-equivalent of everything except bone."""
 
 
 def render(*, seed: int, patient: int, study: int, label: str, size: int) -> Study:
-    """The film of one study, ``size`` x ``size`` pixels (16 to 1024), ``label`` one of ``CLASSES``.
+    """Renders the film of one study, ``size`` x ``size`` pixels (16 to 1024), ``label`` one of ``CLASSES``.
 
-    The same study under two labels shares patient, pose, technique and noise where both are taken in the same
-    view: the films then differ by the signs, and what was done about them, only. Raises UserError for another
-    size or label.
+    The same study with two labels shares patient, pose, technique and noise if both labels draw the same view: the
+    films then differ only by the signs and the devices that belong to them. Raises UserError for another size or
+    label.
     """
     if not SIZES[0] <= size <= SIZES[1]:
         raise UserError(f"--size {size}: phantoms are rendered from {SIZES[0]} to {SIZES[1]} pixels")
@@ -94,7 +94,7 @@ def render(*, seed: int, patient: int, study: int, label: str, size: int) -> Stu
 
 
 def layers(scene: Scene, grid: Grid, draw: np.random.Generator) -> Layers:
-    """Everything but bone. ``draw`` is the film's stream: the lungs' texture is its first use."""
+    """Computes everything except bone. ``draw`` is the film's stream, which starts with the lungs' texture."""
     anatomy, pose, signs = scene.anatomy, scene.pose, scene.signs
     soft = thorax.body(grid, anatomy, pose)
     top_of_heart = min(c.z - c.reach_z for c in scene.heart)
@@ -104,7 +104,7 @@ def layers(scene: Scene, grid: Grid, draw: np.random.Generator) -> Layers:
     mottle = film.smooth_noise(draw, grid.size, 26)
     unrest = film.smooth_noise(draw, grid.size, 9)
     chest, lungs, fluid, aerated = (grid.zeros() for _ in range(4))
-    # Their own stream: marker and grain are then the same with and without edema.
+    # Septal lines have their own stream, so that marker and grain are the same with and without edema.
     lines = draw.spawn(1)[0]
     blood = [vessels.trees(grid, anatomy, scene.chest, scene.lungs, signs)]
     for full, lung, level in zip(scene.chest, scene.lungs, signs.fluid):
@@ -127,13 +127,13 @@ def layers(scene: Scene, grid: Grid, draw: np.random.Generator) -> Layers:
         lungs += lung_cm
         aerated += np.clip(lung_cm * np.float32(0.2), 0.0, 1.0) * (1.0 - density)
     blood_cm = Tubes.together(blood).chord(grid)
-    # Behind one another near the hila, they crowd rather than add up.
+    # Near the hila vessels overlap, and their densities saturate instead of adding up.
     markings = blood_cm / (1.0 + blood_cm * np.float32(0.22)) * (np.float32(2.5) * aerated)
     soft += markings
     for lung in scene.lungs:
         if lung.rim:
             soft += _pleural_line(grid, lung) * np.float32(1.6)
-    # Muscle and fat, bowel and breast are never even; outside the body there is nothing to vary.
+    # Muscle, fat, bowel and breast are uneven; air outside the body is not.
     uneven = np.float32(0.3) * mottle + np.float32(0.13) * texture + np.float32(0.45) * unrest
     soft += uneven * np.clip(soft * np.float32(0.08), 0.0, 1.0)
     soft -= thorax.airways(grid, pose)
@@ -168,7 +168,7 @@ def _haze(grid: Grid, lung: Lung, mottle: Array, texture: Array) -> Array:
 
 
 def _fluid(grid: Grid, lung: Lung, level: float, meniscus_cm: float) -> Array:
-    """Share of the lung's depth that fluid has taken, 0..1: a level that climbs along the lateral wall."""
+    """Share of the lung's depth filled by fluid, 0..1: a level that rises along the lateral wall."""
     _, lateral = lung.edges(grid.z.astype(np.float64))
     surface = lung.base_z - level * (lung.base_z - lung.apex_z)
     away = np.maximum(lateral.astype(np.float32)[:, None] - lung.side * grid.x, 0.0)

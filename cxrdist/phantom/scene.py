@@ -1,4 +1,4 @@
-"""One study before it is drawn: who, how, which signs, and the solids that follow from them."""
+"""One study before it is rendered: patient, pose, technique, signs, devices, and the solids derived from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cxrdist.phantom.thorax import Lung
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A function of (seed, patient, study, label) alone."""
+    """All that ``render`` draws; depends only on (seed, patient, study, label)."""
 
     anatomy: Anatomy
     pose: Pose
@@ -27,7 +27,7 @@ class Scene:
     chest: tuple[Lung, Lung]
     """The lungs as they would fill the chest: the image's left, then its right."""
     lungs: tuple[Lung, Lung]
-    """The lungs as they are: smaller than the chest where one has collapsed."""
+    """The actual lungs: a collapsed lung is smaller than its side of the chest."""
     heart: list[Ellipsoid]
 
     @staticmethod

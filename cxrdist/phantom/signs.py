@@ -1,4 +1,4 @@
-"""What a radiologist would name on the film: the class as geometry, with a severity."""
+"""Radiological signs: the geometry that a class adds to a study, with a severity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Signs:
     fluid: tuple[float, float] = (0.0, 0.0)
     """Fluid level on the image's left and right, as a fraction of the lung's height."""
     meniscus_cm: float = 0.0
-    """How far the fluid climbs along the lateral wall."""
+    """Height by which the fluid rises along the lateral wall."""
     collapse: tuple[float, float] = (0.0, 0.0)
     """Pneumothorax: width of the air rim at the apex, as a fraction of the lung's width."""
     edema: float = 0.0
@@ -32,7 +32,7 @@ class Signs:
         both = bool(draw.random() < 0.35)
         other_share = float(draw.uniform(0.25, 0.9))
         meniscus = float(draw.uniform(2.2, 4.4))
-        # A film in bed magnifies the heart and a shallow breath widens it; health still stays below one half.
+        # A film in bed magnifies the heart, and a shallow breath widens it; without disease it stays below one half.
         heart = anatomy.heart_ratio + (0.02 if pose.view == "AP" else 0.0) + 0.05 * (0.95 - pose.inspiration)
         healthy = float(np.clip(heart + wobble, 0.36, 0.49))
         if label == "Normal":

@@ -1,4 +1,4 @@
-"""The bones: ribs, spine, clavicles, scapulae, humeri; cm of bone along the beam."""
+"""The bones: ribs, spine, clavicles, scapulae, humeri, jaw; in cm of bone along the beam."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _PAIRS = 11
 
 
 def _pieces(grid: Grid, length_cm: float) -> int:
-    """Points along a curve: pieces about two pixels long, no longer than a curve needs."""
+    """Number of points along a curve, for pieces about two pixels long and at most 0.8 cm."""
     return int(np.clip(length_cm / min(max(1.6 * grid.pixel_cm, 0.12), 0.8), 8, 400))
 
 
 def _vertebra_z(anatomy: Anatomy, index: Array) -> Array:
-    """Height of the middle of thoracic vertebra ``index`` (1 to 12): they grow downwards."""
+    """Height of the middle of thoracic vertebra ``index`` (1 to 12); lower vertebrae are taller."""
     growth = (anatomy.dome_z - anatomy.apex_z) / 21.1
     return anatomy.apex_z + growth * (1.95 * (index - 1.0) + 0.045 * (index - 1.0) ** 2) - 0.2
 
@@ -48,13 +48,13 @@ def ribs(grid: Grid, anatomy: Anatomy, pose: Pose, lungs: tuple[Lung, Lung]) -> 
         z = back_z + drop * front**1.08 - 0.9 * np.exp(-(((front - 0.06) / 0.08) ** 2))
         z = z + 0.013 * drop * np.sin(7.0 * turn + 1.3 * index + lung.side)
         y = deep * np.sin(turn)
-        # A rib is a strap, twice as tall as thick: seen on edge at the flank, on the flat before and behind.
+        # A rib is flat, twice as tall as thick: seen edge-on at the flank, face-on in front and behind.
         flat = np.interp(index, [1, 2, 6, 11], [0.68, 0.66, 0.7, 0.52]) * (
             1.0 + 0.2 * np.clip(-np.sin(turn), 0, 1)
         )
         neck = np.clip((np.abs(x) - 1.6) / 2.6, 0.0, 1.0)
         radius = (0.36 + (flat - 0.36) * np.abs(np.sin(turn)) ** 0.7) * (0.7 + 0.3 * neck)
-        # Towards the front the bone thins, and gives way to cartilage.
+        # Towards the front the bone thins and becomes cartilage.
         cartilage = np.clip((0.1 - np.sin(turn)) / 0.75, 0.0, 1.0)
         weight = np.interp(index, [1, 3, 7, 11], [0.62, 0.85, 0.85, 0.4])
         weight = weight - np.interp(index, [1, 4, 8, 11], [0.42, 0.45, 0.65, 0.3]) * cartilage
@@ -115,7 +115,7 @@ def long_bones(grid: Grid, anatomy: Anatomy, pose: Pose) -> Tubes:
     weight = np.array([1.45, 1.1, 0.7, 0.8, 0.95, 0.95, 0.8])[:, None] * anatomy.bone
     points = _pieces(grid, 20.0)
     along = np.linspace(0.0, 1.0, points)
-    # Both ends of a clavicle are clubbed; the others run out into thinner bone.
+    # The ends of a clavicle are thickened; the other bones become thinner towards their ends.
     ends = 1.0 + 0.45 * np.clip(np.abs(2.0 * along - 1.0) - 0.5, 0.0, 0.5)
     fade = np.minimum(1.0, np.minimum(5.0 * (1.0 - along) + 0.1, 8.0 * along + 0.25))
     path = bezier(np.concatenate(sides), points)
@@ -123,7 +123,7 @@ def long_bones(grid: Grid, anatomy: Anatomy, pose: Pose) -> Tubes:
 
 
 def jaw(grid: Grid, pose: Pose) -> Tubes:
-    """The mandible and its teeth, where the head hangs into the film."""
+    """The mandible and its teeth, visible if the head reaches into the film."""
     around = np.linspace(-1.25, 1.25, _pieces(grid, 16.0))
     x = pose.turn_cm + 4.9 * np.sin(around)
     z = pose.chin_z_cm - 1.4 - 7.0 * (1.0 - np.cos(around))

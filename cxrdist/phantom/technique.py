@@ -1,4 +1,4 @@
-"""How a film was exposed, developed and labelled: what differs between two films of the same chest."""
+"""How a film was exposed, developed and marked: the differences between two films of the same chest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cxrdist.phantom.anatomy import Stream, generator
 
 @dataclass(frozen=True, kw_only=True)
 class Technique:
-    """Of one study; chosen by view alone, so that nothing here tells the class once the view is known."""
+    """The technique of one study. It depends only on the view: given the view, it is independent of the class."""
 
     scatter: float
     noise: float
@@ -19,19 +19,19 @@ class Technique:
     brightness: float
     black: float
     white: float
-    """Grey levels, 0..1, of unattenuated beam and of what lets nothing through."""
+    """``black`` and ``white``: grey levels, 0..1, of the unattenuated beam and of full attenuation."""
     equalise: float
-    """Share of the coarse structure that the film's processing takes away, 0..1."""
+    """Share of the coarse structure that the film's processing removes, 0..1."""
     heel: tuple[float, float]
     """Fall-off of exposure across the field, image plane x and z, in units of density per half field."""
     collimated: tuple[float, float, float, float]
     """Left, right, top and bottom borders that the beam did not reach, as fractions of the field."""
     border_turn: float
-    """Radians between the border and the image's edges."""
+    """Angle between the border and the image's edges, in radians."""
     border_white: bool
     marker_right: bool
     word_above: bool
-    """Whether the word PHANTOM stands in an upper corner, else a lower one; on the side without the marker."""
+    """True if the word PHANTOM is in an upper corner, False if in a lower one; on the side without the marker."""
 
     @staticmethod
     def of(seed: int, patient: int, study: int, view: str) -> Technique:

@@ -13,7 +13,7 @@ from cxrdist.phantom.signs import Signs
 
 @dataclass(frozen=True, kw_only=True)
 class Lung:
-    """One lung's outline by height: where it begins and ends, from the midline outwards. Lengths in cm."""
+    """Outline of one lung: its medial and lateral edge at each height. Lengths in cm."""
 
     side: int
     """-1 on the image's left (the patient's right), 1 on its right."""
@@ -26,7 +26,7 @@ class Lung:
     widest: float
     roundness: float
     rim: float = 0.0
-    """0 fills the chest; a collapsed lung keeps this fraction of its width away from the wall at the apex."""
+    """Width of the air at the apex of a collapsed lung, as a fraction of the lung's width; 0 without collapse."""
 
     def height_fraction(self, z: Array) -> Array:
         """0 at the apex, 1 at the costophrenic angle."""
@@ -44,7 +44,7 @@ class Lung:
         )
         lateral -= 0.35 * np.clip(t - max(0.86, self.widest), 0.0, 0.2) / 0.14
         inner = apex_x - (apex_x - medial) * np.sqrt(1.0 - np.clip(1.0 - t / 0.2, 0.0, 1.0) ** 2)
-        # Upright, air gathers at the apex; the lung keeps its round flank.
+        # In an upright patient, air collects at the apex; the flank of the lung stays round.
         within = np.clip(t, 0.0, 1.0)
         give = (1.0 - 0.8 * within**6) * (1.12 - 0.35 * np.sin(np.pi * within))
         lateral -= self.rim * (lateral - inner) * give
@@ -53,7 +53,7 @@ class Lung:
         return np.where(outside, apex_x, inner), np.where(outside, apex_x, lateral)
 
     def chord(self, grid: Grid) -> Array:
-        """[H, W] cm, before the diaphragm and the mediastinum take their share."""
+        """[H, W] cm, before the diaphragm and the mediastinum are subtracted."""
         z = grid.z.astype(np.float64)
         inner, lateral = self.edges(z)
         t = np.clip(self.height_fraction(z), 0.0, 1.0)
@@ -73,7 +73,7 @@ class Lung:
 
 
 def lungs_of(anatomy: Anatomy, pose: Pose) -> tuple[Lung, Lung]:
-    """The lungs as they fill the chest in health: the image's left, then its right."""
+    """The lungs without collapse: the image's left, then its right."""
     right_dome = anatomy.dome_z - 7.0 * (1.0 - pose.inspiration)
     both = []
     for side in (-1, 1):
@@ -101,7 +101,7 @@ def hilum(lung: Lung) -> tuple[float, float]:
 
 
 def heart_of(anatomy: Anatomy, pose: Pose, signs: Signs, base_z: float) -> list[Ellipsoid]:
-    """The heart's chambers, scaled so that the silhouette's width is the wanted share of the chest's."""
+    """The heart's chambers, scaled so that the silhouette has the cardiothoracic ratio of ``signs``."""
     tilt = anatomy.heart_tilt
     chambers = [
         Ellipsoid(x=-1.2, z=-6.4, ax=2.9, az=5.2, ay=4.0, angle=0.16),  # right atrium
@@ -112,7 +112,7 @@ def heart_of(anatomy: Anatomy, pose: Pose, signs: Signs, base_z: float) -> list[
     left = min(c.x - c.reach_x for c in chambers)
     right = max(c.x + c.reach_x for c in chambers)
     scale = signs.cardiothoracic_ratio * 2.0 * anatomy.lung_half_width / (right - left)
-    # A large pneumothorax pushes it to the other side.
+    # A large pneumothorax pushes the heart to the other side.
     shift = 0.55 * pose.turn_cm + 0.25 + 2.0 * (signs.collapse[0] - signs.collapse[1]) * signs.severity
     return [
         Ellipsoid(
@@ -154,7 +154,7 @@ def great_vessels(
         Ellipsoid(x=0.2, z=-11.5, ax=2.6, az=6.5, ay=2.7),  # thoracic inlet
     ]
     for lung, low, size in zip(lungs, (1.3, -0.2), (1.0, 0.9)):
-        x, z = hilum(lung)  # the pulmonary arteries' knots
+        x, z = hilum(lung)  # the pulmonary arteries at the hilum
         parts.append(
             Ellipsoid(x=1.2 * x, z=z + low, ax=0.95 * size, az=2.3 * size, ay=1.9, angle=lung.side * -0.38)
         )
@@ -247,7 +247,7 @@ def airways(grid: Grid, pose: Pose) -> Array:
 
 
 def gas(grid: Grid, anatomy: Anatomy, pose: Pose, lungs: tuple[Lung, Lung]) -> Array:
-    """Air in the stomach, level below in an upright patient, and in the colon; cm."""
+    """Air in the stomach, with a fluid level in an upright patient, and in the colon; cm."""
     draw = generator(anatomy.inner_seed, 0, 0, Stream.GAS)
     left = lungs[1]
     size = draw.uniform(0.3, 1.15)

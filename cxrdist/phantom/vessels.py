@@ -1,4 +1,4 @@
-"""The lungs' markings: branching vessels that taper from the hila, and the lines and haze of edema."""
+"""Markings of the lungs: branching vessels that taper from the hila, and the septal lines of edema."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LEVELS = 6
 
 
 def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple[Array, Array, Array]]:
-    """By level of branching: control points [N, 4, 3], radii [N, 2] and lung (0 or 1, [N]), in health."""
+    """For each level of branching: control points [N, 4, 3], radii [N, 2] and lung (0 or 1, [N]), without disease."""
     draw = generator(anatomy.inner_seed, 0, 0, Stream.VESSELS)
     # Directions from straight out (0) to down (+) and up (-): more and larger vessels go down.
     angle = np.tile([-1.35, -1.05, -0.7, -0.25, 0.15, 0.55, 0.85, 1.1, 1.3, 1.55], 2) + draw.normal(
@@ -41,7 +41,7 @@ def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple
         x, z = np.tile(nodes[:, 3, 0], 2), np.tile(nodes[:, 3, 2], 2)
         nodes[..., 0] *= np.where(lung, 1.0, -1.0)[:, None]
         levels.append((nodes, np.stack([radius, radius * 0.84], axis=-1), lung))
-        # Two children each: one keeps on, one leaves at a wide angle; both turn away from the hilum.
+        # Two children each: one continues, one branches off at a wide angle; both turn away from the hilum.
         share, spread, sign, shrink = draw.random((4, count))
         share, spread = 0.5 + 0.22 * share, np.where(sign < 0.5, -1.0, 1.0) * (0.45 + 0.5 * spread)
         lung = np.tile(lung, 2)
@@ -54,11 +54,11 @@ def _trees(anatomy: Anatomy, lungs: tuple[Lung, Lung], depth: int) -> list[tuple
 
 
 def _squeeze(points: Array, full: Lung, now: Lung) -> Array:
-    """Move points with a collapsing lung: same relative place between its edges."""
+    """Moves points with a collapsed lung: their relative position between its edges stays the same."""
     z = points[..., 2]
-    # Above the apex and below the base there are no edges: take the nearest.
+    # There are no edges above the apex and below the base: use the nearest ones.
     inner, lateral = full.edges(np.clip(z, full.apex_z + 0.2, full.base_z - 0.2))
-    # Vessels that would leave the lung at its tip end at its edge.
+    # Clip vessels that would leave the lung at its tip to its edge.
     share = np.clip((np.abs(points[..., 0]) - inner) / np.maximum(lateral - inner, 0.3), -1.5, 1.1)
     top = 4.6 * now.rim
     moved_z = full.base_z - (full.base_z - z) * (1.0 - top / (full.base_z - full.apex_z))
@@ -71,9 +71,9 @@ def _squeeze(points: Array, full: Lung, now: Lung) -> Array:
 def trees(
     grid: Grid, anatomy: Anatomy, full: tuple[Lung, Lung], now: tuple[Lung, Lung], signs: Signs
 ) -> Tubes:
-    """Both lungs' vessels as tubes of blood."""
+    """The vessels of both lungs as tubes of blood."""
     parts = []
-    # What is far below the film's resolution only costs time.
+    # Branches far below the film's resolution only cost time.
     depth = _LEVELS if grid.pixel_cm < 0.2 else _LEVELS - 1
     levels = _trees(anatomy, full, depth)
     for first, last, length_cm in ((0, 2, 3.0), (2, 4, 2.0), (4, depth, 1.3)):

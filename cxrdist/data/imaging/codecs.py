@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from cxrdist.data.imaging.errors import MAX_PIXELS, TOO_LARGE, UndecodableImage
-from cxrdist.data.imaging.npy import OtherVersion, header_of
+from cxrdist.data.imaging.npy import UnsupportedNpyVersion, header_of
 from cxrdist.errors import UserError, nearest
 
 ENCODINGS = ("png", "jpg", "npy")
@@ -28,10 +28,11 @@ _T = TypeVar("_T")
 
 
 def encode(pixels: np.ndarray, encoding: str) -> bytes:
-    """[H, W] uint8 as the bytes of a shard member: the same pixels give the same bytes, without metadata.
+    """Encodes [H, W] uint8 as a shard member: the same pixels give the same bytes, without metadata.
 
-    png and npy give every pixel back. jpg (quality 95) gives radiographs back with a PSNR of 42 dB or more at 64 px
-    and 44 dB or more at 256 px (the least of 600 films of ChestX-ray14 is 43.3 and 45.3 dB).
+    png and npy are lossless. jpg (quality 95) reproduces radiographs with a PSNR of at least 42 dB at 64 px and 44 dB
+    at 256 px (the minimum over 600 films of ChestX-ray14 is 43.3 and 45.3 dB). Raises UserError if ``encoding`` is
+    unknown.
     """
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
     check_encoding(encoding)
@@ -46,8 +47,8 @@ def encode(pixels: np.ndarray, encoding: str) -> bytes:
 
 
 def decode_jpeg(data: bytes | memoryview, size: int, out: np.ndarray) -> None:
-    """By libjpeg-turbo, as Pillow does: the same pixels, a third faster."""
-    import simplejpeg  # no set of another encoding needs it
+    """Decodes with libjpeg-turbo directly: the same pixels as Pillow's, a third faster."""
+    import simplejpeg  # here, since only JPEG sets need it
 
     if not data:
         raise UndecodableImage("empty")
@@ -67,7 +68,7 @@ def check_grey(height: int, width: int, mode: str, grey: str, size: int) -> None
 
 @functools.cache
 def npy_header(size: int) -> bytes:
-    """What ``encode`` puts before the pixels of an npy of this size."""
+    """The bytes that ``encode`` writes before the pixels of an npy of this size."""
     return encode(np.empty((size, size), np.uint8), "npy")[: -(size * size)]
 
 
@@ -77,7 +78,7 @@ def check_encoding(encoding: str) -> None:
 
 
 def decoding(step: Callable[[], _T]) -> _T:
-    """Run a step of Pillow's on foreign bytes, on which it may raise nearly anything."""
+    """Runs a decoding step on untrusted bytes: a decoder may raise almost any exception on them."""
     try:
         return step()
     except (UndecodableImage, MemoryError):
@@ -100,20 +101,20 @@ def open_image(data: bytes | memoryview, formats: tuple[str, ...]) -> Image.Imag
 
 
 def decode_npy(data: bytes | memoryview, size: int | None) -> np.ndarray:
-    """[size, size] uint8, or [H, W] uint8 of any size where ``size`` is None."""
+    """Decodes [size, size] uint8, or [H, W] uint8 of any size if ``size`` is None."""
     stream = io.BytesIO(data)
     try:
         shape, is_fortran, dtype = header_of(stream)
-    except OtherVersion as error:
+    except UnsupportedNpyVersion as error:
         raise UndecodableImage(str(error)) from None
     except Exception as error:
-        # A header is a Python literal of at most 10 kB: a MemoryError is its parser's, for one that nests too far.
+        # A header is a Python literal of at most 10 kB: a MemoryError comes from a literal nested too deeply.
         raise UndecodableImage("truncated or damaged") from error
-    # Checked before any pixel is touched: no foreign dtype is built, no foreign size allocated.
-    is_right = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
-    if not is_right or dtype != np.uint8:
-        wanted = "2-D" if size is None else f"{size}x{size}"
-        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {wanted} uint8")
+    # Checked before any pixel is read, so that no untrusted dtype is built and no untrusted size is allocated.
+    is_expected = len(shape) == 2 and min(shape) > 0 if size is None else shape == (size, size)
+    if not is_expected or dtype != np.uint8:
+        expected = "2-D" if size is None else f"{size}x{size}"
+        raise UndecodableImage(f"{'x'.join(map(str, shape))} {dtype}, not {expected} uint8")
     if math.prod(shape) > MAX_PIXELS:
         raise UndecodableImage(TOO_LARGE)
     if len(data) - stream.tell() != math.prod(shape):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 MAX_PIXELS = 100_000_000
-"""No radiograph is larger; a file that declares more is a decompression bomb or damaged."""
+"""The largest image that is read: a file that declares more is a decompression bomb or damaged."""
 
 
 class UndecodableImage(Exception):
-    """A file, or a sample's bytes, that is not the image it should be.
+    """A file, or the bytes of a sample, cannot be decoded as the expected image.
 
-    ``reason`` is a few words that depend on the data alone; ``file`` is "" where the bytes came from no file.
+    ``reason`` is a short phrase that depends only on the data; ``file`` is "" if the bytes were not read from a file.
     """
 
     def __init__(self, reason: str, file: str = "") -> None:

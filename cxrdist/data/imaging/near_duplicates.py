@@ -1,17 +1,19 @@
 """Near-duplicate films: one film saved twice, re-encoded, resized, re-windowed, shifted or slightly cropped.
 
-Frontal radiographs look so alike that a 64-bit average, difference or DCT hash calls strangers the same. Here a
-hash is a thumbnail of the film's middle, and two are compared in two steps: the angle between their low DCT
-coefficients, cheap and exact for all pairs, proposes (cosine of 0.87 or more); the share of one thumbnail that
-remains after the best fit by the other under small shifts, stretches and changes of tone (tangent distance,
-Simard et al., 1998) decides (0.04 or less).
+Frontal radiographs look so similar that a 64-bit average, difference or DCT hash matches films of different
+patients. Here a hash is a thumbnail of the film's middle, and two hashes are compared in two steps:
 
-Measured on NIH ChestX-ray14, 1,236 films at 256 px and 1,000 at 64 px: the remaining share is below 0.004 for
-JPEG-75, resizing and noise, below 0.02 for mild changes of tone and for 1 % cropped or padded on each side, below
-0.03 for 2 % (one film: 0.05); 0.067 for the nearest two films of different patients among 2.5 million pairs, the
-next 0.09. Of two films of one patient few are near: 2 of 2,052 pairs at 256 px (0.00, the same film twice, and
-0.029) and 12 of 8,331 at 64 px (0.025 or more).
-Phantoms are more alike than people: of 44,700 pairs of different phantoms 23 are near.
+1. Candidates are all pairs whose low DCT coefficients have a cosine of at least 0.87: cheap, and computed exactly.
+2. A candidate is a near-duplicate if its residual is at most 0.04. The residual is the share of one thumbnail's
+   energy that remains after the best fit by the other under small shifts, stretches and changes of tone (tangent
+   distance, Simard et al., 1998).
+
+Measured on NIH ChestX-ray14, 1,236 films at 256 px and 1,000 at 64 px: the residual is below 0.004 for JPEG-75,
+resizing and noise, below 0.02 for mild changes of tone and for 1 % cropped or padded on each side, below 0.03 for
+2 % (one film: 0.05). The smallest residual between different patients, among 2.5 million pairs, is 0.067, the
+second smallest 0.09. Few pairs of films of one patient are near-duplicates: 2 of 2,052 pairs at 256 px (0.00, one
+film saved twice, and 0.029) and 12 of 8,331 at 64 px (0.025 or more).
+Phantoms are more alike than patients: 23 of 44,700 pairs of different phantoms are near-duplicates.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ import xxhash
 from PIL import Image
 
 _SIDE = 32
-_MARGIN = 0.1  # of each side: where a crop, a bar or a marker would change the picture most
+_MARGIN = 0.1  # cut from each side: crops, bars and markers change the image most there
 _MIN_PIXELS = 16
 _DIGEST_BYTES = 8
 HASH_BYTES = _SIDE * _SIDE + _DIGEST_BYTES
 
-_MIN_CONTRAST = 2.0  # grey levels (standard deviation, low frequencies) below which all is rounding and noise
+_MIN_CONTRAST = (
+    2.0  # grey levels (standard deviation, low frequencies); below it, only rounding and noise remain
+)
 _MIN_COSINE = 0.87
 _MAX_RESIDUAL = 0.04
 _SCALE = 2048  # all products of two descriptors stay below 2^24: float32 sums of them are exact
@@ -46,7 +50,7 @@ def _dct_rows(count: int) -> np.ndarray:
 
 
 def _band(highest: int) -> np.ndarray:
-    """Which of [highest + 1, highest + 1] coefficients lie within a radius, the mean apart: [.., ..] bool."""
+    """[highest + 1, highest + 1] bool: True for coefficients within radius ``highest``, without the mean."""
     radius = _radius(highest)
     return (radius > 0) & (radius <= highest)
 
@@ -55,53 +59,57 @@ def _radius(highest: int) -> np.ndarray:
     return np.hypot(*np.indices((highest + 1, highest + 1)))
 
 
-_COARSE, _COARSE_BAND = _dct_rows(11), _band(10)  # float64: rounded to whole numbers, the same everywhere
+_COARSE, _COARSE_BAND = (
+    _dct_rows(11),
+    _band(10),
+)  # float64: the same on every machine once rounded to integers
 _FINE, _FINE_BAND = _dct_rows(13).astype(np.float32), _band(12)
-# Radiographs have far more energy in low frequencies; unweighted, these alone would decide.
+# Radiographs have far more energy in low frequencies, which would dominate the residual if unweighted.
 _FINE_WEIGHTS = _radius(12)[_FINE_BAND]
 
 
 def perceptual_hash(pixels: np.ndarray) -> bytes:
-    """The ``HASH_BYTES`` that ``near_pairs`` compares, of a [H, W] uint8 radiograph of 16 pixels a side or more.
+    """Hashes a [H, W] uint8 radiograph, H and W at least 16, to the ``HASH_BYTES`` that ``near_pairs`` compares.
 
-    A 32 x 32 thumbnail of the middle 80 % of each side, then the XXH3-64 of the pixels. The thumbnail of a film
-    at 64 px and at 1024 px is the same but for rounding. A pure function of the pixels on every machine.
+    The hash is a 32 x 32 thumbnail of the middle 80 % of each side, followed by the XXH3-64 of the pixels. Up to
+    rounding, a film has the same thumbnail at 64 px and at 1024 px. The hash depends only on the pixels, not on the
+    machine.
     """
     assert pixels.ndim == 2 and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
     height, width = pixels.shape
     assert min(height, width) >= _MIN_PIXELS, pixels.shape
     middle = (_MARGIN * width, _MARGIN * height, (1 - _MARGIN) * width, (1 - _MARGIN) * height)
-    # BILINEAR averages over each output pixel when it shrinks, so every input size gives the same picture.
+    # BILINEAR averages over each output pixel when it shrinks, so every input size gives the same thumbnail.
     image = Image.fromarray(np.ascontiguousarray(pixels))
     thumbnail = image.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=middle)
     return thumbnail.tobytes() + xxhash.xxh3_64_digest(f"{height}x{width}/".encode() + pixels.tobytes())
 
 
-def near_groups(table: np.ndarray, told: Callable[[int], None] = lambda done: None) -> list[int]:
-    """For each of ``table``'s [N, ``HASH_BYTES``] uint8 hashes the lowest index in its group: all that a chain of
-    near pairs connects.
+def near_groups(table: np.ndarray, on_progress: Callable[[int], None] = lambda done: None) -> list[int]:
+    """Groups films that are connected by a chain of near-duplicate pairs.
 
-    The table may be mapped from a file. Memory grows by about 0.4 KB a film. Every pair is compared: 100,000
-    films take one to two minutes on one core, four times as many 16 times that. ``told`` gets how many are
-    through.
+    ``table`` [N, ``HASH_BYTES``] uint8 holds one hash per row and may be memory-mapped. Returns, for each row, the
+    lowest index in its group. Memory grows by about 0.4 KB per film. Every pair is compared: 100,000 films take one
+    to two minutes on one core, and the time grows with the square of the number of films. ``on_progress`` is called
+    with the number of films compared so far.
     """
     digests = np.ascontiguousarray(table[:, -_DIGEST_BYTES:]).view("<u8")[:, 0]
     _, first, which = np.unique(digests, return_index=True, return_inverse=True)
-    # A film that lies there a thousand times is compared once.
+    # Exact copies are compared only once.
     films = np.sort(first)
-    pairs = near_pairs(table, films, told)
+    pairs = near_pairs(table, films, on_progress)
     copies = zip(first[which].tolist(), range(len(table)))
     return groups_of(len(table), itertools.chain(pairs, copies))
 
 
 def near_pairs(
-    table: np.ndarray, films: np.ndarray | None = None, told: Callable[[int], None] = lambda done: None
+    table: np.ndarray, films: np.ndarray | None = None, on_progress: Callable[[int], None] = lambda done: None
 ) -> list[tuple[int, int]]:
-    """All pairs (i, j), i < j, of ``table``'s hashes whose films are near duplicates, sorted.
+    """Returns all pairs (i, j), i < j, of rows of ``table`` whose films are near-duplicates, sorted.
 
-    ``films`` picks some rows, ascending. All pairs are listed: k copies of one film are k (k - 1) / 2 pairs. Films
-    with nothing in their middle (blank, or a faint haze of noise) are near only to exact copies of themselves.
-    Whether a pair is near depends on its two hashes alone; at the very threshold, on how a machine rounds.
+    ``films`` selects rows, in ascending order; all by default. k copies of one film give k (k - 1) / 2 pairs. A film
+    without content in its middle (blank, or faint noise) matches only exact copies of itself. The result for a pair
+    depends only on its two hashes, apart from rounding differences between machines at the threshold.
     """
     films = np.arange(len(table)) if films is None else films
     thumbnails = table[:, :-_DIGEST_BYTES].reshape(-1, _SIDE, _SIDE)  # [N, 32, 32] uint8
@@ -112,7 +120,7 @@ def near_pairs(
     for i in films[~descriptors.any(1)].tolist():
         blank.setdefault(table[i].tobytes(), []).append(i)
     pairs = [(i, j) for copies in blank.values() for k, i in enumerate(copies) for j in copies[k + 1 :]]
-    for of_first, of_second in _candidates(descriptors, told):
+    for of_first, of_second in _candidates(descriptors, on_progress):
         first, second = films[of_first], films[of_second]
         distinct, place = np.unique(first, return_inverse=True)
         residuals = _residuals(_parts(thumbnails[distinct])[place], _parts(thumbnails[second]))
@@ -122,7 +130,7 @@ def near_pairs(
 
 
 def groups_of(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of ``count`` images the lowest index in its group: all that a chain of pairs connects."""
+    """Returns, for each of ``count`` images, the lowest index in its group; ``pairs`` connect images to groups."""
     parent = list(range(count))
 
     def root(i: int) -> int:
@@ -138,10 +146,10 @@ def groups_of(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
 
 
 def _descriptors(thumbnails: np.ndarray) -> np.ndarray:
-    """[N, 32, 32] to [N, D] float32 of whole numbers, each row of length ``_SCALE``, about, or 0 where blank.
+    """Maps thumbnails [N, 32, 32] to descriptors [N, D]: integers as float32, norm about ``_SCALE``; 0 if blank.
 
-    Square roots of the coefficients, so that a few strong ones (bars, collimation, the outline of the chest that
-    all films share) do not drown the rest.
+    Descriptors are the signed square roots of the coefficients, so that a few strong ones (bars, collimation, the
+    outline of the chest that all films share) do not dominate.
     """
     coefficients = (_COARSE @ thumbnails.astype(np.float64) @ _COARSE.T)[:, _COARSE_BAND]
     has_content = np.linalg.norm(coefficients, axis=1) / _SIDE >= _MIN_CONTRAST
@@ -152,12 +160,12 @@ def _descriptors(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _candidates(
-    descriptors: np.ndarray, told: Callable[[int], None]
+    descriptors: np.ndarray, on_progress: Callable[[int], None]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Batches of the pairs (i, j), i < j, at an angle with a cosine of ``_MIN_COSINE`` or more."""
+    """Yields batches of pairs (i, j), i < j, with a cosine of at least ``_MIN_COSINE``, as two index arrays."""
     count, least = len(descriptors), np.float32(_MIN_COSINE * _SCALE**2)
     for top in range(0, count, _ROWS):
-        told(top)
+        on_progress(top)
         rows = descriptors[top : top + _ROWS]
         blocks = [
             np.argwhere(rows @ descriptors[left : left + _COLUMNS].T >= least) + np.array([top, left])
@@ -165,22 +173,23 @@ def _candidates(
         ]
         found = np.concatenate(blocks)
         found = found[found[:, 0] < found[:, 1]]
-        # Sorted, a batch has few films for ``first``, and each is prepared once.
+        # Sorting leaves few distinct films for ``first`` in a batch, and each is prepared only once.
         found = found[np.argsort(found[:, 0], kind="stable")]
         for start in range(0, len(found), _PAIRS_AT_ONCE):
             first, second = found[start : start + _PAIRS_AT_ONCE].T
             yield first, second
 
 
-def _residuals(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """From the parts [N, 6, D] of two: the share of each that the other does not explain, the larger one, [N]."""
-    # The mean of both gradients: right to second order in the shift, where one film's alone is to first.
-    moves = (ours[:, 2:] + theirs[:, 2:]) / 2
-    return np.maximum(_unexplained(ours, moves, theirs[:, 0]), _unexplained(theirs, moves, ours[:, 0]))
+def _residuals(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns [N] residuals of pairs from the parts [N, 6, D] of both films: the larger of the two directions."""
+    # The mean of both gradients is accurate to second order in the shift; one film's gradient only to first order.
+    moves = (first[:, 2:] + second[:, 2:]) / 2
+    return np.maximum(_unexplained(first, moves, second[:, 0]), _unexplained(second, moves, first[:, 0]))
 
 
 def _parts(thumbnails: np.ndarray) -> np.ndarray:
-    """Each thumbnail, its square (for changes of tone), its gradients and these times x and y: [N, 6, D]."""
+    """Weighted DCT coefficients [N, 6, D] of each thumbnail, its square (for changes of tone), its two gradients (for
+    shifts) and the gradients times x and y (for stretches)."""
     films = thumbnails.astype(np.float32)
     films -= films.mean((1, 2), keepdims=True)
     films /= films.std((1, 2), keepdims=True)
@@ -193,10 +202,10 @@ def _parts(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _unexplained(parts: np.ndarray, moves: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Least squares of ``target`` [N, D] by the film, its square and ``moves``: the residual's share, [N]."""
+    """Fits ``target`` [N, D] by the film, its square and ``moves``; returns [N] shares of energy left over."""
     basis = np.concatenate([parts[:, :2], moves], 1)
     gram = basis @ basis.transpose(0, 2, 1)  # [N, 6, 6]
-    # A picture without, say, vertical structure cannot be told from its vertical shift: the ridge lets it.
+    # The ridge keeps the matrix regular for a film without, say, vertical structure, which equals its vertical shift.
     gram += 1e-9 * np.trace(gram, axis1=1, axis2=2)[:, None, None] * np.eye(gram.shape[1])
     projected = basis @ target[..., None]  # [N, 6, 1]
     explained = (projected * np.linalg.solve(gram, projected)).sum((1, 2))

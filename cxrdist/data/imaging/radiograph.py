@@ -1,4 +1,4 @@
-"""Radiographs from foreign files, and the three encodings of a shard: all pixels are 8-bit grey."""
+"""Reads radiographs from external files, and encodes and decodes shard members: all pixels are 8-bit grey."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from cxrdist.errors import UserError, nearest
 
 FITS = ("pad", "crop")
 FOREIGN = {"pad": "foreign-pad", "crop": "foreign-crop"}
-"""The "encoding" of a set whose tars others wrote: any file that ``grey_of`` reads, made square as the name says."""
+"""The "encoding" of a set of external tars, by fit: any file that ``grey_of`` reads, made square by that fit."""
 
 _FIT_OF = {encoding: fit for fit, encoding in FOREIGN.items()}
 
 
 @dataclass(frozen=True)
 class Tone:
-    """How the grey that a file holds becomes 8-bit."""
+    """How the grey values of a file are mapped to 8-bit grey."""
 
     of_16_bit: Callable[[np.ndarray], np.ndarray]
-    """[H, W] uint16 -> [H, W] uint8, inverted or not."""
+    """Maps [H, W] uint16 to [H, W] uint8; includes any inversion."""
     is_inverted: bool
-    """Whether 8-bit grey, too, is turned over; else it stays as it is."""
+    """True if 8-bit grey is inverted as well."""
 
 
 def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
-    """An image file as [size, size] uint8; see ``grey_of``.
+    """Reads an image file as [size, size] uint8; see ``grey_of``.
 
-    Raises UndecodableImage, naming the file, also where it is missing.
+    Raises UndecodableImage, with the file's name, also if the file is missing.
     """
     try:
         return grey_of(Path(path).read_bytes(), size, fit, tone)
@@ -55,13 +55,12 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone
 
 
 def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
-    """The bytes of a PNG or JPEG of any mode and size, of a DICOM file, or of a 2-D uint8 npy, as [size, size]
-    uint8.
+    """Decodes a PNG or JPEG of any mode and size, a DICOM file, or a 2-D uint8 npy to [size, size] uint8.
 
-    The aspect is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
-    square. 16-bit grey keeps its upper 8 bits unless ``tone`` says otherwise, transparent pixels are black, a
-    JPEG's orientation is applied. Raises UndecodableImage where they are no image, damaged, or declare more than
-    MAX_PIXELS.
+    The aspect ratio is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
+    square. 16-bit grey is reduced to its upper 8 bits unless ``tone`` is given, transparent pixels become black, and
+    the orientation of a JPEG is applied. Raises UndecodableImage if ``data`` is not an image, is damaged, or declares
+    more than MAX_PIXELS; UserError if ``fit`` is unknown.
     """
     if fit not in FITS:
         raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
@@ -71,7 +70,7 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
         return _resize(Image.fromarray(grey_of_dicom(data)), size, fit)
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         return decoding(lambda: _resize(Image.fromarray(decode_npy(data, None)), size, fit))
-    # Pillow skips the checksums of a PNG's pixels while it decodes them; only verify() looks.
+    # Pillow does not check the checksums of a PNG's pixels when it decodes them; only verify() does.
     decoding(lambda: open_image(data, tuple(PILLOW_FORMAT.values())).verify())
     return decoding(
         lambda: _resize(_to_grey(open_image(data, tuple(PILLOW_FORMAT.values())), tone), size, fit)
@@ -79,15 +78,15 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
 
 
 def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A square image [H, H] uint8 as [size, size] uint8, by the anti-aliasing filter of an import."""
+    """Resizes a square image [H, H] uint8 to [size, size] uint8 with the anti-aliasing filter of an import."""
     return _resize(Image.fromarray(pixels), size, "pad")
 
 
 def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray | None = None) -> np.ndarray:
-    """The bytes of a shard member as a [size, size] uint8 array: a new one, or ``out``, contiguous and of that shape.
+    """Decodes a shard member to [size, size] uint8: into ``out``, contiguous and of that shape, or a new array.
 
-    Raises UndecodableImage for anything else than one whole grey image of exactly this size and encoding; where
-    the encoding is one of ``FOREIGN``, for anything that ``grey_of`` does not read. ``out`` then holds anything.
+    Raises UndecodableImage unless ``data`` is one complete grey image of exactly this size and encoding; for an
+    encoding of ``FOREIGN``, if ``grey_of`` cannot read it. The content of ``out`` is then undefined.
     """
     if out is None:
         out = np.empty((size, size), np.uint8)
@@ -107,7 +106,7 @@ def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray |
 
 
 def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
-    """To mode L; decodes the whole image."""
+    """Decodes the whole image and converts it to mode L."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
@@ -116,7 +115,7 @@ def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
         image.alpha_composite(visible)
-    # convert() copies even where there is nothing to convert.
+    # convert() copies even if the mode is L already.
     grey = image if image.mode == "L" else image.convert("L")
     return ImageOps.invert(grey) if tone and tone.is_inverted else grey
 

@@ -19,11 +19,9 @@ from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
-from cxrdist.data.shards.manifest import SPLITS, Stratum
-from cxrdist.data.shards.schema import LONGEST_SLUG, MOST_CLASSES, is_text
+from cxrdist.data.shards.manifest import SPLITS, Stratum, check_classes
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
-from cxrdist.files import slug
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 IMAGES_PER_HASH_TASK = 256
@@ -197,24 +195,3 @@ def official_splits(records: list[Record]) -> list[str]:
     if "val" in splits:
         return splits
     return [TRAIN_VAL if split == "train" else split for split in splits]
-
-
-def check_classes(classes: tuple[str, ...]) -> None:
-    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
-    names that would share files, or too many."""
-    if len(classes) > MOST_CLASSES:
-        raise UserError(
-            f"{len(classes):,} classes: a set holds at most {MOST_CLASSES:,}; choose with --classes"
-        )
-    seen: dict[str, str] = {}
-    for name in classes:
-        if not is_text(name):
-            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
-        if len(slug(name)) > LONGEST_SLUG:
-            raise UserError(
-                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
-                f"{LONGEST_SLUG} fit; rename it"
-            )
-        if other := seen.get(slug(name)):
-            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
-        seen[slug(name)] = name

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from cxrdist.data.loading.gather import Gather, OnCorrupt, Substitution
+from cxrdist.data.shards.schema import KEY_DTYPE
 from cxrdist.data.shards.shard_set import StratumReader
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
@@ -60,7 +61,7 @@ class Slots:
         at += self.batch * self.size**2
         # Behind the pixels nothing is aligned; numpy does not mind.
         columns = []
-        for dtype in ("S40", "<i8", "<i8"):
+        for dtype in (KEY_DTYPE, "<i8", "<i8"):
             columns.append(np.frombuffer(self._memory, dtype, images, at))
             at += self.batch * np.dtype(dtype).itemsize
         keys, strata, samples = columns

@@ -21,6 +21,7 @@ from xxhash import xxh3_64_intdigest
 from cxrdist.data.imaging.codecs import npy_header
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode
+from cxrdist.data.shards.schema import KEY_DTYPE
 from cxrdist.data.shards.shard_set import CorruptSample, StratumReader
 from cxrdist.data.shards.stratum_blocks import note_used
 from cxrdist.errors import UserError
@@ -75,7 +76,7 @@ class Gather:
 
     def keys(self, strata: np.ndarray, samples: np.ndarray) -> np.ndarray:
         """[n] S40: the keys of samples, their images unread."""
-        keys = np.empty(len(strata), "S40")
+        keys = np.empty(len(strata), KEY_DTYPE)
         for reader, shard, rows, places in self._shards(strata, samples):
             keys[places] = reader.index(shard)["key"][rows]
         return keys

@@ -25,6 +25,7 @@ from cxrdist.data.loading.config import ALONE, LoaderConfig, Peers
 from cxrdist.data.loading.decode_pool import DecodePool
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.loading.stream import Batch, Stream
+from cxrdist.data.shards.schema import KEY_DTYPE
 from cxrdist.data.shards.shard_set import CorruptSample
 from cxrdist.errors import UserError
 
@@ -191,7 +192,7 @@ class _InThread:
 
     def read(self, step: int) -> Read:
         strata, samples = self.stream.planned(step)
-        pixels, keys = self._buffers.take(), np.empty(len(strata), "S40")
+        pixels, keys = self._buffers.take(), np.empty(len(strata), KEY_DTYPE)
         self.stream.prefetch(step, self.stop)
         return pixels, keys, self._gather.fill(strata, samples, pixels.numpy(), keys)
 

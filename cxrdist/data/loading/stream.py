@@ -22,6 +22,7 @@ import torch
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.mix.order import Order, StratumQuota, part_of_batch
 from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.schema import KEY_DTYPE
 from cxrdist.data.shards.shard_set import ShardSet, StratumReader
 from cxrdist.data.storage.blocks import block_rows_of
 from cxrdist.errors import UserError
@@ -153,7 +154,7 @@ class Stream:
         """This rank's part of global batch ``step``. Raises UserError for a corrupt sample, naming it."""
         strata, samples = self.planned(step)
         pixels = torch.empty(self.shape, dtype=torch.uint8)
-        keys = np.empty(self.per_rank, "S40")
+        keys = np.empty(self.per_rank, KEY_DTYPE)
         return self.as_batch(step, pixels, keys, self._gather.fill(strata, samples, pixels.numpy(), keys))
 
     def as_batch(

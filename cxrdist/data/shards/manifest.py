@@ -24,6 +24,9 @@ import numpy as np
 
 from cxrdist.data.shards.schema import (
     INDEX_DTYPE,
+    LONGEST_SLUG,
+    MOST_CLASSES,
+    ORIGINS,  # noqa: F401  (a part of the format, as the others are)
     SPLITS,
     check_manifest,
     check_row,
@@ -31,6 +34,7 @@ from cxrdist.data.shards.schema import (
     check_written_manifest,
     check_written_table,
     index_of,
+    is_text,
 )
 from cxrdist.data.storage.store import Store, store_of, write_to
 from cxrdist.errors import UserError
@@ -64,6 +68,27 @@ class Stratum:
     @property
     def stem(self) -> str:
         return f"{self.split}-{slug(self.class_name)}-{self.origin}"
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
+    names that would share files, or too many."""
+    if len(classes) > MOST_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes: a set holds at most {MOST_CLASSES:,}; choose with --classes"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if len(slug(name)) > LONGEST_SLUG:
+            raise UserError(
+                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
+                f"{LONGEST_SLUG} fit; rename it"
+            )
+        if other := seen.get(slug(name)):
+            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+        seen[slug(name)] = name
 
 
 def digest_of(manifest: Manifest) -> str:

@@ -37,6 +37,7 @@ INDEX_DTYPE = np.dtype(
 )
 MAX_IMAGE_BYTES = 2**30
 MAX_TEXT_BYTES = 2**20
+KEY_DTYPE = INDEX_DTYPE["key"]
 MOST_CLASSES = 2**16 - 1
 LONGEST_SLUG = 200
 """Characters of a class in file names: with split, origin, number and ending they stay within 255 bytes, also under
@@ -278,9 +279,9 @@ def check_sample(key: str, meta: dict[str, Any], image_bytes: int, tar: str) -> 
     if not is_key(key):
         raise _unwritable(f"{tar}: sample {key!a}", "key", key)
     if wrong := _wrong(meta, _META, ()):
-        raise _unwritable(f"{tar}: sample {key}", wrong[0], meta[wrong[0]])
+        raise _unwritable(f"{tar}: sample {key!r}", wrong[0], meta[wrong[0]])
     if image_bytes > MAX_IMAGE_BYTES:
-        raise _unwritable(f"{tar}: sample {key}", "length_bytes", image_bytes)
+        raise _unwritable(f"{tar}: sample {key!r}", "length_bytes", image_bytes)
 
 
 def check_provenance(provenance: dict[str, Any], where: str) -> None:

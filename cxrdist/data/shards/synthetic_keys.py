@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.shards.schema import INDEX_DTYPE, index_of
+from cxrdist.data.shards.schema import KEY_DTYPE, index_of
 from cxrdist.data.shards.tar import index_name
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
 
 PREFIX_DIGITS = 16
-KEY_BYTES = INDEX_DTYPE["key"].itemsize
+KEY_BYTES = KEY_DTYPE.itemsize
 LONGEST_EARLIER_CLASS = KEY_BYTES - len("0123456789ab--000000-00000000")
 """Characters of a class in file names with which an earlier key fits into an index."""
 

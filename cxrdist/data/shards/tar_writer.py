@@ -1,6 +1,8 @@
-"""A tar as Python's ``tarfile`` writes it, several times as fast: it makes one header and changes what differs.
+"""Writes tars with the same bytes as webdataset's TarWriter, and records offsets and the SHA-256 on the way.
 
-Unlike ``tarfile``, it keeps no record of each member, so a long tar takes no more memory than a short one.
+With webdataset's TarWriter, which writes through ``tarfile``, an import of 20,000 images of 64 px takes about a third
+more CPU time (see benchmarks/README.md), and each worker loads torch and keeps a record of every member.
+This writer builds one header as a template and changes only the name, size and checksum.
 """
 
 from __future__ import annotations
@@ -18,7 +20,10 @@ _CHECKSUM = slice(148, 156)
 
 
 class TarWriter:
-    """Writes members to a file; knows the tar's length and SHA-256."""
+    """Writes the members of a tar to a file.
+
+    Attributes: ``bytes``, the length so far, and ``sha256``, its hexadecimal digest.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -26,7 +31,7 @@ class TarWriter:
         self.bytes = 0
 
     def add(self, members: Mapping[str, bytes]) -> dict[str, int]:
-        """Add members, in their order; returns the offset of each one's bytes."""
+        """Writes members, in order; returns the offset of the data of each member, in bytes, by name."""
         parts: list[bytes] = []
         offsets: dict[str, int] = {}
         end = self.bytes
@@ -39,7 +44,7 @@ class TarWriter:
         return offsets
 
     def finish(self) -> None:
-        """Write the end of the tar; the file stays open."""
+        """Writes the end of the tar; the file stays open."""
         end = 2 * tarfile.BLOCKSIZE
         self._write(bytes(end + -(self.bytes + end) % tarfile.RECORDSIZE))
 
@@ -54,8 +59,10 @@ class TarWriter:
 
 
 def header(name: str, size: int) -> bytes:
-    """The block before a member of ``size`` bytes. Owner, mode and time are fixed: the bytes of a tar are a function
-    of its members alone."""
+    """Returns the header block of a member of ``size`` bytes.
+
+    Owner, mode and time are fixed, so the bytes of a tar depend only on its members.
+    """
     encoded = name.encode()
     assert len(encoded) <= tarfile.LENGTH_NAME and size < 8**11, (name, size)
     block = bytearray(_TEMPLATE)
@@ -70,7 +77,7 @@ def _template() -> bytes:
     member.mode, member.mtime = 0o444, 0
     member.uname = member.gname = OWNER
     block = bytearray(member.tobuf(tarfile.USTAR_FORMAT))
-    block[_CHECKSUM] = b" " * 8  # as which it counts in its own sum
+    block[_CHECKSUM] = b" " * 8  # the checksum is computed with spaces in its own field
     return bytes(block)
 
 

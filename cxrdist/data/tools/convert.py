@@ -24,7 +24,14 @@ from cxrdist.data.imaging.codecs import ENCODINGS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
 from cxrdist.data.shards.lineage import converted
-from cxrdist.data.shards.manifest import MANIFEST, Manifest, read_manifest, write_manifest, write_table
+from cxrdist.data.shards.manifest import (
+    MANIFEST,
+    Manifest,
+    check_classes,
+    read_manifest,
+    write_manifest,
+    write_table,
+)
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.shards.shard_set import ShardSet, StratumReader
 from cxrdist.data.shards.synthetic_keys import replaced
@@ -155,9 +162,10 @@ def convert(options: ConvertOptions) -> Manifest:
     """Convert a set; returns the new set's manifest.
 
     A finished set of the same source and options is left as it is. Raises UserError where the source is not
-    whole, where there is nothing to change, and for a size above the source's.
+    whole, where there is nothing to change, for a size above the source's, and for classes that would share files.
     """
     source = ShardSet(options.set)
+    check_classes(source.classes)
     target = target_of(source, options)
     out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
     store = store_of(out)

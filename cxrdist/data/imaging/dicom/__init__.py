@@ -1,6 +1,6 @@
-"""DICOM radiographs: the few tags that may be read of a file, and its pixels as 8-bit grey.
+"""DICOM radiographs: reads an allow-list of tags, and decodes pixels to 8-bit grey.
 
-pydicom and pylibjpeg are the optional extra ``dicom``, and are imported where the first DICOM file is read.
+pydicom and pylibjpeg come with the optional extra ``dicom`` and are imported when the first DICOM file is read.
 """
 
 from cxrdist.data.imaging.dicom.header import (

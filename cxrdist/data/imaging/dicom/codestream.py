@@ -1,4 +1,4 @@
-"""The size that a compressed frame declares of itself, read before anything is decoded."""
+"""Reads the image size from the header of a compressed frame, before the frame is decoded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Frame:
     """One compressed frame."""
 
     code: bytes
-    """From its first marker to its last."""
+    """The codestream from its first to its last marker, without padding."""
     rows: int
     columns: int
     precision: int
@@ -25,7 +25,10 @@ class Frame:
 
 
 def jpeg_frame(code: bytes) -> Frame:
-    """Of JPEG (ISO/IEC 10918-1, B.2.2) or JPEG-LS (14495-1, C.2.2). Raises UndecodableImage where it is not whole."""
+    """Parses the frame header of JPEG (ISO/IEC 10918-1, B.2.2) or JPEG-LS (ISO/IEC 14495-1, C.2.2).
+
+    Raises UndecodableImage if the codestream is incomplete.
+    """
     code = _start_to_end(code, b"\xff\xd8")
     at = 2
     while at + 10 <= len(code) and code[at] == 0xFF:
@@ -43,9 +46,10 @@ def jpeg_frame(code: bytes) -> Frame:
 
 
 def jpeg2000_frame(code: bytes) -> Frame:
-    """Of JPEG 2000 (ISO/IEC 15444-1, A.5.1). Raises UndecodableImage where it is not whole.
+    """Parses the SIZ segment of JPEG 2000 (ISO/IEC 15444-1, A.5.1).
 
-    A JP2 file around the codestream, which the standard forbids and some write, is taken off.
+    A JP2 container around the codestream is removed: DICOM forbids it, but some software writes it. Raises
+    UndecodableImage if the codestream is incomplete.
     """
     code = _start_to_end(code[max(0, code.find(b"\xff\x4f\xff\x51")) :], b"\xff\x4f\xff\x51")
     right, bottom, left, top = struct.unpack_from(">4I", code, 8)
@@ -60,7 +64,11 @@ def jpeg2000_frame(code: bytes) -> Frame:
 
 
 def _start_to_end(code: bytes, start: bytes) -> bytes:
-    """The codestream without its padding; decoders return half an image for half a stream without a word."""
+    """Removes the padding after a codestream.
+
+    Raises UndecodableImage if the start or end marker is missing: decoders return a partial image for a truncated
+    codestream and report no error.
+    """
     code = code.rstrip(b"\0\xff")
     if not code.startswith(start) or not code.endswith(b"\xff\xd9"):
         raise UndecodableImage("truncated or damaged")

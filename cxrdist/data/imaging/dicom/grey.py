@@ -1,7 +1,7 @@
-"""From stored values to 8-bit grey: modality, VOI and presentation transformations, as one table.
+"""Maps stored DICOM values to 8-bit grey: modality, VOI and presentation transformations in one lookup table.
 
-There are at most 2**16 stored values, and many more pixels: every step is taken on the values, in float64,
-and the pixels are looked up once.
+There are at most 2**16 distinct stored values but many more pixels. Every step runs on the values, in float64,
+and one lookup then maps all pixels.
 """
 
 from __future__ import annotations
@@ -32,19 +32,24 @@ GREY_TAGS = (
     "PresentationLUTShape",
 )
 PERCENTILES = (0.5, 99.5)
-"""Of the pixels that are not padding: black and white where the file gives no window."""
+"""Percentiles of the non-padding pixels that become black and white if the file has no VOI LUT and no window."""
 
 
 def grey_of_words(
     words: np.ndarray, bits: int, is_signed: bool, tags: Dataset, is_little_endian: bool
 ) -> np.ndarray:
-    """[H, W] unsigned words of ``bits`` bits as [H, W] uint8.
+    """Converts [H, W] unsigned words of ``bits`` bits to [H, W] uint8 grey.
 
-    In the order of PS3.3: the modality LUT, else rescale slope and intercept (C.11.1); the first VOI LUT, else
-    the first window, LINEAR, LINEAR_EXACT or SIGMOID (C.11.2), else percentiles; last, values are inverted
-    where PresentationLUTShape is INVERSE or PhotometricInterpretation MONOCHROME1 (one says the other, so once).
-    A window narrower than the standard admits counts as none. Padding (C.7.5.1.1.2) is black. Raises
-    UndecodableImage for a table or a function that is not right.
+    Steps, in the order of DICOM PS3.3:
+
+    1. the modality LUT, or else rescale slope and intercept (C.11.1);
+    2. the first VOI LUT, or else the first window, LINEAR, LINEAR_EXACT or SIGMOID (C.11.2), or else
+       ``PERCENTILES``; a window narrower than the standard allows is ignored;
+    3. inversion, if PresentationLUTShape is INVERSE or PhotometricInterpretation is MONOCHROME1 (each implies the
+       other, so values are inverted only once).
+
+    Padding (C.7.5.1.1.2) is black. Raises UndecodableImage if a lookup table, the rescale slope or intercept, or the
+    VOI LUT function is invalid.
     """
     stored = np.arange(1 << bits, dtype=np.int64)
     if is_signed:
@@ -67,7 +72,7 @@ def grey_of_words(
 
 
 def _padding(stored: np.ndarray, tags: Dataset, is_signed: bool) -> np.ndarray:
-    """[values] bool: the stored values that are no part of the image."""
+    """[values] bool: True for stored values that are padding."""
     ends = [_first(tags.get(keyword)) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None:
         return np.zeros(stored.shape, dtype=bool)
@@ -78,30 +83,38 @@ def _padding(stored: np.ndarray, tags: Dataset, is_signed: bool) -> np.ndarray:
 
 
 def _signed_16(value: int, is_signed: bool) -> int:
-    """A value of 16 bits with the pixels' own sign: explicit files may bear it under the other's VR."""
+    """Reinterprets a 16-bit value with the pixels' signedness: some files store it with the wrong VR (US or SS)."""
     value &= 0xFFFF
     return value - 0x10000 if is_signed and value >= 0x8000 else value
 
 
+# Lookup tables and rescaling do not use pydicom's apply_modality_lut and apply_voi_lut, which
+# - truncate fractional values before a VOI LUT, and wrap values above 65535 modulo 65536;
+# - fail for modality LUTs of 10, 12 or 14 bits and for packed 8-bit entries;
+# - read the first mapped value of a LUT with the sign of its VR, which some files get wrong;
+# - ignore a slope without an intercept, and accept a slope that is zero or not finite.
 def _modality(stored: np.ndarray, tags: Dataset, is_signed: bool, is_little_endian: bool) -> np.ndarray:
-    """[values] float64 in the modality's units."""
+    """Stored values [values] int64 as float64 in modality units."""
     if tags.get("ModalityLUTSequence"):
         first, _, entries = _lut(tags.ModalityLUTSequence[0], is_signed, is_little_endian)
         return entries[np.clip(stored - first, 0, len(entries) - 1)].astype(np.float64)
     slope, intercept = _first(tags.get("RescaleSlope")), _first(tags.get("RescaleIntercept"))
     slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
     if slope == 0 or not math.isfinite(slope) or not math.isfinite(intercept):
-        raise UndecodableImage("a rescale slope of zero, or no number")
+        raise UndecodableImage("invalid rescale slope or intercept")
     return stored * slope + intercept
 
 
 def _voi(values: np.ndarray, tags: Dataset, is_little_endian: bool) -> np.ndarray | None:
-    """[values] grey 0 to 255; None where the file gives neither table nor window."""
+    """Modality values [values] as grey, 0 to 255; None if the file has neither a VOI LUT nor a valid window."""
+    from pydicom.dataset import Dataset
+    from pydicom.pixels import apply_windowing
+
     if tags.get("VOILUTSequence"):
         item = tags.VOILUTSequence[0]
         first, bits, entries = _lut(item, bool(values.min() < 0), is_little_endian)
         if not 8 <= bits <= 16:
-            raise UndecodableImage("a lookup table that is not right")
+            raise UndecodableImage("invalid lookup table")
         index = np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(np.int64)
         return entries[index] * (255 / ((1 << bits) - 1))
     center, width = _first(tags.get("WindowCenter")), _first(tags.get("WindowWidth"))
@@ -109,21 +122,21 @@ def _voi(values: np.ndarray, tags: Dataset, is_little_endian: bool) -> np.ndarra
         return None
     function = str(tags.get("VOILUTFunction") or "LINEAR").strip()
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise UndecodableImage("an unknown VOI LUT function")
+        raise UndecodableImage("unknown VOI LUT function")
     if width < 1 if function == "LINEAR" else width <= 0:
         return None
-    if function == "SIGMOID":
-        # Beyond +-50 the curve is flat to the last bit, and exp() overflows at 710.
-        return 255 / (1 + np.exp(np.clip(-4 * (values - center) / width, -50, 50)))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    if width == 0:
-        return np.where(values > center, 255.0, 0.0)
-    return ((values - center) / width + 0.5) * 255
+    window = Dataset()
+    window.PhotometricInterpretation, window.PixelRepresentation = "MONOCHROME2", 0
+    window.BitsStored = 8  # apply_windowing scales its output to the range of stored values: here 0 to 255
+    window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, width, function
+    return apply_windowing(values, window)
 
 
 def _between_percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """[values] grey: linear between the PERCENTILES (nearest rank) of pixels that occur ``counts`` times."""
+    """Modality values [values] as grey, linear between ``PERCENTILES`` (nearest rank).
+
+    ``counts`` [values]: the number of pixels with each value.
+    """
     order = np.argsort(values, kind="stable")
     cumulative = np.cumsum(counts[order])
     ranks = [max(1, math.ceil(cumulative[-1] * percent / 100)) for percent in PERCENTILES]
@@ -135,7 +148,7 @@ def _between_percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _lut(item: Dataset, is_signed: bool, is_little_endian: bool) -> tuple[int, int, np.ndarray]:
-    """A lookup table (PS3.3, C.11.1.1): first value mapped, bits per entry, entries."""
+    """Reads a lookup table (PS3.3, C.11.1.1). Returns the first value mapped, bits per entry, and the entries."""
     length, first, bits = (int(number) for number in item.LUTDescriptor)
     length = length or 1 << 16
     data = item.LUTData
@@ -148,12 +161,12 @@ def _lut(item: Dataset, is_signed: bool, is_little_endian: bool) -> tuple[int, i
     elif bits == 8 and len(data) >= length:
         entries = np.frombuffer(data, np.uint8, length)
     else:
-        raise UndecodableImage("a lookup table that is not right")
+        raise UndecodableImage("invalid lookup table")
     return _signed_16(first, is_signed), bits, entries
 
 
 def _first(value: object) -> float | None:
-    """The first of what may be several numbers, in text or not; None where there is none."""
+    """The first number of a single or multi-valued element, which may be text; None if it is empty."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         value = value[0] if value else None
     return None if value is None or value == "" else float(str(value))

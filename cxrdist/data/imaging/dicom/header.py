@@ -1,4 +1,4 @@
-"""What is read of a DICOM file besides its pixels: a white-list of tags, and who is left out for them."""
+"""Reads the allowed tags of a DICOM header, and decides from them which images to exclude."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cxrdist.errors import UserError, nearest
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-WHITE_LIST = (
+ALLOWED_TAGS = (
     "PatientID",
     "PatientSex",
     "PatientAge",
@@ -25,19 +25,18 @@ WHITE_LIST = (
     "BurnedInAnnotation",
     "PresentationIntentType",
 )
-"""All that is ever read. Each but the first can only turn out as one of a few fixed words, or as an age."""
+"""The only tags ever read. Apart from PatientID, each is reduced to one of a few fixed values or to an age."""
 
 BURNED_IN_POLICIES = ("drop", "strict", "keep")
-"""What becomes of images with text in their pixels: ``drop`` leaves out those that say so, ``strict`` all that
-do not say NO, ``keep`` none."""
+"""How to treat images that may have text burned into their pixels: ``drop`` excludes those with BurnedInAnnotation
+YES, ``strict`` all without BurnedInAnnotation NO, ``keep`` none."""
 
 NOT_FOR_PRESENTATION = "not for presentation"
 BURNED_IN = "text burned into its pixels"
-MAY_BE_BURNED_IN = "not said to be free of burned-in text"
-NOTE_BURNED_IN = "text is burned into their pixels, by their own word (BurnedInAnnotation YES)"
-NOTE_NOT_SAID = (
-    "not said whether text is burned into their pixels (no BurnedInAnnotation): "
-    "look at them with `cxrdist shards preview`"
+MAY_BE_BURNED_IN = "may have text burned into its pixels"
+NOTE_BURNED_IN = "text is burned into the pixels (BurnedInAnnotation YES)"
+NOTE_MAY_BE_BURNED_IN = (
+    "text may be burned into the pixels (no BurnedInAnnotation): inspect them with `cxrdist shards preview`"
 )
 
 _VIEWS = {
@@ -53,7 +52,7 @@ _VIEWS = {
     "RLO": "RLO",
 }
 _VIEW_CODES = {
-    # PS3.16 CID 4010, in SNOMED CT and in the SNOMED-RT codes that older files bear.
+    # PS3.16 CID 4010, in SNOMED CT and in the SNOMED-RT codes that older files use.
     "272479007": "PA",
     "R-10214": "PA",
     "R-40888": "PA",
@@ -67,35 +66,35 @@ _VIEW_CODES = {
     "R-10232": "LATERAL",
 }
 _YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
-"""How many of each of PatientAge's units make a year."""
+"""Units per year, for each unit of PatientAge."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader:
-    """All that leaves a DICOM file besides its pixels."""
+    """The metadata taken from a DICOM file."""
 
     patient_id: str | None = field(repr=False)
-    """PatientID, for nothing but to be hashed with a salt; None where it is absent or empty."""
+    """PatientID, to be hashed with a salt and used for nothing else; None if absent or empty."""
     view: str | None
-    """PA, AP, LATERAL, or a decubitus (LLD, RLD) or oblique (LLO, RLO) view; None for any other word."""
+    """PA, AP, LATERAL, or a decubitus (LLD, RLD) or oblique (LLO, RLO) view; None for any other value."""
     sex: str | None
-    """M or F."""
+    """M or F; None for any other value."""
     age: int | None
-    """Whole years; 90 from 90 up. From PatientAge alone: dates are not read."""
+    """Whole years, capped at 90; from PatientAge only, since dates are not read."""
     burned_in: bool | None
-    """Whether text is burned into the pixels, by the file's own word; None where it does not say."""
+    """Whether text is burned into the pixels, according to BurnedInAnnotation; None if it is neither YES nor NO."""
     for_presentation: bool | None
-    """False for raw detector values (FOR PROCESSING); None where the file does not say."""
+    """False for raw detector values (FOR PROCESSING); None if PresentationIntentType is absent or unknown."""
 
 
 def read_header(file: str | PathLike[str] | BinaryIO) -> DicomHeader:
-    """The white-listed tags of a DICOM file, without reading a pixel.
+    """Reads the tags of ``ALLOWED_TAGS`` from a DICOM file; pixels are not read.
 
-    Raises UndecodableImage where the file is missing or is not DICOM, UserError where pydicom is not installed.
+    Raises UndecodableImage if the file is missing or is not DICOM, UserError if pydicom is not installed.
     """
     if not isinstance(file, (str, PathLike)):
         with reading():
-            return _header(read_tags(file, WHITE_LIST)[0])
+            return _header(read_tags(file, ALLOWED_TAGS)[0])
     try:
         with Path(file).open("rb") as opened:
             return read_header(opened)
@@ -108,7 +107,7 @@ def read_header(file: str | PathLike[str] | BinaryIO) -> DicomHeader:
 
 
 def why_left_out(header: DicomHeader, burned_in: str) -> str | None:
-    """The reason for which an image is left out under a policy of ``BURNED_IN_POLICIES``, or None.
+    """Returns the reason to exclude an image under a policy of ``BURNED_IN_POLICIES``, or None to keep it.
 
     Raises UserError for an unknown policy.
     """
@@ -126,37 +125,37 @@ def why_left_out(header: DicomHeader, burned_in: str) -> str | None:
 
 
 def notes(header: DicomHeader) -> tuple[str, ...]:
-    """What must be counted and said of an image that is kept: most files do not say whether text is burned in."""
+    """Returns the notes that the import report counts for an image that is kept."""
     if header.burned_in is None:
-        return (NOTE_NOT_SAID,)
+        return (NOTE_MAY_BE_BURNED_IN,)
     return (NOTE_BURNED_IN,) if header.burned_in else ()
 
 
 def _header(tags: Dataset) -> DicomHeader:
-    sex = _word(tags, "PatientSex")
+    sex = _text(tags, "PatientSex")
     return DicomHeader(
         patient_id=str(tags.get("PatientID") or "").strip() or None,
-        view=_VIEWS.get(_word(tags, "ViewPosition")) or _coded_view(tags),
+        view=_VIEWS.get(_text(tags, "ViewPosition")) or _coded_view(tags),
         sex=sex if sex in ("M", "F") else None,
-        age=_age_years(_word(tags, "PatientAge")),
-        burned_in={"YES": True, "NO": False}.get(_word(tags, "BurnedInAnnotation")),
+        age=_age_years(_text(tags, "PatientAge")),
+        burned_in={"YES": True, "NO": False}.get(_text(tags, "BurnedInAnnotation")),
         for_presentation={"FOR PRESENTATION": True, "FOR PROCESSING": False}.get(
-            _word(tags, "PresentationIntentType")
+            _text(tags, "PresentationIntentType")
         ),
     )
 
 
-def _word(tags: Dataset, keyword: str) -> str:
+def _text(tags: Dataset, keyword: str) -> str:
     return str(tags.get(keyword) or "").strip().upper()
 
 
 def _coded_view(tags: Dataset) -> str | None:
     items = tags.get("ViewCodeSequence")
-    return _VIEW_CODES.get(_word(items[0], "CodeValue")) if items else None
+    return _VIEW_CODES.get(_text(items[0], "CodeValue")) if items else None
 
 
 def _age_years(text: str) -> int | None:
-    """Whole years from "058Y", "013M", "006W" or "009D" (PS3.5, 6.2); None where it cannot be."""
+    """Whole years from "058Y", "013M", "006W" or "009D" (PS3.5, 6.2); None for any other text."""
     match = re.fullmatch(r"([0-9]{1,3})([YMWD])", text)
     if match is None:
         return None

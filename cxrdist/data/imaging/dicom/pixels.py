@@ -1,8 +1,8 @@
-"""The pixels of a DICOM file, from its transfer syntax to 8-bit grey.
+"""Decodes the pixels of a DICOM file of any supported transfer syntax to 8-bit grey.
 
 ::
 
-    bytes -> data set -> frame -> words [H, W], BitsStored wide -> table of grey [2**BitsStored] -> grey [H, W]
+    bytes -> data set -> frame -> words [H, W] of BitsStored bits -> grey table [2**BitsStored] -> grey [H, W]
              reading    _decompress  _significant                   grey.grey_of_words
 """
 
@@ -46,7 +46,7 @@ _JPEG2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91))
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """How the pixels lie in the data set (PS3.5, 8.1.1)."""
+    """The pixel format of a data set (PS3.5, 8.1.1)."""
 
     rows: int
     columns: int
@@ -61,12 +61,12 @@ class _Layout:
 
 
 def grey_of_dicom(data: bytes) -> np.ndarray:
-    """The one grey frame of a DICOM file, whole, as [H, W] uint8: as its own header says it is to be seen.
+    """Decodes a DICOM file with one grey frame to [H, W] uint8, with the transformations that its header specifies.
 
-    Modality, VOI and presentation transformations are those of PS3.3 (see ``grey.grey_of_words``). Raises
-    UndecodableImage, with a reason that depends on the file alone, for colour, for several frames, for more
-    than MAX_PIXELS (before anything is decoded) and for whatever is truncated, damaged or not supported;
-    UserError where the libraries of the extra ``dicom`` are not installed.
+    These are the modality, VOI and presentation transformations of PS3.3 (see ``grey.grey_of_words``). Raises
+    UndecodableImage, with a reason that depends only on the file, for colour images, several frames, more than
+    MAX_PIXELS (checked before decoding), and truncated, damaged or unsupported files; UserError if the libraries of
+    the extra ``dicom`` are not installed.
     """
     with reading():
         tags, syntax = read_tags(io.BytesIO(data), (*LAYOUT_TAGS, *GREY_TAGS))
@@ -113,7 +113,7 @@ def _whole(tags: Dataset, keyword: str, least: int, most: int) -> int:
 
 
 def _words(tags: Dataset, syntax: str, layout: _Layout) -> tuple[np.ndarray, int]:
-    """The stored values as unsigned words [H * W] of so many bits, two's complement where they are signed."""
+    """Returns the stored values as unsigned words [H * W], two's complement if signed, and the bits per word."""
     data = tags.PixelData
     if syntax in _NATIVE:
         # 8-bit pixels in 16-bit words come in pairs, swapped (PS3.5, 8.2 and annex D).
@@ -126,11 +126,11 @@ def _words(tags: Dataset, syntax: str, layout: _Layout) -> tuple[np.ndarray, int
         code = _one_frame(data)
         frame = jpeg_frame(code) if syntax in _JPEG else jpeg2000_frame(code)
         return _decompress(frame, _decoder(syntax), layout)
-    raise UndecodableImage("a transfer syntax that is not supported")
+    raise UndecodableImage("unsupported transfer syntax")
 
 
 def _significant(data: bytes | bytearray, layout: _Layout, is_swapped: bool) -> np.ndarray:
-    """Words of BitsAllocated bits, stripped to the BitsStored that end at HighBit: others may hold anything."""
+    """Extracts the BitsStored bits that end at HighBit from words of BitsAllocated bits; other bits are undefined."""
     length = layout.pixels * layout.bits_allocated // 8
     if len(data) < length:
         raise UndecodableImage("truncated or damaged")
@@ -145,25 +145,28 @@ def _significant(data: bytes | bytearray, layout: _Layout, is_swapped: bool) -> 
 
 
 def _run_lengths(code: bytes, decode: Callable[..., bytearray], layout: _Layout) -> bytearray:
-    """RLE (PS3.5, annex G) as words of BitsAllocated bits."""
+    """Decodes RLE (PS3.5, annex G) to words of BitsAllocated bits."""
     try:
         return decode(
             code, version=2, rows=layout.rows, columns=layout.columns, bits_allocated=layout.bits_allocated
         )
     except BaseException as error:
-        # On some damage pylibjpeg-rle panics, and what Rust then raises is no Exception.
+        # pylibjpeg-rle panics on some damaged data, and a PanicException is not an Exception.
         if type(error).__name__ != "PanicException":
             raise
         raise UndecodableImage("truncated or damaged") from None
 
 
 def _decompress(frame: Frame, decode: Callable[..., bytearray], layout: _Layout) -> tuple[np.ndarray, int]:
-    """As ``_words``. A codestream has a size of its own: checked first, for it is what the decoder allocates."""
+    """Decodes a codestream; returns the same as ``_words``.
+
+    The decoder allocates the size that the codestream declares, so that size is checked first.
+    """
     if frame.components != 1:
         raise UndecodableImage("colour, not grey")
     if (frame.rows, frame.columns) != (layout.rows, layout.columns):
         raise UndecodableImage(
-            f"compressed pixels of {frame.rows}x{frame.columns} under a header of {layout.rows}x{layout.columns}"
+            f"compressed pixels of {frame.rows}x{frame.columns} but a header of {layout.rows}x{layout.columns}"
         )
     if frame.precision > 16:
         raise UndecodableImage(f"{frame.precision} bits per pixel, not 8 to 16")
@@ -174,28 +177,28 @@ def _decompress(frame: Frame, decode: Callable[..., bytearray], layout: _Layout)
     if layout.is_signed:
         bits = min(frame.precision, layout.bits_stored)
         return words & ((1 << bits) - 1), bits
-    # Lossy compression may overshoot the values that there were.
+    # Lossy compression may overshoot the original range.
     return np.minimum(words, (1 << layout.bits_stored) - 1), layout.bits_stored
 
 
 def _one_frame(data: bytes) -> bytes:
-    """All fragments of encapsulated pixel data (PS3.5, A.4), joined."""
+    """Joins all fragments of encapsulated pixel data (PS3.5, A.4)."""
     from pydicom.encaps import get_frame
 
     return get_frame(data, 0, number_of_frames=1)
 
 
 def _decoder(syntax: str) -> Callable[..., bytearray]:
-    """pylibjpeg's decoder, whatever others are installed: lossy ones differ, and the same file is to give the
-    same pixels everywhere."""
+    """Returns pylibjpeg's decoder, also if other decoders are installed.
+
+    Lossy decoders differ, and the same file must give the same pixels on every machine.
+    """
     try:
         from pylibjpeg.utils import get_pixel_data_decoders
     except ModuleNotFoundError:
         raise UserError(f"compressed DICOM files need pylibjpeg, which is not installed; {ADVICE}") from None
     plugins = get_pixel_data_decoders(version=2).get(syntax)
     if not plugins:
-        raise UserError(
-            f"this kind of compressed DICOM needs a plugin of pylibjpeg that is not installed; {ADVICE}"
-        )
+        raise UserError(f"transfer syntax {syntax} needs a pylibjpeg plugin that is not installed; {ADVICE}")
     assert isinstance(plugins, dict)
     return cast("Callable[..., bytearray]", plugins[min(plugins)])

@@ -1,4 +1,4 @@
-"""Opening a DICOM file: only the tags asked for, no value of any other, nothing said aloud."""
+"""Opens DICOM files: reads only the requested tags, and keeps values of the file out of logs and errors."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 ADVICE = "run: pip install 'cxrdist[dicom]'"
 _PREAMBLE_BYTES = 128
 _MAX_INFLATED_BYTES = 2 * MAX_PIXELS + 2**24
-"""The largest image of 16 bits, and room for everything before it."""
+"""The largest 16-bit image, plus 16 MiB for the elements before it."""
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether these (the first 132 or more) bytes of a file are those of a DICOM file (PS3.10, 7.1)."""
+    """True if ``data``, at least the first 132 bytes of a file, is the start of a DICOM file (PS3.10, 7.1)."""
     return data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM"
 
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Around all that touches a foreign file: whatever goes wrong in it is an UndecodableImage.
+    """Turns any exception raised while an untrusted DICOM file is read into UndecodableImage.
 
-    Its reason quotes nothing of the file, and pydicom, whose warnings and log do, is silent meanwhile: any
-    value may be a person's name.
+    Any value in the file may be a person's name, so the reason never quotes the file, and pydicom's warnings and log
+    messages, which do, are suppressed. UserError and MemoryError pass through.
     """
     logger = logging.getLogger("pydicom")
     level = logger.level
@@ -50,10 +50,10 @@ def reading() -> Iterator[None]:
 
 
 def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
-    """The named elements that the file holds, and the UID of its transfer syntax.
+    """Returns those of the named elements that the file has, and the UID of its transfer syntax.
 
-    Reads no further than the last of them: without "PixelData" among them, no pixel. Sequences among them
-    come whole. Raises UndecodableImage for what is not DICOM, UserError where pydicom is not installed.
+    Reading stops after the last named element, so pixels are read only if "PixelData" is named. Sequences are read
+    with all their items. Raises UndecodableImage if the file is not DICOM, UserError if pydicom is not installed.
     """
     if not is_dicom(file.read(_PREAMBLE_BYTES + 4)):
         raise UndecodableImage("not a DICOM file")
@@ -87,7 +87,7 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
 
 
 def _inflate(data: bytes) -> bytes:
-    """A deflated data set (PS3.5, A.5), whose size no header declares: bounded."""
+    """Inflates a deflated data set (PS3.5, A.5), up to a limit: no header declares its size."""
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = stream.decompress(data, _MAX_INFLATED_BYTES)
     if stream.unconsumed_tail:

@@ -1,0 +1,84 @@
+"""A complete importer in one file: a site's PNG files and the CSV that describes them.
+
+    ROOT/studies.csv    file,patient,findings,projection,sex,age
+    ROOT/...            the images, at the paths in the column `file`
+
+`docs/importing.md` walks through this file. Run it from the clone:
+
+    python docs/examples/site_table.py --root my_site --out shards/my-site --size 64
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from cxrdist.cli.imports import command_of
+from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.tables import (
+    age_years,
+    cell,
+    find_table,
+    inner_path,
+    once,
+    rows_of,
+    sex_of,
+    view_of,
+)
+from cxrdist.process import main
+
+COLUMNS = ("file", "patient", "findings")
+LATERAL = ("LAT", "LATERAL", "LL", "RL")
+VIEWS = ("frontal", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteTable(FileImporter):
+    """Import PNG and JPEG files that studies.csv lists, with their findings separated by semicolons.
+
+    A file that the table lists and that is missing counts as undecodable.
+    """
+
+    views: str = "frontal"
+    """Views to keep: frontal (lateral images are left out and counted) or all."""
+
+    name = "site-table"
+    release = "table of a site"
+    example = "cxrdist import site-table --root my_site --out shards/my-site --size 64"
+    targets: ClassVar = {
+        "cardiomegaly": "Cardiomegaly",
+        "pleural effusion": "Pleural Effusion",
+        "pulmonary edema": "Pulmonary Edema",
+        "pneumothorax": "Pneumothorax",
+    }
+    normal = "no finding"
+
+    def __post_init__(self) -> None:
+        check_choice("--views", self.views, VIEWS)
+
+    def records(self) -> Iterator[Record]:
+        table = find_table(Path(self.root), "studies.csv")
+        seen: set[str] = set()
+        for where, row in rows_of(table, COLUMNS):
+            file = inner_path(cell(row, "file", where), "file", where)
+            once(seen, file, where)
+            view = view_of(row.get("projection", ""))
+            is_lateral = view is not None and view.upper() in LATERAL
+            findings = (text.strip().lower() for text in cell(row, "findings", where).split(";"))
+            yield Record(
+                source_id=file,
+                patient_id=cell(row, "patient", where),
+                findings=tuple(text for text in findings if text),
+                left_out="lateral view" if is_lateral and self.views == "frontal" else None,
+                view=view,
+                sex=sex_of(row.get("sex", "")),
+                age=age_years(row.get("age", "")),
+                file=file,
+            )
+
+
+if __name__ == "__main__":
+    main(lambda: command_of(SiteTable)(sys.argv[1:]))

@@ -1,0 +1,476 @@
+"""Sets from a stranger, whose digests all fit: every use of them ends in one line, and takes no memory or time."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import decode, grey_of
+from cxrdist.data.importers.folder import Folder
+from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards.manifest import INDEX_DTYPE, MANIFEST, read_manifest
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.write_job import JOB_FILE
+from cxrdist.data.tools.verify import verify
+from cxrdist.errors import UserError
+from cxrdist.files import canonical_json
+from tests.helpers.forging import (
+    TAR,
+    forge,
+    index_of_rows,
+    npy,
+    npy_header,
+    rows,
+    sample_members,
+    special,
+    tar_of,
+    with_size,
+)
+from tests.helpers.set_readers import OTHERS, READERS, mix, read_pixels, read_whole, stream
+
+INDEX = index_name(TAR)
+STRANGE = "somebody else wrote it; do not use this set"
+
+
+def check(place: Path, message: str, readers: tuple[Callable[[Path], None], ...] = READERS) -> None:
+    """These readers raise, the others do that or nothing, and verify tells of it."""
+    for use in readers:
+        with pytest.raises(UserError, match=message):
+            use(place)
+    for use in {*READERS, *OTHERS} - {*readers}:
+        try:
+            use(place)
+        except UserError as error:
+            assert message in str(error)
+    assert any(message in line for line in verify(str(place))), verify(str(place))
+    verify(str(place), quick=True)
+
+
+def test_what_is_changed_here_is_else_a_right_set(tmp_path: Path) -> None:
+    place = forge(tmp_path)
+    for use in (*READERS, *OTHERS):
+        use(place)
+    assert verify(str(place)) == verify(str(place), quick=True) == []
+
+
+# ---- manifest
+
+
+def nested(depth: int) -> Any:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"strata": None}, "strata"),
+        ({"strata": "x"}, "strata"),
+        ({"strata": [7]}, "strata"),
+        ({"strata": [{}]}, "strata"),
+        ({"classes": []}, "classes"),
+        ({"classes": ["Normal", "Normal"]}, "classes"),
+        ({"classes": ["Normal", 3]}, "classes"),
+        ({"classes": ["Other"]}, "strata"),
+        ({"classes": ["Normal", "\x1b]0;owned\x07"]}, "classes"),
+        ({"classes": ["Normal", "\ud800"]}, "classes"),
+        ({"classes": ["Normal", *map(str, range(2**16))]}, "classes"),
+        ({"image_size": 10**9}, "image_size"),
+        ({"image_size": 0}, "image_size"),
+        ({"image_size": 16.0}, "image_size"),
+        ({"image_size": True}, "image_size"),
+        ({"encoding": "pkl"}, "encoding"),
+        ({"encoding": ["png"]}, "encoding"),
+        ({"counts": []}, "counts"),
+        ({"counts": {"train": {"Normal": {"real": -1}}}}, "counts"),
+        ({"counts": {"train": {"Normal": {"real": 10**400}}}}, "counts"),
+        ({"provenance": []}, "provenance"),
+        ({"provenance": {"left_out": {"reason": "many"}}}, "provenance"),
+        ({"provenance": {"gates": {"Normal": {}}}}, "provenance"),
+        ({"provenance": {"options": {"classes": [[]]}}}, "provenance"),
+        ({"provenance": {"anything": {"deep": ["\x1b[2J"]}}}, "text"),
+        ({"provenance": {"anything\r": 1}}, "text"),
+        ({"lineage": {}}, "lineage"),
+        ({"lineage": {"kind": 1}}, "lineage"),
+    ],
+)
+def test_a_manifest_that_no_set_has(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+    place = forge(tmp_path, manifest=lambda manifest: manifest | change)
+    for use in (*READERS, *OTHERS):
+        with pytest.raises(UserError, match=f"says of its {what} can't be true of a set.*{STRANGE}"):
+            use(place)
+    (problem,) = verify(str(place))
+    assert f"{place / MANIFEST}: what it says of its {what} " in problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"table": "../x.json"},
+        {"table": "/etc/passwd"},
+        {"table": "..\\x.json"},
+        {"table": ".hidden"},
+        {"table": "a\0b"},
+        {"table": ""},
+        {"table": 5},
+        {"table_sha256": "x"},
+        {"split": "holdout"},
+        {"split": ["train"]},
+        {"origin": "drawn"},
+        {"class": "Other"},
+        {"samples": 10**15},
+        {"samples": 2**53, "bytes": 2**53},
+        {"samples": -1},
+        {"samples": 3.0},
+        {"samples": True},
+        {"bytes": "many"},
+        {"shards": None},
+    ],
+)
+def test_a_stratum_that_no_set_has(tmp_path: Path, change: dict[str, Any]) -> None:
+    place = forge(tmp_path, entry=lambda entry: entry | change)
+    for use in (*READERS, *OTHERS):
+        with pytest.raises(UserError, match=f"{MANIFEST}: what it says of its strata can't .*{STRANGE}"):
+            use(place)
+    assert len(verify(str(place))) == len(verify(str(place), quick=True)) == 1
+
+
+def test_a_stratum_that_stands_twice(tmp_path: Path) -> None:
+    place = forge(tmp_path, manifest=lambda manifest: manifest | {"strata": manifest["strata"] * 2})
+    with pytest.raises(UserError, match="says of its strata"):
+        ShardSet(place)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 10_000_000,
+        b'{"a":' * 1_000_000,
+        b'{"format": "cxrdist-shards/1", "digest": "", "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+        b'{"n": ' + b"9" * 100_000 + b"}",
+    ],
+)
+def test_a_manifest_of_any_depth_is_one_line(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / MANIFEST).write_bytes(data)
+    with pytest.raises(UserError, match=r"manifest\.json: not JSON as it was written"):
+        read_manifest(tmp_path)
+
+
+def test_what_is_told_to_rich_is_no_markup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def renamed(manifest: dict[str, Any]) -> dict[str, Any]:
+        counts = {"train": {"[/red]": {"real": 3}}}
+        strata = [entry | {"class": "[/red]"} for entry in manifest["strata"]]
+        return manifest | {"classes": ["[/red]"], "strata": strata, "counts": counts}
+
+    place = forge(tmp_path, manifest=renamed)
+    for use in OTHERS:
+        use(place)
+        assert "[/red]" in capsys.readouterr().out
+
+
+# ---- shard table
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda told: b"[" * 1_000_000,
+        lambda told: b"\xff",
+        lambda told: b"",
+        lambda told: b"9" * 100_000,
+    ],
+)
+def test_a_table_that_is_no_json(tmp_path: Path, table: Callable[[Any], bytes]) -> None:
+    check(forge(tmp_path, table=table), "json: not JSON as it was written")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda told: [],
+        lambda told: {},
+        lambda told: {"shards": {}},
+        lambda told: {"shards": [{}]},
+        lambda told: {"shards": [[]]},
+        lambda told: {"shards": told["shards"] * 2},
+    ],
+)
+def test_a_table_that_no_set_has(tmp_path: Path, table: Callable[[Any], Any]) -> None:
+    check(forge(tmp_path, table=table), "says of its shards can't be true of a set")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../x.tar"},
+        {"name": "/etc/x.tar"},
+        {"name": "a/../x.tar"},
+        {"name": "..\\x.tar"},
+        {"name": ".x.tar"},
+        {"name": "a\nb.tar"},
+        {"name": MANIFEST},
+        {"name": None},
+        {"samples": 6},
+        {"samples": -1},
+        {"bytes": 2**60},
+        {"sha256": None},
+        {"index_sha256": "A" * 64},
+    ],
+)
+def test_a_row_that_no_table_has(tmp_path: Path, change: dict[str, Any]) -> None:
+    def changed(told: dict[str, Any]) -> dict[str, Any]:
+        return told | {"shards": [told["shards"][0] | change]}
+
+    check(forge(tmp_path, table=changed), "says of its shards can't be true of a set")
+
+
+def test_tables_that_hold_other_numbers_than_the_manifest(tmp_path: Path) -> None:
+    def fewer(told: dict[str, Any]) -> dict[str, Any]:
+        return told | {"shards": [told["shards"][0] | {"samples": 2}]}
+
+    place = forge(tmp_path, table=fewer)
+    for use in (read_pixels, stream, read_whole):
+        with pytest.raises(UserError, match=f"not the samples that {MANIFEST} tells of"):
+            use(place)
+    assert f"2 samples, but {MANIFEST} says 3" in verify(str(place))[0]
+
+
+def test_more_samples_than_any_memory_holds(tmp_path: Path) -> None:
+    """Three bytes of JSON more, and all numbers agree: nothing but the size of the files is against it."""
+    many = {"samples": 2**40, "bytes": 2**52}
+    place = forge(
+        tmp_path,
+        table=lambda told: told | {"shards": [told["shards"][0] | many]},
+        entry=lambda entry: entry | many,
+        manifest=lambda manifest: manifest | {"counts": {"train": {"Normal": {"real": 2**40}}}},
+    )
+    # Their order is worked out all the same; reading the first of them ends it.
+    with pytest.raises(UserError, match=r"index\.npy: what it says of its form"):
+        stream(place)
+    with pytest.raises(UserError, match=r"index\.npy: what it says of its form"):
+        read_pixels(place)
+    assert verify(str(place)) and verify(str(place), quick=True)
+    mix(place)
+
+
+# ---- index
+
+
+def endless_header(shape: str) -> bytes:
+    return npy_header(
+        f"{{'descr': {np.lib.format.dtype_to_descr(INDEX_DTYPE)!r}, 'fortran_order': False, 'shape': {shape}}}"
+    )
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        npy(np.array([{}, 1, 2], object)),
+        npy(np.zeros(3)),
+        npy(rows()[:2]),
+        npy(rows().reshape(3, 1)),
+        npy(rows())[:-1],
+        npy(rows()) + b"\0",
+        npy(np.zeros(3, [*INDEX_DTYPE.descr, ("more", "<u8")])),
+        endless_header("(1000000000000,)"),
+        endless_header("(-1,)"),
+        endless_header("(3,)"),
+        npy_header("{'descr': (), 'fortran_order': False, 'shape': (3,)}"),
+        npy_header("-" * 9000 + "1"),
+        npy_header("(" * 9000),
+        b"",
+        b"no index",
+        b"\x80\x04N.",
+    ],
+)  # fmt: skip
+def test_an_index_that_no_set_has(tmp_path: Path, index: bytes) -> None:
+    place = forge(tmp_path, index=index)
+    check(place, "index.npy: what it says of its form can't be", (read_pixels, stream))
+
+
+@pytest.mark.parametrize(
+    ("columns", "what"),
+    [
+        ({"offset_bytes": 2**60}, "offset_bytes"),
+        ({"offset_bytes": 2**64 - 1}, "offset_bytes"),
+        ({"offset_bytes": 2**64 - 50}, "offset_bytes"),  # and 100 more are 50
+        ({"length_bytes": 2**60}, "offset_bytes"),
+        ({"length_bytes": 2**63}, "offset_bytes"),
+        ({"length_bytes": 30_000}, "offset_bytes"),
+        ({"key": b"\xff\xfe"}, "key"),
+        ({"key": b"../x"}, "key"),
+        ({"key": b"\x1b[2J"}, "key"),
+        ({"patient": "Jane Doe"}, "patient"),
+        ({"split": b"\xff"}, "split"),
+        ({"origin": b"\n"}, "origin"),
+    ],
+)
+def test_rows_that_no_index_has(tmp_path: Path, columns: dict[str, Any], what: str) -> None:
+    place = forge(tmp_path, index=index_of_rows(**columns))
+    check(place, f"index.npy: what it says of its {what} can't be", (read_pixels, stream))
+
+
+def test_rows_that_lead_beyond_a_tar_that_is_shorter_than_said(tmp_path: Path) -> None:
+    told = {"bytes": 2**52}
+    place = forge(
+        tmp_path,
+        index=index_of_rows(offset_bytes=2**51, length_bytes=2**29),
+        table=lambda table: table | {"shards": [table["shards"][0] | told]},
+    )
+    with pytest.raises(UserError, match=f"sample a at byte {2**51}: its bytes are not the ones"):
+        read_pixels(place)
+
+
+# ---- tar
+
+
+def tars() -> Iterator[tuple[str, bytes, str]]:
+    honest = [member for key in "abc" for member in sample_members(key)]
+    yield "pyd", tar_of(("a.pyd", b"x"), *honest), r"unexpected member 'a\.pyd'"
+    yield "up", tar_of(*sample_members("../a")), r"unexpected member '\.\./a\.cls'"
+    yield "absolute", tar_of(*sample_members("/tmp/a")), r"unexpected member '/tmp/a\.cls'"
+    yield "hidden", tar_of(*sample_members(".a")), "unexpected member"
+    yield "unicode", tar_of(*sample_members("ä" * 30)), "unexpected member"
+    yield "long", tar_of(*sample_members("a" * 41)), "unexpected member"
+    for name, kind in {
+        "symlink": tarfile.SYMTYPE,
+        "hardlink": tarfile.LNKTYPE,
+        "fifo": tarfile.FIFOTYPE,
+        "device": tarfile.CHRTYPE,
+        "folder": tarfile.DIRTYPE,
+        "sparse": tarfile.GNUTYPE_SPARSE,
+        "extended": tarfile.XHDTYPE,
+    }.items():
+        yield name, tar_of(*honest[:2], special("a.png", kind, "/etc/passwd")), r"unexpected member 'a\.png"
+    yield (
+        "pax",
+        tar_of(*(m for key in "abc" for m in sample_members(key * 30 + "ä")), form=tarfile.PAX_FORMAT),
+        "unexp",
+    )
+    for size in (-512, -(2**40), 2**50, 2**70):
+        yield (
+            f"size {size}",
+            with_size("a.cls", size) + bytes(20 * 512),
+            "unexpected member|which no sample has",
+        )
+    deep = b"[" * 500_000
+    yield "deep", tar_of(*sample_members("a", json=deep)), r"a\.json is not JSON \(maximum recursion"
+    yield (
+        "huge",
+        tar_of(*sample_members("a", json=b" " * (2**20 + 1))),
+        "1,048,577 bytes, which no sample has",
+    )
+    for json in (
+        b"[]",
+        b'{"patient": 5}',
+        b'{"patient": "Jane Doe"}',
+        b'{"age": []}',
+        b'{"age": NaN}',
+        b'{"age": 1e999}',
+        b'{"age": "\\u0007"}',
+        b'{"view": []}',
+        b'{"view": "\\u001b[2J"}',
+        b'{"findings": [1]}',
+    ):
+        yield f"json {json.decode()}", tar_of(*sample_members("a", json=json)), r"a\.json"
+    yield (
+        "digits",
+        tar_of(*sample_members("a", json=b'{"age": ' + b"9" * 5000 + b"}")),
+        r"a\.json is not JSON",
+    )
+    yield (
+        "class",
+        tar_of(*sample_members("a", cls=b"\x1b[2J\xff")),
+        r"sample a has class .x1b|sample a has class",
+    )
+    yield "no end mark", tar_of(*honest)[: 9 * 1024], "ends without an end mark"
+    yield "joined", tar_of(*honest) + tar_of(*honest), "goes on after its end mark"
+
+
+@pytest.mark.parametrize(("tar", "message"), [pytest.param(t, m, id=name) for name, t, m in tars()])
+def test_a_tar_that_no_set_has(tmp_path: Path, tar: bytes, message: str) -> None:
+    place = forge(tmp_path, tar=tar)
+    with pytest.raises(UserError, match=message) as caught:
+        read_whole(place)
+    assert str(caught.value).isprintable()
+    assert any(TAR in line for line in verify(str(place)))
+
+
+# ---- the folder
+
+
+@pytest.mark.parametrize("name", [MANIFEST, TAR, INDEX])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_a_pipe_or_a_device_is_never_read(tmp_path: Path, name: str, kind: str) -> None:
+    place = forge(tmp_path)
+    (place / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(place / name)
+    elif kind == "device":
+        (place / name).symlink_to("/dev/zero")
+    else:
+        (place / name).mkdir()
+    with pytest.raises(UserError, match=f"{name}: not a file, as all of a set are"):
+        read_pixels(place)
+    assert f"{place / name}: not a file, as all of a set are; move it away" in verify(str(place))
+
+
+@pytest.mark.parametrize("job", [b"[" * 1_000_000, b"[]", b"\xff", b'{"options": []}', b"5"])
+def test_a_job_that_nobody_started(tmp_path: Path, images: Path, job: bytes) -> None:
+    (tmp_path / JOB_FILE).write_bytes(job)
+    with pytest.raises(
+        UserError,
+        match=r"\.job\.json: not JSON .*: remove it alone .*, else all of .*, which holds an unfinished set",
+    ):
+        ingest(Folder(root=str(images)), IngestOptions(out=str(tmp_path), size=32))
+    assert [path.name for path in tmp_path.iterdir()] == [JOB_FILE]
+
+
+def test_a_job_into_a_stranger_s_set_is_refused(tmp_path: Path, images: Path) -> None:
+    options = {"options": {"classes": ["\x1b[2J"], "size": {"a": 1}}, "salt_fingerprint": 5, "importer": None}
+    (tmp_path / JOB_FILE).write_bytes(canonical_json(options))
+    with pytest.raises(UserError, match="already holds another set") as caught:
+        ingest(Folder(root=str(images)), IngestOptions(out=str(tmp_path), size=32))
+    assert str(caught.value).isprintable()
+
+
+# ---- images
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        npy_header("{'descr': (), 'fortran_order': False, 'shape': (16, 16)}"),
+        npy_header("{'descr': '|O', 'fortran_order': False, 'shape': (16, 16)}") + b"\x80\x04N.",
+        npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (16, 'x')}"),
+        npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (-16, -16)}") + bytes(256),
+        npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (999999999999, 999999999999)}"),
+        npy_header("-" * 9000 + "1"),
+        npy_header("[" * 9000),
+        b"\x93NUMPY\x01\x00\xff\xff",
+        b"\x93NUMPY\x03\x00" + bytes(100),
+    ],
+)
+def test_npy_headers_that_are_not_right(data: bytes) -> None:
+    with pytest.raises(UndecodableImage):
+        decode(data, "npy", 16)
+    with pytest.raises(UndecodableImage):
+        grey_of(data, 16)
+
+
+def test_names_of_strangers_do_not_command_the_terminal(tmp_path: Path) -> None:
+    place = forge(tmp_path)
+    (place / "\x1b[2J").touch()
+    (place / os.fsdecode(b"\xff.tar")).touch()
+    told = ["\\x1b[2J: a file that no table names", "\\udcff.tar: a file that no table names"]
+    assert verify(str(place)) == told

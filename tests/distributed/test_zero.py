@@ -1,0 +1,132 @@
+"""Launches that would not train as DDP does are refused before anything starts; what engines promise."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.engines import InPrecision
+from cxrdist.distributed.zero import checked_config, plugins
+from cxrdist.errors import UserError
+from cxrdist.gan.step import ENGINES, check_parts
+from tests.helpers.launching import CLONE, launch
+
+STAGE = {"zero_optimization": {"stage": 2}}
+REFUSED: list[tuple[Any, str]] = [
+    ({"zero_optimization": {"stage": 3}}, "stage 3 splits the weights themselves, and neither R1"),
+    ({"zero_optimization": {"stage": 0}}, "stage 0: 1 or 2; for neither, launch with"),
+    ({**STAGE, "fp16": {"enabled": True}}, "fp16: not shown to train as DDP does"),
+    ({**STAGE, "bf16": {"enabled": True}, "optimizer": {"type": "Adam"}}, "bf16, optimizer: not shown"),
+    ({**STAGE, "gradient_clipping": 1.0}, "gradient_clipping: not shown"),
+    (
+        {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}},
+        "zero_optimization.offload_optimizer: not shown",
+    ),
+    ({"train_batch_size": 8}, "not JSON with zero_optimization.stage; launch with"),
+    ([], "not JSON with zero_optimization.stage"),
+]
+
+
+@pytest.mark.parametrize(("config", "why"), REFUSED)
+def test_what_was_not_shown_to_be_right_is_refused(tmp_path: Path, config: Any, why: str) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=why) as caught:
+        checked_config(str(path), "launch with this")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2"])
+def test_the_configs_given_are_taken_and_found_from_anywhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    taken = checked_config(f"configs/deepspeed/{name}.json", "")
+    assert taken["zero_optimization"] == {"stage": int(name[-1])}
+    assert taken["gradient_clipping"] == 0.0
+
+
+def test_a_config_that_is_not_there_is_named() -> None:
+    with pytest.raises(UserError, match=r"deepspeed_config_file no\.json: no such file; do this"):
+        checked_config("no.json", "do this")
+
+
+def test_deepspeed_needs_a_config_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", raising=False)
+    with pytest.raises(
+        UserError, match=r"without a deepspeed_config_file.*configs/accelerate/zero2_cpu\.yaml"
+    ):
+        plugins(ENGINES, on_cpu=True)
+    with pytest.raises(UserError, match=r"without a deepspeed_config_file.*configs/accelerate/zero2\.yaml"):
+        plugins(ENGINES, on_cpu=False)
+
+
+def test_fields_beside_the_config_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate passes on ``zero_stage: 3`` beside ``deepspeed_config_file``."""
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(CLONE / "configs/deepspeed/zero2.json"))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "zero_stage")
+    with pytest.raises(UserError, match="sets DeepSpeed's fields beside deepspeed_config_file: launch with"):
+        plugins(ENGINES, on_cpu=True)
+
+
+def test_deepspeed_and_use_cpu_are_refused_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(CLONE / "configs/deepspeed/zero2.json"))
+    with pytest.raises(UserError, match="DeepSpeed and use_cpu"):
+        plugins(ENGINES, on_cpu=True)
+
+
+def test_a_job_without_engines_is_not_launched_with_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UserError, match="trains GANs only"):
+        Dist("fp32")
+
+
+@pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("MEGATRON_LM", "Megatron-LM")])
+def test_other_launchers_are_refused(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    with pytest.raises(UserError, match=f"launched with {name}, which these jobs do not train right"):
+        Dist("fp32", engines=ENGINES)
+
+
+def test_a_classifier_under_deepspeed_ends_with_one_line(tmp_path: Path, tiny_set: Path) -> None:
+    words = ["--mix", "DS1", "--shards", str(tiny_set), "--run", "r"]
+    done = launch("train_cls.py", *words, cwd=tmp_path, processes=2, config="zero2_cpu.yaml")
+    assert done.returncode != 0
+    assert (
+        done.stderr.count("error: launched with DeepSpeed, which trains GANs only in these jobs: launch") == 1
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_batch_divides_into_ranks_and_parts() -> None:
+    check_parts(64, 4, 2)
+    with pytest.raises(UserError, match="does not divide among 3 processes"):
+        check_parts(64, 3, 1)
+    with pytest.raises(UserError, match=r"--accumulate 3: .* each of 2 processes: take --batch 60 or 66"):
+        check_parts(64, 2, 3)
+
+
+def test_a_network_keeps_its_precision_where_autocast_is_switched_off_around_it() -> None:
+    """As DeepSpeed does around a network."""
+    seen: list[torch.dtype] = []
+
+    class Net(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = super().forward(x)
+            seen.append(y.dtype)
+            return y
+
+    low = InPrecision(Net(2, 2), lambda: torch.autocast("cpu", torch.bfloat16))
+    with torch.autocast("cpu", enabled=False):
+        assert low(torch.ones(1, 2)).dtype == torch.float32
+    assert InPrecision(Net(2, 2), nullcontext)(torch.ones(1, 2)).dtype == torch.float32
+    assert seen == [torch.bfloat16, torch.float32]

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.errors import UserError
+from cxrdist.gan.config import GANConfig
+from cxrdist.gan.plan import ModelPlan, choose_classes, learning_rate_of, look_steps, plan, shares
+
+CONDITIONAL = GANConfig(architecture="conditional", images_per_class=None, batch=4, budget="2 epochs")
+
+
+def test_the_paper_trains_a_model_per_class_on_at_most_2000_images_of_it(tiny_set: Path) -> None:
+    models = plan(GANConfig(batch=2, budget="3 epochs", images_per_class=7), ShardSet(tiny_set))
+    assert [(m.name, m.folder, m.classes, m.quotas, m.train_images, m.steps) for m in models] == [
+        ("Normal", "normal", ("Normal",), {"Normal": {"real": 7}}, 7, 10),
+        (
+            "Pleural Effusion",
+            "pleural-effusion",
+            ("Pleural Effusion",),
+            {"Pleural Effusion": {"real": 6}},
+            6,
+            9,
+        ),
+        ("Pneumothorax", "pneumothorax", ("Pneumothorax",), {"Pneumothorax": {"real": 4}}, 4, 6),
+    ]
+
+
+def test_a_conditional_model_learns_all_classes_equally_often(tiny_set: Path) -> None:
+    (model,) = plan(CONDITIONAL, ShardSet(tiny_set))
+    assert (model.name, model.folder) == ("all classes", "all-classes")
+    assert model.classes == ("Normal", "Pleural Effusion", "Pneumothorax")
+    assert model.quotas == {name: {"real": 6} for name in model.classes}  # 8, 6 and 4 images, 18 an epoch
+    assert (model.train_images, model.steps) == (18, 9)
+
+
+def test_a_conditional_model_of_some_classes_is_refused(tiny_set: Path) -> None:
+    with pytest.raises(UserError, match="--classes Normal: a conditional GAN trains on all classes"):
+        plan(replace(CONDITIONAL, classes=("Normal",)), ShardSet(tiny_set))
+
+
+def test_a_mix_with_synthetic_images_is_refused(tiny_set: Path) -> None:
+    with pytest.raises(UserError, match="--mix DS3: a GAN trains on real images only"):
+        plan(replace(CONDITIONAL, mix="DS3"), ShardSet(tiny_set))
+
+
+def test_choosing_classes(tiny_set: Path) -> None:
+    shards = ShardSet(tiny_set)
+    assert choose_classes(("all",), shards) == ["Normal", "Pleural Effusion", "Pneumothorax"]
+    assert choose_classes(("Pneumothorax", "Normal"), shards) == ["Normal", "Pneumothorax"]
+    with pytest.raises(UserError, match="did you mean 'Pneumothorax'"):
+        choose_classes(("Pneumotorax",), shards)
+
+
+@pytest.mark.parametrize(
+    ("images", "rate"),
+    [(5000, 2e-4), (2000, 2e-4), (1000, 4e-4), (201, 2e-4 * 2000 / 201), (200, 2e-3), (11, 2e-3)],
+)
+def test_the_papers_learning_rate_goes_by_dataset_size(images: int, rate: float) -> None:
+    """2e-4 to 2e-3 (paper 2.1)."""
+    assert learning_rate_of(GANConfig(rate_images=2000), images) == pytest.approx(rate, rel=1e-12)
+    assert learning_rate_of(GANConfig(), images) == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch", "every", "expected"),
+    [
+        (20, 4, None, {2, 4, 6, 8, 10, 12, 14, 16, 18, 20}),
+        (3, 4, None, {1, 2, 3}),
+        (20, 4, 30, {8, 15, 20}),  # 32, 60 and, at the end, 80 images
+        (20, 4, 40, {10, 20}),
+        (20, 4, 1000, {20}),
+        (3, 4, 1, {1, 2, 3}),
+    ],
+)
+def test_looks(steps: int, batch: int, every: int | None, expected: set[int]) -> None:
+    assert look_steps(steps, batch, every) == expected
+
+
+def model(name: str, steps: int) -> ModelPlan:
+    return ModelPlan(name, (name,), {name: {"real": 1}}, 1, steps, 2e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "processes", "expected"),
+    [
+        ([5, 5, 5, 5, 5], 2, ["ace", "bd"]),
+        ([5, 5, 5, 5, 5], 8, ["a", "b", "c", "d", "e", "", "", ""]),
+        ([9, 1, 2, 3, 4], 2, ["ab", "edc"]),
+        ([5, 5], 1, ["ab"]),
+    ],
+)
+def test_shares_are_all_models_once_and_even(steps: list[int], processes: int, expected: list[str]) -> None:
+    models = [model(name, n) for name, n in zip("abcde", steps)]
+    assert ["".join(m.name for m in share) for share in shares(models, processes)] == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            {"minibatch_std": True},
+            "--minibatch-std: the paper's dcgan has none; take --architecture conditional",
+        ),
+        ({"regularizer": "spectral"}, "--regularizer spectral: the paper's dcgan has none"),
+        ({"beta1": 1.0}, "--beta1 1.0: from 0 to below 1"),
+        ({"rate_images": 0}, "--rate-images 0: 1 or more, or null"),
+        ({"ema_half_life_images": -1}, "--ema-half-life-images -1: 0 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        GANConfig(**options)
