@@ -7,12 +7,19 @@ import errno
 import re
 from collections.abc import Iterable, Sequence
 
-_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal takes for a command (the control characters C0, DEL and C1), and surrogates, which UTF-8 cannot
+encode."""
+
+
+def is_plain(text: str) -> bool:
+    """True for text without ``CONTROL_CHARACTERS``: a terminal can show it, and UTF-8 can encode it."""
+    return CONTROL_CHARACTERS.search(text) is None
 
 
 def shown(text: str) -> str:
-    """Text from a stranger's file or file name as a terminal can show it: it obeys none of its control characters."""
-    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    """Text from an untrusted file or file name, made safe to print: control characters are escaped as ``\\x1b``."""
+    return CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(Exception):

@@ -22,7 +22,7 @@ from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.shards.manifest import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
-from cxrdist.errors import OptionError, UserError
+from cxrdist.errors import OptionError, UserError, is_plain
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
@@ -92,8 +92,8 @@ class WebDataset(FileImporter):
     def _intensity(self) -> str:
         return self.intensity or ("full" if self.in_place else "percentiles")
 
-    def judgements(self) -> dict[str, Any]:
-        return super().judgements() | {"intensity": self._intensity}
+    def source_options(self) -> dict[str, Any]:
+        return super().source_options() | {"intensity": self._intensity}
 
     def records(self) -> Iterator[Record]:
         return described(self._records(), self.burned_in)
@@ -294,4 +294,4 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     text = value.strip()
-    return None if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text) else text
+    return text if is_plain(text) else None

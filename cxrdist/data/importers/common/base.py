@@ -46,6 +46,11 @@ class Record:
     file: str = ""
     """Where the pixels are, relative to the source's root; "" where they are computed."""
 
+    @property
+    def patient(self) -> str:
+        """The patient; an image that names none is its own patient."""
+        return self.patient_id or self.source_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class Importer:
@@ -85,7 +90,7 @@ class Importer:
         """One image, [size, size] uint8. Raises images.UndecodableImage where the file is not an image."""
         raise NotImplementedError
 
-    def judgements(self) -> dict[str, Any]:
+    def source_options(self) -> dict[str, Any]:
         """The source's own options, as the manifest keeps them: all but where it lies."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in PLACES}
 
