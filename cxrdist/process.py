@@ -100,6 +100,11 @@ def _report(error: UserError) -> int:
     return 2
 
 
+def available_cores() -> int:
+    """Cores that this process may use: fewer than the machine has inside a container or under taskset."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def is_main_rank() -> bool:
     """Rank 0, as the launcher's environment says; also true without a launcher."""
     return os.environ.get("RANK", "0") == "0"

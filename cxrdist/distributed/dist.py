@@ -31,14 +31,13 @@ from cxrdist.distributed import zero
 from cxrdist.distributed.engines import Engine, InPrecision, LocalEngine
 from cxrdist.distributed.machine import (
     Precision,
-    cores,
     local_processes,
     resolve_precision,
     set_threads,
     warn_if_crowded,
 )
 from cxrdist.errors import UserError, from_os
-from cxrdist.process import keep_all_freed_memory
+from cxrdist.process import available_cores, keep_all_freed_memory
 
 T = TypeVar("T")
 
@@ -242,7 +241,7 @@ class Dist:
     @property
     def spare_cores(self) -> int:
         """Cores of this process that training leaves idle: none on CPU."""
-        return 0 if self.device.type == "cpu" else max(0, cores() // local_processes() - 1)
+        return 0 if self.device.type == "cpu" else max(0, available_cores() // local_processes() - 1)
 
     def total(self, numbers: Sequence[int]) -> list[int]:
         """The sums over all ranks; called from one thread only, which need not be the main one."""

@@ -9,13 +9,9 @@ from typing import Literal
 import torch
 
 from cxrdist.console import say
+from cxrdist.process import available_cores
 
 Precision = Literal["auto", "fp32", "bf16"]
-
-
-def cores() -> int:
-    """Cores that this process may use: fewer than the machine has inside a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def local_processes() -> int:
@@ -25,17 +21,17 @@ def local_processes() -> int:
 def set_threads(on_cpu: bool) -> int:
     """One thread per core over all local processes: two processes of two threads each on two cores are
     slower than one process."""
-    threads = max(1, cores() // local_processes())
+    threads = max(1, available_cores() // local_processes())
     if on_cpu:
         torch.set_num_threads(threads)
     return threads
 
 
 def warn_if_crowded(on_cpu: bool) -> None:
-    if on_cpu and local_processes() > cores():
+    if on_cpu and local_processes() > available_cores():
         say(
-            f"warning: {local_processes()} processes share {cores()} cores and will be slower than {cores()}: "
-            f"launch with --num_processes {cores()}"
+            f"warning: {local_processes()} processes share {available_cores()} cores and will be slower than {available_cores()}: "
+            f"launch with --num_processes {available_cores()}"
         )
 
 

@@ -21,7 +21,7 @@ from cxrdist.data.shards.manifest import MANIFEST
 from cxrdist.data.shards.open import synthetic_place
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import UserError
-from cxrdist.process import die_with_parent
+from cxrdist.process import available_cores, die_with_parent
 from cxrdist.run.tracking import TrackingConfig
 from cxrdist.study.report import write_report
 from cxrdist.study.tables import print_table
@@ -173,10 +173,8 @@ def launcher(processes: int) -> list[str]:
     """The command line of ``accelerate launch`` for this machine."""
     import torch
 
-    from cxrdist.distributed.machine import cores
-
     gpus = torch.cuda.device_count()
-    processes = processes or gpus or min(2, cores())
+    processes = processes or gpus or min(2, available_cores())
     words = [sys.executable, "-m", "accelerate.commands.launch"]
     if processes == 1:
         plain = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]

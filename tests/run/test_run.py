@@ -188,7 +188,7 @@ def test_more_processes_than_cores_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
-    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(machine, "available_cores", lambda: 2)
     machine.warn_if_crowded(on_cpu=True)
     assert "warning: 64 processes share 2 cores" in capsys.readouterr().out
 

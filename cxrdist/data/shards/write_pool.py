@@ -16,7 +16,12 @@ from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError, shown
-from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
+from cxrdist.process import (
+    available_cores,
+    die_with_parent,
+    keep_freed_memory,
+    without_interrupts,
+)
 
 MAX_UNDECODABLE_SHARE = 0.01
 LISTED_UNDECODABLE = 10
@@ -191,10 +196,6 @@ def work(
     finally:
         shared.is_stopping.value = True
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(parent: int, shared: Shared) -> None:
