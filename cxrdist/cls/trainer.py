@@ -43,7 +43,7 @@ from cxrdist.run.checkpoint import (
     save_weights,
     weights_sha256,
 )
-from cxrdist.run.folder import environment, evenly, write_summary
+from cxrdist.run.folder import environment, evenly_spaced, write_summary
 from cxrdist.run.tracking import MetricsFile, start
 from cxrdist.seeds import derive
 
@@ -95,7 +95,7 @@ class Trainer:
         self.build()
         step = self.resume()
         self.start_logs(step)
-        evaluation_steps = evenly(self.steps, self.config.evaluations)
+        evaluation_steps = evenly_spaced(self.steps, self.config.evaluations)
         mix, losses = MixLog(self.stream, step), MeanLoss(self.dist)
         self.began_s = time.monotonic()
         with self.batches(step) as batches, self.progress(step) as progress:
