@@ -25,10 +25,10 @@ from cxrdist.cls.sources import describe_data, digests_of
 from cxrdist.config import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.loading.mix_log import MixLog
-from cxrdist.data.loading.mix_sets import repeat_lines, train_counts
+from cxrdist.data.loading.mix_sets import repeated_strata, train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
-from cxrdist.data.loading.stream import Batch, Stream
+from cxrdist.data.loading.stream import Batch, Stream, StreamOptions
 from cxrdist.data.mix.order import order_seed
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.shard_set import ShardSet
@@ -63,16 +63,15 @@ class Trainer:
         self.folder = Path(config.run_folder)
         counts = train_counts(real, synthetic)
         self.quotas = quotas(rule, counts)
-        for line in repeat_lines(self.quotas, counts, warn_above=1):
-            say(line)
+        for repeat in repeated_strata(self.quotas, counts):
+            log.warning("%s", repeat)
         self.stream = Stream(
             real,
             synthetic,
             self.quotas,
-            batch=config.batch,
-            seed=order_seed(config.seed),
-            rank=dist.rank,
-            world_size=dist.world_size,
+            StreamOptions(
+                batch=config.batch, seed=order_seed(config.seed), rank=dist.rank, world_size=dist.world_size
+            ),
         )
         self.steps = budget_steps(config.budget, epoch_images=self.stream.epoch_images, batch=config.batch)
         self.epochs = self.epoch_at(self.steps)

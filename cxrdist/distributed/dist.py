@@ -279,8 +279,8 @@ class Dist:
 
     @contextlib.contextmanager
     def hold_on_main(self, manager: AbstractContextManager[object]) -> Iterator[None]:
-        """Rank 0 enters ``manager`` for the ``with`` block. A UserError or OSError on entering is raised on every rank,
-        as a UserError."""
+        """Rank 0 enters ``manager`` for the ``with`` block. A UserError or OSError on entering is raised on every
+        rank, as a UserError."""
         with contextlib.ExitStack() as stack:
 
             def enter() -> None:

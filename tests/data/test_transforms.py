@@ -255,11 +255,14 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--augment.rotate_degrees=46", "--augment.rotate-degrees: rotate_degrees 46.0: from 0 to 45"),
-        ("--augment.shift=-0.1", "--augment.shift: shift -0.1: from 0 to 0.5"),
-        ("--augment.zoom=1", "--augment.zoom: zoom 1.0: from 0 to 0.5"),
-        ("--augment.brightness=0.6", "--augment.brightness: brightness 0.6: from 0 to 0.5"),
-        ("--augment.contrast=0.51", "--augment.contrast: contrast 0.51: from 0 to 0.5"),
+        (
+            "--augment.rotate_degrees=46",
+            "--augment.rotate-degrees: rotate_degrees 46.0: must be from 0 to 45",
+        ),
+        ("--augment.shift=-0.1", "--augment.shift: shift -0.1: must be from 0 to 0.5"),
+        ("--augment.zoom=1", "--augment.zoom: zoom 1.0: must be from 0 to 0.5"),
+        ("--augment.brightness=0.6", "--augment.brightness: brightness 0.6: must be from 0 to 0.5"),
+        ("--augment.contrast=0.51", "--augment.contrast: contrast 0.51: must be from 0 to 0.5"),
     ],
 )
 def test_an_amount_out_of_bounds_is_refused(word: str, message: str) -> None:
@@ -269,7 +272,7 @@ def test_an_amount_out_of_bounds_is_refused(word: str, message: str) -> None:
 
 
 def test_not_a_number_is_refused() -> None:
-    with pytest.raises(UserError, match=r"shift nan: from 0 to 0\.5"):
+    with pytest.raises(UserError, match=r"shift nan: must be from 0 to 0\.5"):
         AugmentConfig(shift=float("nan"))
 
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from cxrdist.data.deidentify import OLDEST_TOLD_YEARS, Salt
+from cxrdist.data.deidentify import AGE_CAP_YEARS, Salt
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.labels import Labelling
 from cxrdist.data.ingest.options import IngestOptions
@@ -27,7 +27,7 @@ def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any
         "phantom": importer.is_phantom,
         "view": record.view,
         "sex": record.sex,
-        "age": None if record.age is None else min(record.age, OLDEST_TOLD_YEARS),
+        "age": None if record.age is None else min(record.age, AGE_CAP_YEARS),
         "findings": [*record.findings, *record.uncounted],
     }
 
