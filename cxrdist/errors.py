@@ -23,10 +23,10 @@ def shown(text: str) -> str:
 
 
 class UserError(Exception):
-    """Something the user can put right. Shown as one line by the commands, which then exit with 2.
+    """An error that the user can fix. Commands print it as one line and exit with 2.
 
-    ``every_rank``: only this process knows of it (a corrupt sample in its own half, say), so this process
-    prints it whatever its rank; otherwise all ranks meet the same error and rank 0 alone prints it.
+    ``every_rank``: only this process has the error (a corrupt sample in its part of a batch, for example), so it is
+    printed on any rank; otherwise all ranks raise the same error, and only rank 0 prints it.
     """
 
     def __init__(self, message: str, *, every_rank: bool = False) -> None:
@@ -63,7 +63,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def from_os(error: OSError) -> UserError:
-    """A full disk, a missing permission, a read-only folder: the system's own words, with the file."""
+    """The UserError of a full disk, a missing permission, a read-only folder ..., with the file and the system's
+    message."""
     where = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(

@@ -37,6 +37,12 @@ def configure(level: str | None = None) -> None:
         logger.addHandler(_Stderr())
 
 
+def configure_child() -> None:
+    """In a worker process: show the log as the process that started this one does, or not at all."""
+    if LEVEL_VARIABLE in os.environ:
+        configure()
+
+
 class _Stderr(logging.Handler):
     """One line for each record, on whatever ``sys.stderr`` is at the time."""
 

@@ -16,7 +16,7 @@ from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
-from cxrdist.run.folder import finished_summary, holding
+from cxrdist.run.folder import finished_summary, locked_run
 
 
 def train(config: ClsConfig) -> None:
@@ -32,7 +32,7 @@ def train(config: ClsConfig) -> None:
         synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
     config.network(real.image_size, len(real.classes))
     check_divides(config.batch, dist.world_size)
-    with holding(folder, "cls", to_dict(config), dist):
+    with locked_run(folder, "cls", to_dict(config), dist):
         if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
             say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
         else:

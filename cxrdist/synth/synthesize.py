@@ -38,7 +38,7 @@ from cxrdist.data.shards.write_job import claimed, finished_set, mark_finished, 
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.distributed.dist import Dist
 from cxrdist.models import TrainedGenerator
-from cxrdist.run.folder import SUMMARY, holding
+from cxrdist.run.folder import SUMMARY, locked_run
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
 from cxrdist.synth.lineage import load_generators
@@ -77,7 +77,7 @@ def synthesize(config: SynthConfig) -> None:
     provenance = provenance_of(config, sources)
     check_provenance(provenance, f"--out {config.out_place}")
     store = store_of(config.out_place)
-    with holding(config.run_folder, "synth", to_dict(config), dist):
+    with locked_run(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):
             if dist.is_main and not (config.run_folder / SUMMARY).exists():
                 report(config, manifest, time.monotonic() - began_s, dist)

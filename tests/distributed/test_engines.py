@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cxrdist.distributed.dist import Dist
-from cxrdist.distributed.engines import LocalEngine, laid_out_as
+from cxrdist.distributed.engines import LocalEngine, in_layout_of
 from cxrdist.errors import UserError
 
 
@@ -86,8 +86,8 @@ def test_parts_add_up_to_the_gradient_of_the_whole(dist: Dist) -> None:
 def test_what_has_the_layout_is_not_copied() -> None:
     parameter = torch.zeros(4, 3, 2, 2)
     same, other = torch.ones(4, 3, 2, 2), torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    assert laid_out_as(parameter, same) is same
-    assert laid_out_as(parameter, other).stride() == parameter.stride()
+    assert in_layout_of(parameter, same) is same
+    assert in_layout_of(parameter, other).stride() == parameter.stride()
 
 
 def test_rank_0_holds_a_context_for_the_duration_of_the_block(dist: Dist) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.deidentify import OLDEST_TOLD_YEARS, Salt
+from cxrdist.data.deidentify import AGE_CAP_YEARS, Salt
 from cxrdist.data.imaging.codecs import LOSSLESS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
@@ -28,7 +28,7 @@ def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any
         "phantom": importer.is_phantom,
         "view": record.view,
         "sex": record.sex,
-        "age": None if record.age is None else min(record.age, OLDEST_TOLD_YEARS),
+        "age": None if record.age is None else min(record.age, AGE_CAP_YEARS),
         "findings": [*record.findings, *record.uncounted],
     }
 

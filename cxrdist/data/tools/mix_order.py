@@ -117,9 +117,8 @@ def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
 
 def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
     """The stream of each rank, as the training builds it."""
-    from cxrdist.data.loading.stream import (
-        Stream,  # two seconds of torch that a mistake in the options need not take
-    )
+    # Imported late: it takes two seconds of torch, which a mistake in the options need not wait for.
+    from cxrdist.data.loading.stream import Stream, StreamOptions
 
     real = open_finished_real(options.shards)
     place = synthetic_of(rule, mix=options.mix, shards=options.shards, synthetic=options.synthetic)
@@ -132,10 +131,9 @@ def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
             real,
             synthetic,
             of_epoch,
-            batch=options.batch,
-            seed=order_seed(options.seed),
-            rank=rank,
-            world_size=options.ranks,
+            StreamOptions(
+                batch=options.batch, seed=order_seed(options.seed), rank=rank, world_size=options.ranks
+            ),
         )
         for rank in range(options.ranks)
     ]

@@ -19,7 +19,7 @@ from cxrdist.data.deidentify import load_salt
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.ingest import ingest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import TargetRule, quotas
 from cxrdist.data.shards.schema import check_table
 from cxrdist.data.shards.shard_set import ShardSet, StratumReader
@@ -87,7 +87,7 @@ def test_a_mix_streams_from_it(tars: Path) -> None:
     shards = ShardSet(tars)
     counts = {name: {"real": shards.samples("train", name, "real")} for name in shards.classes}
     rule = TargetRule(name="DS1", images_per_class="own")
-    stream = Stream(shards, None, quotas(rule, counts), batch=2, seed=0)
+    stream = Stream(shards, None, quotas(rule, counts), StreamOptions(batch=2, seed=0))
     keys = {bytes(k) for step in range(stream.epoch_images // 2) for k in stream.read(step).keys}
     assert len(keys) == sum(n["real"] for n in counts.values()) == stream.epoch_images
 

@@ -576,7 +576,7 @@ def test_a_salt_file_that_is_missing_or_short_is_an_error(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="salt: no such salt file; make one with `head -c 32"):
         load_salt(str(tmp_path / "salt"))
     (tmp_path / "salt").write_text("short\n")
-    with pytest.raises(UserError, match="a salt needs at least 16 bytes; this one has 5"):
+    with pytest.raises(UserError, match="a salt needs at least 16 bytes, and this one has 5"):
         load_salt(str(tmp_path / "salt"))
     assert [p.name for p in tmp_path.iterdir()] == ["salt"]
 

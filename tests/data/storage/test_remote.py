@@ -24,7 +24,7 @@ from s3fs import S3FileSystem
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import ingest as ingest_module
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.remote import RemoteStore
 from cxrdist.data.storage.store import LocalStore, locked, store_of, write_to
@@ -262,7 +262,12 @@ def test_batches_from_s3_are_those_from_the_folder(remote: S3Server, tiny_set: P
     quotas = {"Normal": {"real": 8}, "Pneumothorax": {"real": 5}, "Pleural Effusion": {"real": 7}}
     for rank in range(world_size):
         here, there = (
-            Stream(ShardSet(place), None, quotas, batch=8, seed=3, rank=rank, world_size=world_size)
+            Stream(
+                ShardSet(place),
+                None,
+                quotas,
+                StreamOptions(batch=8, seed=3, rank=rank, world_size=world_size),
+            )
             for place in (str(tiny_set), URL)
         )
         for step in (0, 3):
@@ -372,26 +377,26 @@ def test_a_remote_store_does_what_a_folder_does(
         ("s4://x/y", "s4://x/y: unknown kind of URL 's4'; did you mean 's3'?"),
         (
             "pipe:cat x",
-            "pipe:cat x: a pipe: URL runs a command, and none is run here; name a folder or a URL",
+            "pipe:cat x: a pipe: URL would run a command, which is refused; give a folder or another URL",
         ),
         (
             "pipe://cat",
-            "pipe://cat: a pipe: URL runs a command, and none is run here; name a folder or a URL",
+            "pipe://cat: a pipe: URL would run a command, which is refused; give a folder or another URL",
         ),
         *(
             (
                 url,
-                f"{url}: a URL that leads through another place is not followed; name the place itself, such as "
+                f"{url}: a URL that reads through another place is refused; give the place itself, such as "
                 "s3://bucket/set",
             )
             for url in (f"simplecache::{URL}", "reference://x", "zip://x::s3://b/x.zip", "dir://x")
         ),
-        ("s3://", "s3://: names no place; write s3://bucket/set"),
-        ("s3:///set", "s3:///set: names no place; write s3://bucket/set"),
+        ("s3://", "s3://: names no bucket or set; write s3://bucket/set"),
+        ("s3:///set", "s3:///set: names no bucket or set; write s3://bucket/set"),
         (
             "s3://absent/set",
-            "s3://absent/set: there is no bucket 'absent'; make it, or check its name and the address that is "
-            "asked (AWS_ENDPOINT_URL)",
+            "s3://absent/set: there is no bucket 'absent'; create it, or check its name and the server's address "
+            "(AWS_ENDPOINT_URL)",
         ),
     ],
 )
@@ -437,7 +442,7 @@ def test_wrong_credentials_end_a_command_with_one_line(s3: S3Server, images: Pat
 def test_no_credentials_end_a_command_with_one_line() -> None:
     told = error_of(cxrdist("shards", "info", URL, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY=""))
     assert told == (
-        f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}and that they permit to list, read and "
+        f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}and that they allow to list, read and "
         "write there"
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from cxrdist.data.deidentify import told_age
+from cxrdist.data.deidentify import capped_age
 from cxrdist.errors import CONTROL_CHARACTERS, UserError
 
 SPLIT_OF = {
@@ -159,4 +159,4 @@ def age_years(text: str) -> int | None:
     if match is None:
         return None
     years = int(match[1]) // {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
-    return told_age(years)
+    return capped_age(years)
