@@ -129,7 +129,7 @@ def check(place: Path, images: int, capsys: Capture, real: Path | None = None) -
     assert len(here.keys) == len({*here.keys}) == images
     assert here.images == {
         (entry["split"], entry["class"], entry["origin"]): entry["samples"]
-        for entry in ShardSet(place).manifest["strata"]
+        for entry in ShardSet(place).manifest.strata
     }
     assert verify(str(place)) == verify(str(place), quick=True) == []
 
@@ -158,7 +158,7 @@ def check_order(place: Path, known: set[str], capsys: Capture, real: Path | None
     assert (
         len(printed)
         == len({*printed})
-        == sum(entry["samples"] for s in sets for entry in s.manifest["strata"] if entry["split"] == "train")
+        == sum(entry["samples"] for s in sets for entry in s.manifest.strata if entry["split"] == "train")
     )
 
 
@@ -228,7 +228,6 @@ def real(tmp_path: Path) -> Path:
         export_generator(
             tmp_path / "gan" / slug(name),
             generator,
-            architecture="dcgan",
             preset="demo",
             classes=[name],
             lineage=made_from(shards),

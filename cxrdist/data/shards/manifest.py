@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -160,6 +160,10 @@ class Provenance(Model):
     gates: dict[str, GateCounts] | None = None
     converted: list[Conversion] | None = None
     """Oldest first."""
+
+    def updated(self, fields: Mapping[str, Any]) -> Provenance:
+        """A copy with these fields, given as JSON."""
+        return Provenance.model_validate({**self.json_value(), **fields})
 
     def option(self, name: str, default: Any = None) -> Any:
         """An option of the import or the synthesis; ``default`` if it is not known."""

@@ -23,19 +23,19 @@ from cxrdist.data.mix.order import order_seed
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real, open_synthetic
 from cxrdist.data.shards.write_pool import without_interrupts
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.process import die_with_parent
 
 if TYPE_CHECKING:
     from cxrdist.data.loading.stream import Stream
 
 STEPS_AHEAD = 4
-"""Steps that each worker may be ahead of the output."""
+"""How many steps each worker may be ahead of what is printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderOptions:
-    """Print which images each process of `train_cls.py` reads with the same mix, sets, batch and seed. A line is
+    """Print which images each process of `train_cls.py` would see with the same mix, sets, batch and seed. A line is
     `step 3 epoch 0 rank 1` and the keys; no pixel is read.
     """
 
@@ -52,28 +52,28 @@ class OrderOptions:
     ranks: int = 1
     """Processes of the training; they divide the batch."""
     workers: int = 0
-    """Processes that compute the steps in turn; 0: this one. The output does not depend on it."""
+    """Processes that plan the steps in turn; 0: this one. They change nothing but the time it takes."""
     from_step: int = 0
-    """The first step, as for a resumed training."""
+    """Begin here, as a training does that is resumed."""
     seed: int = 0
     """Seed of the training, as in `train_cls.py --seed`: the order's own seed is derived from it."""
     digest: bool = False
     """Per step one line with the SHA-256 over the keys of the global batch, sorted, each ended by a newline: the same
     for any --ranks and --workers."""
     allow_other_lineage: bool = False
-    """Accept synthetic images whose generator did not learn from this set's train split (a possible leak)."""
+    """Accept synthetic images whose generator did not learn from this set's train split (a leak, perhaps)."""
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("epochs", 1), ("ranks", 1), ("workers", 0), ("from_step", 0)):
             value = getattr(self, name)
             if value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: {least} or more")
+                raise OptionError(name, f"must be {least} or more, not {value}")
 
 
 def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
     """The lines of each step, those of all ranks together.
 
-    Raises UserError if the sets, the rule, the batch and the ranks do not fit together.
+    Raises UserError where the sets, the rule, the batch and the ranks do not fit.
     """
     streams = streams_of(options, rule)
     epoch_images = streams[0].epoch_images
@@ -117,9 +117,8 @@ def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
 
 def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
     """The stream of each rank, as the training builds it."""
-    from cxrdist.data.loading.stream import (
-        Stream,  # imports torch, which takes two seconds: after the options were checked
-    )
+    # Imported late: it takes two seconds of torch, which a mistake in the options need not wait for.
+    from cxrdist.data.loading.stream import Stream, StreamOptions
 
     real = open_finished_real(options.shards)
     place = synthetic_of(rule, mix=options.mix, shards=options.shards, synthetic=options.synthetic)
@@ -132,10 +131,9 @@ def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
             real,
             synthetic,
             of_epoch,
-            batch=options.batch,
-            seed=order_seed(options.seed),
-            rank=rank,
-            world_size=options.ranks,
+            StreamOptions(
+                batch=options.batch, seed=order_seed(options.seed), rank=rank, world_size=options.ranks
+            ),
         )
         for rank in range(options.ranks)
     ]
@@ -162,7 +160,7 @@ _streams: list[Stream] = []
 
 
 def do_step(options: OrderOptions, rule: MixRule, step: int) -> str:
-    """The lines of a step; a worker opens its own streams for its first one."""
+    """The lines of a step; a worker makes streams of its own when it gets its first one."""
     if not _streams:
         _streams.extend(streams_of(options, rule))
     return lines_of_step(_streams, step, options)
