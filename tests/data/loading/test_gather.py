@@ -90,7 +90,9 @@ def test_a_corrupt_sample_is_named(tmp_path: Path, encoding: str) -> None:
     begin = flip(tmp_path / "set", readers[0], 6)
     with pytest.raises(CorruptSample) as caught:  # the first one in the batch, whichever was read first
         filled(Gather(readers), [1, 0, 1], [3, 6, 1])
-    assert str(caught.value) == f"{begin}; `cxrdist shards verify {tmp_path}/set` lists all that is wrong"
+    assert (
+        str(caught.value) == f"{begin}; `cxrdist shards verify {tmp_path}/set` lists all problems of the set"
+    )
     assert caught.value.every_rank
     assert filled(Gather(readers), [0, 1], [5, 2])[1] == ["k5", "k10"]
     travelled = pickle.loads(pickle.dumps(caught.value))
