@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cxrdist.data.shards import tar
 from cxrdist.data.shards.index import ShardRow
@@ -77,3 +80,22 @@ def spoil(path: Path, class_name: str, number: int) -> str:
     data[int(entry["offset_bytes"]) + int(entry["length_bytes"]) // 2] ^= 1
     tar.write_bytes(data)
     return entry["key"].decode()
+
+
+def members(folder: Path, suffix: str) -> dict[str, dict[str, bytes]]:
+    """Stratum -> member name -> bytes, in the order of the tars."""
+    found: dict[str, dict[str, bytes]] = {}
+    for path in sorted(folder.glob("*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(suffix):
+                    stream = tar.extractfile(member)
+                    assert stream is not None
+                    found.setdefault(path.name[: -len("-000000.tar")], {})[member.name] = stream.read()
+    return found
+
+
+def pixels(folder: Path) -> dict[str, np.ndarray]:
+    shards = ShardSet(folder)
+    readers = [shards.stratum(s.split, s.class_name, s.origin) for s in shards.strata]
+    return {r.key(i).decode(): r.pixels(i) for r in readers for i in range(r.samples)}

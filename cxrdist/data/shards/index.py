@@ -52,6 +52,7 @@ INDEX_DTYPE = np.dtype(
         ("patient", "S24"),
     ]
 )
+KEY_DTYPE = INDEX_DTYPE["key"]
 _PATIENT = re.compile(r"[A-Za-z0-9_-]{0,24}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WORD_BYTES = np.zeros(256, bool)

@@ -1,7 +1,7 @@
 """What a set descends from: conversions keep keys, classes and splits, so a set and its conversions are one family.
 
     real A ── convert ──> real B       B remembers A
-      └ GAN, synthesis ──> synthetic   remembers A, and would remember B and A where it were made from B
+      └ GAN, synthesis ──> synthetic   remembers A; made from B, it would remember B and A
 
 Images made from the train split of any member of a family have seen no patient of another member's val or test.
 """

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,6 +29,7 @@ from cxrdist.data.shards.schema import (
     FORMAT,
     MANIFEST,
     MAX_CLASSES,
+    MAX_SLUG_CHARACTERS,
     MIN_SAMPLE_BYTES,
     REMEDY,
     SPLITS,
@@ -45,6 +46,7 @@ from cxrdist.data.shards.schema import (
     first_error,
     holds_control_characters,
     impossible,
+    is_text,
 )
 from cxrdist.data.storage.store import Store, store_of, write_to
 from cxrdist.errors import UserError
@@ -158,6 +160,10 @@ class Provenance(Model):
     gates: dict[str, GateCounts] | None = None
     converted: list[Conversion] | None = None
     """Oldest first."""
+
+    def updated(self, fields: Mapping[str, Any]) -> Provenance:
+        """A copy with these fields, given as JSON."""
+        return Provenance.model_validate({**self.json_value(), **fields})
 
     def option(self, name: str, default: Any = None) -> Any:
         """An option of the import or the synthesis; ``default`` if it is not known."""
@@ -274,6 +280,27 @@ def write_manifest(
         raise UserError(f"{store}/{MANIFEST}: not written, since {error}") from None
     write_to(store, MANIFEST, canonical_json(value))
     return manifest
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
+    names that would share files, or too many."""
+    if len(classes) > MAX_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes: a set holds at most {MAX_CLASSES:,}; choose with --classes"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if len(slug(name)) > MAX_SLUG_CHARACTERS:
+            raise UserError(
+                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
+                f"{MAX_SLUG_CHARACTERS} fit; rename it"
+            )
+        if other := seen.get(slug(name)):
+            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+        seen[slug(name)] = name
 
 
 def checked_provenance(value: dict[str, Any], where: str) -> Provenance:

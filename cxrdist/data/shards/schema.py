@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from cxrdist.errors import UserError, shown
+from cxrdist.errors import CONTROL_CHARACTERS, UserError, is_plain, shown
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["real", "synthetic"]
@@ -49,8 +49,6 @@ MAX_NAME_BYTES = 255
 MIN_SAMPLE_BYTES = 4 * 512
 """Two members of a tar, an image and its label or metadata, each a header and at least one block."""
 
-# What a terminal takes for a command, and what has no UTF-8.
-_NOT_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 # What was wrong with a file of a set; see Problem.
@@ -104,7 +102,7 @@ def impossible(place: object, file: str, detail: str) -> ShardSetError:
 
 def is_text(value: Any) -> bool:
     """Text that a terminal can show."""
-    return isinstance(value, str) and not _NOT_TEXT.search(value)
+    return isinstance(value, str) and is_plain(value)
 
 
 def is_name(value: Any) -> bool:
@@ -120,7 +118,7 @@ def is_key(text: str) -> bool:
 def holds_control_characters(value: Any) -> bool:
     """Whether any text in a JSON value holds a character that a terminal can't show."""
     words = json.dumps(value, ensure_ascii=False).replace("\\\\", "")
-    return re.search(rf"\\[bfnrtu]|{_NOT_TEXT.pattern}", words) is not None
+    return re.search(rf"\\[bfnrtu]|{CONTROL_CHARACTERS.pattern}", words) is not None
 
 
 def _must(is_right: Callable[[Any], bool], expected: str) -> AfterValidator:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import IO, Any
 
@@ -23,7 +23,7 @@ from cxrdist.data.shards.synthetic_keys import are_truncated, has_truncated_keys
 from cxrdist.data.shards.tar import METADATA_FIELDS, Sample, TarFile, hashed, read_tar
 from cxrdist.data.storage.block_reader import BlockReader
 from cxrdist.data.storage.blocks import Block, block_of, block_rows_of
-from cxrdist.data.storage.single_flight import Once
+from cxrdist.data.storage.single_flight import SingleFlight
 from cxrdist.data.storage.store import LocalStore, Store
 from cxrdist.errors import UserError
 
@@ -61,8 +61,8 @@ class StratumReader:
 
     def __post_init__(self) -> None:
         self.block_rows = self.block_rows or block_rows_of(self.entry.bytes, self.entry.samples)
-        # Once lets one thread read for all; lru_cache returns what was read ten times faster.
-        self.index = functools.lru_cache(CACHED_INDEXES)(Once(self._index, CACHED_INDEXES))
+        # SingleFlight lets one thread read for all; lru_cache returns what was read ten times faster.
+        self.index = functools.lru_cache(CACHED_INDEXES)(SingleFlight(self._index, CACHED_INDEXES))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StratumReader, (
@@ -75,6 +75,13 @@ class StratumReader:
             self.blocks,
             self.block_rows,
         )
+
+    def with_block_rows(self, rows: int) -> StratumReader:
+        """The same stratum, fetched in blocks of ``rows`` samples if its tars are remote."""
+        reader = replace(self, block_rows=rows)
+        # A table may have 10^6 rows: what was read and checked is not read again.
+        vars(reader).update({name: vars(self)[name] for name in ("shards", "ends") if name in vars(self)})
+        return reader
 
     @property
     def samples(self) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.shards.index import INDEX_DTYPE, ShardTable, index_name, parse_index
+from cxrdist.data.shards.index import KEY_DTYPE, ShardTable, index_name, parse_index
 from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import Problem, ShardSetError
 from cxrdist.data.storage.store import Store
@@ -28,7 +28,7 @@ from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
 
 PREFIX_DIGITS = 16
-KEY_BYTES = INDEX_DTYPE["key"].itemsize
+KEY_BYTES = KEY_DTYPE.itemsize
 LONGEST_EARLIER_CLASS = KEY_BYTES - len("0123456789ab--000000-00000000")
 """Characters of a class in file names with which an earlier key fits into an index."""
 

@@ -15,7 +15,7 @@ workers nor how often the job was killed shows in the result.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,17 +25,24 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
 from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import converted
-from cxrdist.data.shards.manifest import Manifest, Provenance, StratumEntry, read_manifest, write_manifest
+from cxrdist.data.shards.manifest import (
+    Manifest,
+    Provenance,
+    StratumEntry,
+    check_classes,
+    read_manifest,
+    write_manifest,
+)
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.shards.schema import MANIFEST, Problem, ShardSetError
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.synthetic_keys import replaced
 from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
-from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
-from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image, rows_of, write_all
+from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, mark_finished
+from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, rows_of, write_all
 from cxrdist.data.storage.store import Store, store_of
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, UserError, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +68,14 @@ class ConvertOptions:
     """Processes that decode and write; 0: one per core."""
 
     def __post_init__(self) -> None:
-        if self.encoding not in (None, *ENCODINGS):
-            raise UserError(f"--encoding {self.encoding}: unknown{nearest(str(self.encoding), ENCODINGS)}")
+        if self.encoding is not None:
+            check_choice("encoding", self.encoding, ENCODINGS)
         if self.size is not None and self.size < 16:
-            raise UserError(f"--size {self.size}: 16 pixels or more")
+            raise OptionError("size", f"must be 16 pixels or more, not {self.size}")
         if self.min_shards is not None and self.min_shards < 1:
-            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
+            raise OptionError("min_shards", f"must be 1 or more, not {self.min_shards}")
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+            raise OptionError("workers", f"must be 0 (one per core) or more, not {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -101,11 +108,10 @@ class ConvertTask(ShardTask):
     def is_shared(self) -> bool:
         return self.store.is_shared and self.source.is_shared
 
-    def samples(self, result: ShardResult) -> Iterator[Sample]:
+    def outcomes(self) -> Iterator[Outcome]:
         """Raises UserError, naming shard and key, for an image that does not decode: none is left out."""
         for tar, sample in self.source_samples():
-            count_image()
-            yield Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta)
+            yield Outcome(Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta))
 
     def source_samples(self) -> Iterator[tuple[str, Sample]]:
         """Tar and sample, in order. Raises UserError if the source has fewer than its table says."""
@@ -134,7 +140,7 @@ class ConvertTask(ShardTask):
             return sample.image  # a JPEG encoded twice would lose twice
         return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)
 
-    def take_over(self, row: ShardRow, samples: dict[str, Any]) -> ShardResult | None:
+    def take_over(self, row: ShardRow, samples: Mapping[str, Any]) -> ShardResult | None:
         reader = self.reader()
         if reader.has_truncated_keys:
             keys = [replaced(sample.key) for _, sample in self.source_samples()]
@@ -156,10 +162,11 @@ class ConvertTask(ShardTask):
 def convert(options: ConvertOptions) -> Manifest:
     """Convert a set; returns the new set's manifest.
 
-    A finished set of the same source and options is left as it is. Raises UserError if the source is not
-    whole, if there is nothing to change, and for a size above the source's.
+    A finished set of the same source and options is left as it is. Raises UserError if the source is not whole, if
+    there is nothing to change, for a size above the source's, and for classes that would share files.
     """
     source = ShardSet(options.set)
+    check_classes(source.classes)
     target = target_of(source, options)
     out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
     store = store_of(out)
@@ -169,16 +176,16 @@ def convert(options: ConvertOptions) -> Manifest:
         "encoding": target.encoding,
         "min_shards": target.min_shards,
     }
-    provenance = source.manifest.provenance.json_value()
-    asked = {name: value for name, value in provenance.items() if name not in FOUND_LATER}
-    asked["converted"] = [*provenance.get("converted", []), step]
+    of_source = source.manifest.provenance.json_value()
+    asked = {name: value for name, value in of_source.items() if name not in FOUND_LATER}
+    provenance = Provenance.model_validate(asked | {"converted": [*of_source.get("converted", []), step]})
     if store.exists(MANIFEST):
         if read_manifest(store).digest == source.digest:
             raise UserError(f"{out} is the set itself: name another --out")
-        return finished_set(store, asked)
+        return finished_set(store, provenance)
     say(f"{source}: {source.image_size} px {source.manifest.encoding} -> {target.size} px {target.encoding}")
-    with claimed(store, asked):
-        manifest = fill(source, store, target, asked, options.workers)
+    with claimed(store, provenance):
+        manifest = fill(source, store, target, provenance, options.workers)
     say(f"{store}: {manifest.samples:,} images, digest {manifest.digest[:12]}")
     return manifest
 
@@ -236,11 +243,11 @@ def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
     return tasks
 
 
-def fill(source: ShardSet, store: Store, target: Target, asked: dict[str, Any], workers: int) -> Manifest:
+def fill(source: ShardSet, store: Store, target: Target, provenance: Provenance, workers: int) -> Manifest:
     """Write all files of the set, the manifest last."""
     rows = rows_of(write_all(plan(source, store, target), f"convert to {store}", workers))
-    provenance = source.manifest.provenance.json_value()
-    found = {name: value for name, value in provenance.items() if name in FOUND_LATER}
+    of_source = source.manifest.provenance.json_value()
+    found = {name: value for name, value in of_source.items() if name in FOUND_LATER}
     found.pop(UNUSED_TARS, None)  # names of external files are no part of a set of our own
     manifest = write_manifest(
         store,
@@ -248,8 +255,8 @@ def fill(source: ShardSet, store: Store, target: Target, asked: dict[str, Any], 
         image_size=target.size,
         encoding=target.encoding,
         strata=[write_table(store, stratum, shards) for stratum, shards in rows.items()],
-        provenance=Provenance.model_validate(asked | found),
+        provenance=provenance.updated(found),
         lineage=converted(source.manifest),
     )
-    settle(store)
+    mark_finished(store)
     return manifest

@@ -506,7 +506,7 @@ def test_a_pipe_or_a_device_is_never_read(tmp_path: Path, name: str, kind: str) 
         (place / name).symlink_to("/dev/zero")
     else:
         (place / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: not a file, as all of a set are"):
+    with pytest.raises(UserError, match=f"{name}: not a regular file"):
         read_pixels(place)
     reason = "not a file, as all of a set are; move it to another folder"
     assert Problem("unreadable", name, reason) in verify(str(place))

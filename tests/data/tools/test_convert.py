@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import time
 import uuid
 from collections.abc import Iterable
@@ -37,7 +36,7 @@ from cxrdist.nets.dcgan import DCGANConfig, Generator
 from cxrdist.synth.lineage import load_generators
 from tests.helpers.inline_pool import InlinePool
 from tests.helpers.processes import children, is_running, wait_until
-from tests.helpers.shard_sets import contents, write_set, write_shard
+from tests.helpers.shard_sets import contents, members, pixels, write_set, write_shard
 
 SAMPLES_PER_SHARD = 3
 
@@ -49,25 +48,6 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def to(out: Path | str, source: Path | str, **changes: Any) -> ConvertOptions:
     return ConvertOptions(**{"set": str(source), "out": str(out), "workers": 1, **changes})
-
-
-def members(folder: Path, suffix: str) -> dict[str, dict[str, bytes]]:
-    """Stratum -> member name -> bytes, in the order of the tars."""
-    found: dict[str, dict[str, bytes]] = {}
-    for path in sorted(folder.glob("*.tar")):
-        with tarfile.open(path) as tar:
-            for member in tar:
-                if member.name.endswith(suffix):
-                    stream = tar.extractfile(member)
-                    assert stream is not None
-                    found.setdefault(path.name[: -len("-000000.tar")], {})[member.name] = stream.read()
-    return found
-
-
-def pixels(folder: Path) -> dict[str, np.ndarray]:
-    shards = ShardSet(folder)
-    readers = [shards.stratum(s.split, s.class_name, s.origin) for s in shards.strata]
-    return {r.key(i).decode(): r.pixels(i) for r in readers for i in range(r.samples)}
 
 
 # ---- what is kept
@@ -223,7 +203,6 @@ def save_generator(folder: Path, real: ShardSet) -> str:
     return export_generator(
         folder,
         Generator(DCGANConfig(size=32, z_dim=4, maps=8)),
-        architecture="dcgan",
         preset="demo",
         classes=["Normal"],
         lineage=made_from(real),
@@ -242,10 +221,10 @@ def test_a_generator_serves_the_family_of_its_set_at_its_own_size(tiny_set: Path
     digest = save_generator(tmp_path / "gan/normal", ShardSet(tiny_set))
     for real in (tiny_set, tmp_path / "npy"):
         assert generator_of(tmp_path / "gan", "Normal", real).weights_sha256 == digest
-    with pytest.raises(UserError, match=r"makes images of 32 px, and .*small has 16 px"):
+    with pytest.raises(UserError, match=r"generates images of 32 px, but .*small has 16 px"):
         generator_of(tmp_path / "gan", "Normal", tmp_path / "small")
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
-    with pytest.raises(UserError, match="has learnt from another set"):
+    with pytest.raises(UserError, match="was trained on another set"):
         generator_of(tmp_path / "gan", "Normal", stranger)
 
 
@@ -306,7 +285,7 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
     assert len(written) == min(lost, 13)
-    assert "going on with an unfinished set" in capsys.readouterr().out
+    assert f"{out}: continuing an unfinished set\n" in capsys.readouterr().err
     assert contents(out) == whole
 
 
@@ -402,10 +381,10 @@ def test_what_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"encoding": "pgn"}, "--encoding pgn: unknown; did you mean 'png'?"),
-        ({"size": 8}, "--size 8: 16 pixels or more"),
-        ({"min_shards": 0}, "--min-shards 0: 1 or more"),
-        ({"workers": -1}, "--workers -1: 0"),
+        ({"encoding": "pgn"}, "encoding: 'pgn' is not a choice; did you mean 'png'?"),
+        ({"size": 8}, "size: must be 16 pixels or more, not 8"),
+        ({"min_shards": 0}, "min_shards: must be 1 or more, not 0"),
+        ({"workers": -1}, "workers: must be 0"),
     ],
 )
 def test_options_are_checked(changes: dict[str, Any], told: str) -> None:
@@ -451,3 +430,28 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
         assert str(caught.value).startswith(f"{where}: not an image of a known format")
         assert not (tmp_path / "new" / "manifest.json").exists()
         shutil.rmtree(tmp_path / "new")
+
+
+def test_classes_that_would_share_files_are_refused(tmp_path: Path) -> None:
+    """As no importer of ours writes them; another writer's files may have other names."""
+    store = LocalStore(tmp_path / "set")
+    strata = []
+    for label, name in enumerate(("Mass A", "Mass B")):
+        stratum = Stratum("train", name, "real")
+        image = encode(np.zeros((16, 16), np.uint8), "png")
+        row = write_shard(store, 0, stratum, label, "png", [Sample(f"k{label}", image, {})])
+        strata.append(write_table(store, stratum, [row]) | {"class": ("Mass A", "Mass-A")[label]})
+    write_manifest(
+        store,
+        classes=["Mass A", "Mass-A"],
+        image_size=16,
+        encoding="png",
+        strata=strata,
+        provenance={},
+        lineage={"kind": "real"},
+    )
+    with pytest.raises(
+        UserError, match="classes 'Mass A' and 'Mass-A' would have the same file names; rename one"
+    ):
+        convert(to(tmp_path / "out", tmp_path / "set"))
+    assert not (tmp_path / "out").exists()
