@@ -15,7 +15,7 @@ from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.shards.index import INDEX_DTYPE, index_name, write_table
 from cxrdist.data.shards.manifest import Stratum, digest_of
 from cxrdist.data.shards.schema import MANIFEST
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.files import canonical_json, sha256_bytes
 from tests.helpers.shard_sets import write_set, write_shard

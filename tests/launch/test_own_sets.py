@@ -22,10 +22,12 @@ from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.webdataset import LONGEST_CLASS_NAME, WebDataset
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.schema import MAX_SLUG_CHARACTERS
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
+from cxrdist.data.shards.tar import TarFile
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import verify
@@ -296,12 +298,12 @@ def test_an_interrupted_synthesis_writes_the_missing_shards_alone(
         path.unlink()
     written = []
 
-    def noting(store: Any, number: int, stratum: Any, *words: Any) -> dict[str, Any]:
-        written.append(f"{stratum.stem}-{number:06d}.tar")
-        return write_shard(store, number, stratum, *words)
+    def noting(tar: TarFile, samples: Any) -> Any:
+        written.append(tar.name)
+        return write_shard(tar, samples)
 
-    write_shard = synthesis.write_shard
-    monkeypatch.setattr(synthesis, "write_shard", noting)
+    write_shard = write_pool.write_shard
+    monkeypatch.setattr(write_pool, "write_shard", noting)
     assert synthesize(real, monkeypatch) == place
     assert sorted(written) == [path.name for path in missing]
     assert contents(place) == whole

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from cxrdist.data.shards.schema import ORIGINS
+from cxrdist.data.shards.schema import MAX_COUNT, ORIGINS
 from cxrdist.errors import UserError, nearest
 
 Counts = Mapping[str, Mapping[str, int]]

@@ -111,7 +111,7 @@ def index_array(rows: Sequence[IndexRow], tar: str) -> np.ndarray:
     """The rows of a tar's index, [samples] of ``INDEX_DTYPE``. Raises UserError, naming tar, key and field, for a
     value that does not fit its field: a key has 1 to 40 of ``A-Za-z0-9_-``, a patient at most 24."""
     for row in rows:
-        for field, fits, value in zip(IndexRow._fields, _FITS, row):
+        for field, fits, value in zip(INDEX_DTYPE.names or (), _FITS, row):
             if not fits(value):  # type: ignore[operator]
                 raise unwritable(f"{tar}: sample {row.key!a}", field, value)
     return np.array([*rows], INDEX_DTYPE)

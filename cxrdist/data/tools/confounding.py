@@ -59,8 +59,8 @@ class Association:
         return (
             f"class predicts {self.about}: {here:.0%} of {name} are {value}, of the others {elsewhere:.0%}. "
             f"A classifier can recognise {name} {PREDICTED_FROM[self.about]} (Cramér's V {self.cramers_v:.2f}; "
-            f"guessed from the {self.about} alone, {self.balanced_accuracy:.0%} of equally large classes are right, where "
-            f"chance gives {self.chance:.0%}): report results separately for each {self.about}"
+            f"guessed from the {self.about} alone, {self.balanced_accuracy:.0%} of equally large classes are right, "
+            f"where chance gives {self.chance:.0%}): report results separately for each {self.about}"
         )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from cxrdist.errors import UserError
 QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 5}, "Pleural Effusion": {"real": 7}}
 
 
-def stream(path: Path, rank: int = 0, world_size: int = 1, **changes: int) -> Stream:
-    options = {"batch": 8, "seed": 1, **changes}
+def stream(path: Path, rank: int = 0, world_size: int = 1, **changes: Any) -> Stream:
+    options: dict[str, Any] = {"batch": 8, "seed": 1, **changes}
     return Stream(ShardSet(path), None, QUOTAS, StreamOptions(rank=rank, world_size=world_size, **options))
 
 

@@ -15,9 +15,9 @@ from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.mix.rules import rule_from
-from cxrdist.data.shards.index import INDEX_DTYPE, index_name, write_table
+from cxrdist.data.shards.index import INDEX_DTYPE, ShardRow, index_name, write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest
+from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import are_truncated, is_long_key, replaced
@@ -32,7 +32,7 @@ from cxrdist.data.tools.stats import stats
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import sha256_bytes, slug
-from tests.helpers.shard_sets import contents, members, pixels
+from tests.helpers.shard_sets import contents, members, pixels, write_set
 
 IMAGES = 12
 """Of each class, in two shards."""
@@ -43,7 +43,7 @@ def earlier_key(class_name: str, shard: int, candidate: int) -> str:
     return f"{GENERATOR[:12]}-{slug(class_name)}-{shard:06d}-{candidate:08d}"
 
 
-def earlier_shard(folder: Path, stratum: Stratum, label: int, number: int, size: int) -> dict[str, Any]:
+def earlier_shard(folder: Path, stratum: Stratum, label: int, number: int, size: int) -> ShardRow:
     """As it was written before fields were checked: numpy truncated what did not fit."""
     rows = []
     with (folder / tar_name(stratum, number)).open("wb") as file:
@@ -59,13 +59,9 @@ def earlier_shard(folder: Path, stratum: Stratum, label: int, number: int, size:
             rows.append((key, "train", label, "synthetic", offset, len(image), digest, ""))
         tar.finish()
     np.save(folder / index_name(tar_name(stratum, number)), np.array(rows, INDEX_DTYPE))
-    return {
-        "name": tar_name(stratum, number),
-        "bytes": tar.bytes,
-        "sha256": tar.sha256,
-        "index_sha256": sha256_bytes((folder / index_name(tar_name(stratum, number))).read_bytes()),
-        "samples": len(rows),
-    }
+    name = tar_name(stratum, number)
+    index_sha256 = sha256_bytes((folder / index_name(name)).read_bytes())
+    return ShardRow(name, tar.bytes, tar.sha256, index_sha256, len(rows))
 
 
 def earlier_set(folder: Path, real: ShardSet, names: list[str] | None = None) -> Path:
@@ -76,12 +72,12 @@ def earlier_set(folder: Path, real: ShardSet, names: list[str] | None = None) ->
         stratum = Stratum("train", name, "synthetic")
         rows = [earlier_shard(folder, stratum, label, number, real.image_size) for number in range(2)]
         strata.append(write_table(store, stratum, rows))
-    write_manifest(
+    write_set(
         store,
-        classes=names or real.classes,
-        image_size=real.image_size,
-        encoding="png",
-        strata=strata,
+        names or real.classes,
+        real.image_size,
+        "png",
+        strata,
         provenance={"importer": "synthesis", "options": {"encoding": "png"}, "gates": {}},
         lineage={"kind": "synthetic", **made_from(real), "generators": {}},
     )
@@ -235,8 +231,8 @@ def test_a_damaged_table_is_listed_with_all_that_is_wrong(earlier: Path) -> None
     tables = sorted(earlier.glob("train-p*.json"))
     for path in tables:
         path.write_bytes(b"{}")
-    found = sorted(line.partition(": ")[0] for line in verify(str(earlier)))
-    assert found == [str(path) for path in tables]
+    found = sorted((problem.kind, problem.file) for problem in verify(str(earlier)))
+    assert found == [("changed", path.name) for path in tables]
 
 
 @pytest.mark.parametrize(

@@ -440,16 +440,9 @@ def test_classes_that_would_share_files_are_refused(tmp_path: Path) -> None:
         stratum = Stratum("train", name, "real")
         image = encode(np.zeros((16, 16), np.uint8), "png")
         row = write_shard(store, 0, stratum, label, "png", [Sample(f"k{label}", image, {})])
-        strata.append(write_table(store, stratum, [row]) | {"class": ("Mass A", "Mass-A")[label]})
-    write_manifest(
-        store,
-        classes=["Mass A", "Mass-A"],
-        image_size=16,
-        encoding="png",
-        strata=strata,
-        provenance={},
-        lineage={"kind": "real"},
-    )
+        entry = write_table(store, stratum, [row])
+        strata.append(entry.model_copy(update={"class_name": ("Mass A", "Mass-A")[label]}))
+    write_set(store, ["Mass A", "Mass-A"], 16, "png", strata)
     with pytest.raises(
         UserError, match="classes 'Mass A' and 'Mass-A' would have the same file names; rename one"
     ):
