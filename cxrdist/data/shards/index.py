@@ -29,6 +29,7 @@ from cxrdist.data.shards.schema import (
     SPLITS,
     Problem,
     ShardSetError,
+    excerpt,
     first_error,
     impossible,
     is_key,
@@ -224,7 +225,7 @@ def parse_table(value: Any) -> ShardTable:
         is_right = checks.get(field, _is_positive)
         wrong = next((i for i, item in enumerate(column) if not is_right(item)), None)
         if wrong is not None:
-            raise ValueError(f"shards[{wrong}].{field} is {ascii(column[wrong])[:60]}")
+            raise ValueError(f"shards[{wrong}].{field} is {excerpt(column[wrong])}")
     if len(set(columns["name"])) != len(rows):
         raise ValueError("shards: a name occurs twice")
     table = ShardTable(
@@ -251,10 +252,12 @@ def _check_metadata(metadata: Any, samples: int, shard: int) -> None:
     if not isinstance(metadata, list) or len(metadata) != samples:
         raise ValueError(f"shards[{shard}].told is not a list of its {samples} samples")
     for number, of_sample in enumerate(metadata):
+        if not isinstance(of_sample, dict):
+            raise ValueError(f"shards[{shard}].told[{number}] is {excerpt(of_sample)}: expected a mapping")
         wrong = wrong_in_metadata(of_sample)
         age = of_sample.get("age") if wrong is None else None
         if wrong is None and not (age is None or (isinstance(age, int) and 0 <= age <= MAX_COUNT)):
-            wrong = f"age is {ascii(age)[:60]}"
+            wrong = f"age is {excerpt(age)}"
         if wrong is not None:
             raise ValueError(f"shards[{shard}].told[{number}].{wrong}")
 

@@ -346,18 +346,21 @@ def read_manifest(place: str | Path | Store) -> Manifest:
         ) from None
     try:
         value = json.loads(data)
-        is_canonical = data == canonical_json(value)
+        is_whole = isinstance(value, dict) and data == canonical_json(value)
+        is_whole = is_whole and digest_of(value) == value.get("digest")
     except (ValueError, RecursionError) as error:
         raise _changed(store, "format", f"not the JSON that was written ({error})") from None
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
         raise _changed(store, "format", f"format {found!r}, but this version reads {FORMAT!r}")
-    if not is_canonical or digest_of(value) != value.get("digest"):
+    if not is_whole:
         raise _changed(store, "changed", "changed since it was written (its digest does not fit)")
     try:
         return checked_manifest(value)
     except ValueError as error:
         raise impossible(store, MANIFEST, str(error)) from None
+    except RecursionError:
+        raise impossible(store, MANIFEST, "a value is nested too deeply") from None
 
 
 def _changed(store: Store, kind: Literal["format", "changed"], detail: str) -> ShardSetError:

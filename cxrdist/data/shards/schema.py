@@ -193,9 +193,9 @@ def first_error(error: ValidationError) -> str:
         first["input"], dict
     ):  # of fields that do not fit together
         return f"{path}: {reason}" if path else reason
-    return f"{path or 'the value'} is {_excerpt(first['input'])}: {reason}"
+    return f"{path or 'the value'} is {excerpt(first['input'])}: {reason}"
 
 
-def _excerpt(value: Any) -> str:
+def excerpt(value: Any) -> str:
     """A value of any size and depth as at most 60 ASCII characters."""
     return reprlib.repr(value).encode("ascii", "backslashreplace").decode()[:60]

@@ -21,6 +21,7 @@ from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.loading.decode_pool import DecodePool
 from cxrdist.data.loading.gather import Gather
 from cxrdist.data.loading.prefetch import read_ahead
+from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.storage import block_reader
@@ -238,7 +239,7 @@ def test_verify_reads_what_lies_there_and_not_the_cache(remote: S3Server, tiny_s
     remote.put(f"set/{TAR}", bytes(tar))
     readers = open_set(URL)
     assert digest_of(readers, 1) == whole
-    assert f"{TAR}: changed since it was written" in verify(URL)
+    assert Problem("changed", TAR, "changed since it was written") in verify(URL)
     with pytest.raises(UserError, match=f"{TAR}: changed since it was written"):
         list(readers[0].whole(0))
 
