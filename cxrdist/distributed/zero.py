@@ -22,7 +22,7 @@ from torch import Tensor
 from cxrdist.distributed.engines import Engine, InPrecision
 from cxrdist.errors import UserError
 
-_CLONE = Path(__file__).resolve().parents[1]
+_CLONE = Path(__file__).resolve().parents[2]
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 # Sizes of what is sent at once; they change no result.
 _FREE_KEYS = {"reduce_bucket_size", "allgather_bucket_size"}
