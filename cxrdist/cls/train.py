@@ -7,7 +7,8 @@ from pathlib import Path
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
 from cxrdist.cls.trainer import Trainer
-from cxrdist.config import find_named, load_yaml, to_dict
+from cxrdist.config.parser import to_dict
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.console import say
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.mix.order import check_divides
@@ -15,7 +16,7 @@ from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
-from cxrdist.run.folder import finished_summary, holding
+from cxrdist.run.folder import finished_summary, locked_run
 
 
 def train(config: ClsConfig) -> None:
@@ -31,7 +32,7 @@ def train(config: ClsConfig) -> None:
         synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
     config.network(real.image_size, len(real.classes))
     check_divides(config.batch, dist.world_size)
-    with holding(folder, "cls", to_dict(config), dist):
+    with locked_run(folder, "cls", to_dict(config), dist):
         if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
             say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
         else:

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from cxrdist.budget import budget_steps
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.metrics import MeanLoss
 from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
 from cxrdist.cls.sources import describe_data, digests_of
-from cxrdist.config import to_dict
+from cxrdist.config.budget import budget_steps
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.loading.mix_log import MixLog
-from cxrdist.data.loading.mix_sets import repeat_lines, train_counts
+from cxrdist.data.loading.mix_sets import repeated_strata, train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
-from cxrdist.data.loading.stream import Batch, Stream
+from cxrdist.data.loading.stream import Batch, Stream, StreamOptions
 from cxrdist.data.mix.order import order_seed
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.shard_set import ShardSet
@@ -43,7 +43,7 @@ from cxrdist.run.checkpoint import (
     save_weights,
     weights_sha256,
 )
-from cxrdist.run.folder import environment, evenly, write_summary
+from cxrdist.run.folder import environment, evenly_spaced, write_summary
 from cxrdist.run.tracking import MetricsFile, start
 from cxrdist.seeds import derive
 
@@ -63,16 +63,15 @@ class Trainer:
         self.folder = Path(config.run_folder)
         counts = train_counts(real, synthetic)
         self.quotas = quotas(rule, counts)
-        for line in repeat_lines(self.quotas, counts, warn_above=1):
-            say(line)
+        for repeat in repeated_strata(self.quotas, counts):
+            log.warning("%s", repeat)
         self.stream = Stream(
             real,
             synthetic,
             self.quotas,
-            batch=config.batch,
-            seed=order_seed(config.seed),
-            rank=dist.rank,
-            world_size=dist.world_size,
+            StreamOptions(
+                batch=config.batch, seed=order_seed(config.seed), rank=dist.rank, world_size=dist.world_size
+            ),
         )
         self.steps = budget_steps(config.budget, epoch_images=self.stream.epoch_images, batch=config.batch)
         self.epochs = self.epoch_at(self.steps)
@@ -95,7 +94,7 @@ class Trainer:
         self.build()
         step = self.resume()
         self.start_logs(step)
-        evaluation_steps = evenly(self.steps, self.config.evaluations)
+        evaluation_steps = evenly_spaced(self.steps, self.config.evaluations)
         mix, losses = MixLog(self.stream, step), MeanLoss(self.dist)
         self.began_s = time.monotonic()
         with self.batches(step) as batches, self.progress(step) as progress:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards.shard_set import ShardSet
@@ -28,7 +28,7 @@ from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.step import ENGINES, check_parts
 from cxrdist.gan.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
-from cxrdist.run.folder import environment, finished_summary, holding, joint_digest, write_summary
+from cxrdist.run.folder import environment, finished_summary, joint_digest, locked_run, write_summary
 from cxrdist.run.tracking import NoTracker, start
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def train(config: GANConfig) -> None:
     network_config(config, image_size=shards.image_size, classes=len(models[0].classes))
     apart = config.placement == "class" and dist.world_size > 1
     check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
-    with holding(folder, "gan", to_dict(config), dist):
+    with locked_run(folder, "gan", to_dict(config), dist):
         done = dist.on_main(lambda: finished_models(folder, shards, config))
         unfinished = [model for model in models if model.name not in done]
         if not unfinished:

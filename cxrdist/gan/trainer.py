@@ -11,13 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
@@ -64,14 +63,15 @@ class ModelTrainer:
             shards,
             None,
             model.quotas,
-            batch=config.batch,
-            seed=derive(config.seed, "gan order", model.name),
-            rank=dist.rank,
-            world_size=dist.world_size,
-            limit=config.images_per_class,
+            StreamOptions(
+                batch=config.batch,
+                seed=derive(config.seed, "gan order", model.name),
+                rank=dist.rank,
+                world_size=dist.world_size,
+                limit=config.images_per_class,
+                classes=model.classes,  # a mix may omit some of the set's
+            ),
         )
-        # Labels index the model's classes; a mix may use only some of the set's.
-        self.stream.labels = np.array([model.classes.index(name) for name, _ in self.stream.strata])
         self.order = OrderDigest()
         self.values: dict[str, float] = {}
         """The metrics of the last look."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
@@ -34,11 +34,11 @@ from cxrdist.data.shards.schema import check_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
 from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
-from cxrdist.data.shards.write_job import claimed, finished_set, remove_leftovers, settle
+from cxrdist.data.shards.write_job import claimed, finished_set, mark_finished, remove_leftovers
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.distributed.dist import Dist
 from cxrdist.models import TrainedGenerator
-from cxrdist.run.folder import SUMMARY, holding
+from cxrdist.run.folder import SUMMARY, locked_run
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
 from cxrdist.synth.lineage import load_generators
@@ -77,7 +77,7 @@ def synthesize(config: SynthConfig) -> None:
     provenance = provenance_of(config, sources)
     check_provenance(provenance, f"--out {config.out_place}")
     store = store_of(config.out_place)
-    with holding(config.run_folder, "synth", to_dict(config), dist):
+    with locked_run(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):
             if dist.is_main and not (config.run_folder / SUMMARY).exists():
                 report(config, manifest, time.monotonic() - began_s, dist)
@@ -221,5 +221,5 @@ def conclude(
         provenance=provenance | {"gates": gates},
         lineage={"kind": "synthetic", **made_from(real), "generators": provenance["generators"]},
     )
-    settle(store)
+    mark_finished(store)
     return manifest

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import quotas, rule_from
 from cxrdist.data.shards.shard_set import ShardSet, hash_keys
 from cxrdist.data.tools.mix_order import OrderOptions, order_lines
@@ -155,7 +155,8 @@ def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path
         if name == "manifest.json" or name.endswith(".json") or "normal" in name:
             (work / "killed" / name).unlink()
     (work / "killed/.train-normal-synthetic-000000.tar.1.tmp").write_bytes(b"half")
-    assert "going on with an unfinished set" in run("synthesize.py", *words, cwd=work)
+    done = launch("synthesize.py", *words, cwd=work)
+    assert done.returncode == 0 and "killed: continuing an unfinished set\n" in done.stderr, done.stderr
     assert {p.name: p.read_bytes() for p in (work / "killed").iterdir()} == whole
 
 
@@ -266,7 +267,7 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
     said = run(script, *words, "--run", "run", cwd=tmp_path)
     whole = summary(folder)
     assert whole["substituted"] in expected
-    assert said.count("another of its class takes its place") == whole["substituted"]
+    assert said.count("another sample of its class replaces it") == whole["substituted"]
     for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
         path.unlink()
     (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")
@@ -390,7 +391,7 @@ def test_sets_may_lie_in_an_object_store(
     here = ShardSet(tiny_set), ShardSet(work / "synthetic")
     assert summary(tmp_path / "cls")["shards"] == digests_of(*here)
     quotas_ = quotas(rule_from(load_yaml(find_named("mix", "DS3"))), train_counts(*here))
-    local, order = Stream(*here, quotas_, batch=16, seed=derive(0, "cls order")), OrderDigest()
+    local, order = Stream(*here, quotas_, StreamOptions(batch=16, seed=derive(0, "cls order"))), OrderDigest()
     for step in range(4):
         order.saw(local.read(step))
     expected = order.flush(lambda keys: keys, 1, torch.device("cpu"))
