@@ -29,7 +29,7 @@ def configure(level: str | None = None) -> None:
     """
     level = level or os.environ.get(LEVEL_VARIABLE) or "info"
     if level not in LEVELS:
-        raise UserError(f"log level {level!r}{nearest(level, LEVELS)}")
+        raise UserError(f"--log-level {level}: unknown{nearest(level, LEVELS)}")
     os.environ[LEVEL_VARIABLE] = level
     logger = logging.getLogger("cxrdist")
     logger.setLevel(level.upper())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    from cxrdist.config import parse
+    from cxrdist.config.parser import parse
     from cxrdist.synth.config import SynthConfig
     from cxrdist.synth.synthesize import synthesize
 

@@ -22,8 +22,10 @@ SAMPLE_BYTES = 256**2 + 128 + 3072 + 384
 BLOCK_SAMPLES = 4 * 2**20 // SAMPLE_BYTES
 BATCHES = 20
 FAR_STEP = 10**7
-COLUMNS = ("what", "samples", "shards", "ranks", "batch", "first_s", "batch_ms", "far_ms", "peak_MiB")
-COLUMNS += ("fetched_over_needed", "live_shards")
+COLUMNS = (
+    *("what", "samples", "shards", "ranks", "batch", "first_s", "batch_ms", "far_ms", "peak_MiB"),
+    *("fetched_over_needed", "live_shards"),
+)
 
 
 def order_of(samples: int, batch: int) -> Order:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cxrdist.budget import check_budget
+from cxrdist.config.budget import check_budget
 from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.transforms import AugmentConfig
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.files import slug
 from cxrdist.nets.dcnn import DCNNConfig
 from cxrdist.run.tracking import TrackingConfig
@@ -74,11 +74,11 @@ class ClsConfig:
         check_budget(self.budget)
         for name in ("batch", "evaluations", "learning_rate"):
             if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: more than 0")
+                raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:
-            raise UserError(f"--patience {self.patience}: 1 or more, or null for none")
+            raise OptionError("patience", f"must be 1 or more, or null for none, not {self.patience}")
         if self.l2 < 0:
-            raise UserError(f"--l2 {self.l2}: 0 or more")
+            raise OptionError("l2", f"must be 0 or more, not {self.l2}")
 
     @property
     def run_folder(self) -> str:

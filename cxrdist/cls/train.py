@@ -7,7 +7,8 @@ from pathlib import Path
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
 from cxrdist.cls.trainer import Trainer
-from cxrdist.config import find_named, load_yaml, to_dict
+from cxrdist.config.parser import to_dict
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.console import say
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.mix.order import check_divides

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from cxrdist.budget import budget_steps
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.metrics import MeanLoss
 from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
 from cxrdist.cls.sources import describe_data, digests_of
-from cxrdist.config import to_dict
+from cxrdist.config.budget import budget_steps
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.loading.mix_log import MixLog
 from cxrdist.data.loading.mix_sets import repeated_strata, train_counts

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.seeds import uniform
 
 _LIMITS = {"rotate_degrees": 45, "shift": 0.5, "zoom": 0.5, "brightness": 0.5, "contrast": 0.5}
@@ -38,7 +38,7 @@ class AugmentConfig:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
-                raise UserError(f"{name} {value}: must be from 0 to {limit}")
+                raise OptionError(name, f"must be from 0 to {limit}, not {value}")
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:

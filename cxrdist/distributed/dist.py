@@ -242,7 +242,7 @@ class Dist:
 
     @property
     def spare_cores(self) -> int:
-        """Cores of this process's share that training leaves idle; 0 on CPU."""
+        """Cores of this process that training leaves idle: none on CPU."""
         return 0 if self.device.type == "cpu" else max(0, available_cores() // local_processes() - 1)
 
     def total(self, numbers: Sequence[int]) -> list[int]:

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cxrdist.budget import check_budget
+from cxrdist.config.budget import check_budget
 from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.shards.open import DEFAULT_SET
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.run.tracking import TrackingConfig
 
@@ -94,24 +94,26 @@ class GANConfig:
         check_budget(self.budget)
         for name in ("learning_rate", "r1_weight"):
             if not math.isfinite(getattr(self, name)):
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: a finite number")
+                raise OptionError(name, f"must be a finite number, not {getattr(self, name)}")
         for name in ("batch", "accumulate", "learning_rate", "r1_every", "keep"):
             if getattr(self, name) <= 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: more than 0")
+                raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")
         if self.images_per_class is not None and self.images_per_class < 1:
-            raise UserError(f"--images-per-class {self.images_per_class}: 1 or more, or null for all")
+            raise OptionError(
+                "images_per_class", f"must be 1 or more, or null for all, not {self.images_per_class}"
+            )
         if self.z_dim % 4:
-            raise UserError(f"--z-dim {self.z_dim}: a multiple of 4")
+            raise OptionError("z_dim", f"must be a multiple of 4, not {self.z_dim}")
         for name in ("rate_images", "look_every_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: 1 or more, or null")
+                raise OptionError(name, f"must be 1 or more, or null, not {value}")
         for name in ("r1_weight", "ema_half_life_images"):
             if getattr(self, name) < 0:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: 0 or more")
+                raise OptionError(name, f"must be 0 or more, not {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name} {getattr(self, name)}: from 0 to below 1")
+                raise OptionError(name, f"must be at least 0 and below 1, not {getattr(self, name)}")
         if self.architecture == "dcgan" and (self.minibatch_std or self.regularizer == "spectral"):
-            what = "--minibatch-std" if self.minibatch_std else "--regularizer spectral"
-            raise UserError(f"{what}: the paper's dcgan has none; take --architecture conditional")
+            name = "minibatch_std" if self.minibatch_std else "regularizer"
+            raise OptionError(name, "the paper's dcgan has none; use --architecture conditional")

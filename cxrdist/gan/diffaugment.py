@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.seeds import uniform
 
 _LIMITS = {"translation": 0.5, "brightness": 0.5, "contrast": 0.5, "cutout": 0.75}
@@ -36,7 +36,7 @@ class DiffAugmentConfig:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
-                raise UserError(f"{name} {value}: from 0 to {limit}")
+                raise OptionError(name, f"must be from 0 to {limit}, not {value}")
 
 
 def diffaugment(images: Tensor, config: DiffAugmentConfig, *, seed: int, positions: range) -> Tensor:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxrdist.budget import budget_steps
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.budget import budget_steps
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
 from cxrdist.data.shards.shard_set import ShardSet

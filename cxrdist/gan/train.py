@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards.shard_set import ShardSet

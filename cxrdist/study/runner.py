@@ -14,13 +14,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cxrdist.config import find, find_named, load_yaml
+from cxrdist.config.yaml_files import find, find_named, load_yaml
 from cxrdist.console import duration, say
 from cxrdist.data.mix.rules import OTHERS, WeightRule, rule_from
 from cxrdist.data.shards.manifest import MANIFEST
 from cxrdist.data.shards.open import synthetic_place
 from cxrdist.data.storage.store import store_of
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.process import available_cores, die_with_parent
 from cxrdist.run.tracking import TrackingConfig
 from cxrdist.study.report import write_report
@@ -57,10 +57,11 @@ class StudyConfig:
     """Weights & Biases."""
 
     def __post_init__(self) -> None:
-        if not self.mixes or not self.seeds:
-            raise UserError("a study needs at least one mix and one seed")
+        for name in ("mixes", "seeds"):
+            if not getattr(self, name):
+                raise OptionError(name, "must name at least one")
         if self.processes < 0:
-            raise UserError(f"--processes {self.processes}: 0 (as many as fit) or more")
+            raise OptionError("processes", f"must be 0 (as many as fit) or more, not {self.processes}")
 
     @property
     def folder(self) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import quotas, rule_from
 from cxrdist.data.shards.shard_set import ShardSet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import say
 from cxrdist.data.shards.manifest import Manifest
 from cxrdist.distributed.dist import Dist

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
@@ -34,7 +34,7 @@ from cxrdist.data.shards.schema import check_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
 from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
-from cxrdist.data.shards.write_job import claimed, finished_set, remove_leftovers, settle
+from cxrdist.data.shards.write_job import claimed, finished_set, mark_finished, remove_leftovers
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.distributed.dist import Dist
 from cxrdist.models import TrainedGenerator
@@ -221,5 +221,5 @@ def conclude(
         provenance=provenance | {"gates": gates},
         lineage={"kind": "synthetic", **made_from(real), "generators": provenance["generators"]},
     )
-    settle(store)
+    mark_finished(store)
     return manifest

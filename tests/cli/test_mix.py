@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrdist.cli import dispatch
+from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.loading.mix_sets import repeated_strata
 from cxrdist.data.loading.stream import Stream, StreamOptions
@@ -325,8 +325,8 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
         (["show", "--shards", "tiny-synthetic"], "tiny-synthetic is a synthetic set: give it as --synthetic"),
         (["order", "--shards", "tiny-synthetic"], "tiny-synthetic is a synthetic set: give it as --synthetic"),
         (["show", "--shards", "tiny", "--synthetic", "tiny"], "tiny is a set of real images: give it as --shards"),
-        (["show", "--shards", "tiny", "--warn-repeats", "0"], "--warn-repeats 0.0: more than 0"),
-        (["show", "--shards", "tiny", "--warn-repeats", "nan"], "--warn-repeats: expected a number, got 'nan'"),
+        (["show", "--shards", "tiny", "--warn-repeats", "0"], "--warn-repeats: must be more than 0, not 0.0"),
+        (["show", "--shards", "tiny", "--warn-repeats", "nan"], "--warn-repeats: expected a valid number, got 'nan'"),
         (["show", "misspelt", "--shards", "tiny"], "mix m: weights: Norml: not a class of this set; did you mean"),
         (["show", "both", "--shards", "tiny"], "mix b: images_per_class and epoch_images belong to different"),
         (["show", "digits", "--shards", "tiny"], "configs/mix/digits.yaml: not YAML: Exceeds the limit"),
@@ -338,11 +338,11 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
             ["order", "--shards", "tiny", "--batch", "64", "--ranks", "3"],
             "a global batch of 64 does not divide among 3 processes: take --batch 63 or 66",
         ),
-        (["order", "--shards", "tiny", "--batch", "0"], "--batch 0: 1 or more"),
-        (["order", "--shards", "tiny", "--ranks", "0"], "--ranks 0: 1 or more"),
-        (["order", "--shards", "tiny", "--epochs", "0"], "--epochs 0: 1 or more"),
-        (["order", "--shards", "tiny", "--workers", "-1"], "--workers -1: 0 or more"),
-        (["order", "--shards", "tiny", "--from-step", "-1"], "--from-step -1: 0 or more"),
+        (["order", "--shards", "tiny", "--batch", "0"], "--batch: must be 1 or more, not 0"),
+        (["order", "--shards", "tiny", "--ranks", "0"], "--ranks: must be 1 or more, not 0"),
+        (["order", "--shards", "tiny", "--epochs", "0"], "--epochs: must be 1 or more, not 0"),
+        (["order", "--shards", "tiny", "--workers", "-1"], "--workers: must be 0 or more, not -1"),
+        (["order", "--shards", "tiny", "--from-step", "-1"], "--from-step: must be 0 or more, not -1"),
         (
             ["order", "--shards", "tiny", "--batch", "16", "--from-step", "3"],
             "--from-step 3: the last step that begins before the end of --epochs 1 is 2",

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdist.cli import COMMANDS, dispatch
-from cxrdist.config import load_yaml
+from cxrdist.cli.main import COMMANDS, dispatch
+from cxrdist.config.yaml_files import load_yaml
 from cxrdist.data.imaging.radiograph import FOREIGN
 from cxrdist.data.importers.registry import IMPORTERS
 from cxrdist.data.loading.stream import Stream, StreamOptions

@@ -7,9 +7,9 @@ from torch import nn
 from cxrdist.gan.ema import EMA
 
 
-def linear(weight: float) -> nn.Module:
+def linear(weight: float) -> nn.Sequential:
     layer = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
-    nn.init.constant_(layer[0].weight, weight)
+    nn.init.constant_(layer.get_parameter("0.weight"), weight)
     return layer
 
 
@@ -34,7 +34,7 @@ def test_batchnorm_statistics_are_those_of_the_model() -> None:
     ema = EMA(model, 100)
     model(torch.tensor([[3.0], [5.0]]))
     ema.update(model, batch=2, images=2)
-    assert torch.equal(ema.model[1].running_mean, model[1].running_mean)
+    assert torch.equal(ema.model.get_buffer("1.running_mean"), model.get_buffer("1.running_mean"))
     assert int(ema.model[1].num_batches_tracked) == 1
 
 

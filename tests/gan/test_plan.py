@@ -104,12 +104,12 @@ def test_shares_are_all_models_once_and_even(steps: list[int], processes: int, e
     [
         (
             {"minibatch_std": True},
-            "--minibatch-std: the paper's dcgan has none; take --architecture conditional",
+            "minibatch_std: the paper's dcgan has none; use --architecture conditional",
         ),
-        ({"regularizer": "spectral"}, "--regularizer spectral: the paper's dcgan has none"),
-        ({"beta1": 1.0}, "--beta1 1.0: from 0 to below 1"),
-        ({"rate_images": 0}, "--rate-images 0: 1 or more, or null"),
-        ({"ema_half_life_images": -1}, "--ema-half-life-images -1: 0 or more"),
+        ({"regularizer": "spectral"}, "regularizer: the paper's dcgan has none"),
+        ({"beta1": 1.0}, "beta1: must be at least 0 and below 1, not 1.0"),
+        ({"rate_images": 0}, "rate_images: must be 1 or more, or null, not 0"),
+        ({"ema_half_life_images": -1}, "ema_half_life_images: must be 0 or more, not -1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:

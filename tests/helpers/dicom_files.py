@@ -11,7 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filewriter import dcmwrite
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 SECRETS = ("Doe", "Jane", "MRN4711", "19581103", "Mercy", "ACC9", "1.2.826.0.1.77")
 """Parts of the identifying values that every file built here bears."""
@@ -66,7 +66,7 @@ def dicom_file(
             else:
                 setattr(data, keyword, value)
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = syntax
+    data.file_meta.TransferSyntaxUID = UID(syntax)
     buffer = io.BytesIO()
     dcmwrite(
         buffer,

@@ -13,13 +13,13 @@ import numpy as np
 
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.shards.manifest import (
-    INDEX_DTYPE,
     MANIFEST,
     Stratum,
     digest_of,
     write_manifest,
     write_table,
 )
+from cxrdist.data.shards.schema import INDEX_DTYPE
 from cxrdist.data.shards.tar import Sample, index_name, write_shard
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.files import canonical_json, sha256_bytes

@@ -34,15 +34,15 @@ def networks(architecture: str) -> tuple[nn.Module, nn.Module]:
 
     if architecture == "dcgan":
         shape = dcgan.DCGANConfig(size=SIZE, z_dim=16, maps=16, norm="none")
-        plain = dcgan.Generator(shape), dcgan.Discriminator(shape)
-        for number, network in enumerate(plain):
-            dcgan.init_weights(network, number)
-        return plain
+        generator, discriminator = dcgan.Generator(shape), dcgan.Discriminator(shape)
+        dcgan.init_weights(generator, 0)
+        dcgan.init_weights(discriminator, 1)
+        return generator, discriminator
     wide = conditional.ConditionalConfig(size=SIZE, classes=CLASSES, z_dim=16, maps=16, feature_dim=32)
-    both = conditional.ConditionalGenerator(wide), conditional.ProjectionDiscriminator(wide)
-    for number, network in enumerate(both):
-        conditional.init_weights(network, number)
-    return both
+    of_all, projection = conditional.ConditionalGenerator(wide), conditional.ProjectionDiscriminator(wide)
+    conditional.init_weights(of_all, 0)
+    conditional.init_weights(projection, 1)
+    return of_all, projection
 
 
 def global_batch(step: int) -> tuple[Tensor, Tensor, range]:

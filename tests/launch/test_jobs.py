@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.stream import Stream, StreamOptions
@@ -155,7 +155,8 @@ def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path
         if name == "manifest.json" or name.endswith(".json") or "normal" in name:
             (work / "killed" / name).unlink()
     (work / "killed/.train-normal-synthetic-000000.tar.1.tmp").write_bytes(b"half")
-    assert "going on with an unfinished set" in run("synthesize.py", *words, cwd=work)
+    done = launch("synthesize.py", *words, cwd=work)
+    assert done.returncode == 0 and "killed: continuing an unfinished set\n" in done.stderr, done.stderr
     assert {p.name: p.read_bytes() for p in (work / "killed").iterdir()} == whole
 
 

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import nn
 
-from cxrdist.budget import budget_steps
+from cxrdist.config.budget import budget_steps
 from cxrdist.distributed import dist as dist_module
 from cxrdist.distributed import machine
 from cxrdist.distributed.dist import Dist

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
-            raise UserError(f"--loader.workers {self.workers}: must be 0 or more, or null")
+            raise OptionError("workers", f"must be 0 or more, or null, not {self.workers}")
         if self.most_substitutes < 0:
-            raise UserError(f"--loader.most-substitutes {self.most_substitutes}: must be 0 or more")
+            raise OptionError("most_substitutes", f"must be 0 or more, not {self.most_substitutes}")
         if self.ahead < 1:
-            raise UserError(f"--loader.ahead {self.ahead}: must be 1 or more")
+            raise OptionError("ahead", f"must be 1 or more, not {self.ahead}")
 
 
 class Peers(Protocol):

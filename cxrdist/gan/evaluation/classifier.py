@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import find, load_yaml
+from cxrdist.config.presets import PRESETS
+from cxrdist.config.yaml_files import find, load_yaml
 from cxrdist.data.shards.lineage import family
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import read_json
 from cxrdist.nets.dcnn import DCNN, DCNNConfig
-from cxrdist.presets import PRESETS
 from cxrdist.process import die_with_parent
 from cxrdist.run.checkpoint import load_weights, weights_sha256
 from cxrdist.run.folder import CONFIG, SUMMARY

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.data.shards.open import DEFAULT_SET
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.run.tracking import TrackingConfig
 
 
@@ -42,11 +42,12 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 2:
-            raise UserError(f"--images {self.images}: 2 or more, or null")
+            raise OptionError("images", f"must be 2 or more, or null, not {self.images}")
         if self.k < 1:
-            raise UserError(f"--k {self.k}: 1 or more")
+            raise OptionError("k", f"must be 1 or more, not {self.k}")
         if self.features != "random" and not all(self.features.partition(":")):
-            raise UserError(
-                f"--features {self.features!r}: random, or your own as package.module:function, such as "
-                "my_features:load"
+            raise OptionError(
+                "features",
+                "must be random, or your own as package.module:function, such as my_features:load, "
+                f"not {self.features!r}",
             )

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.shards.open import open_finished_real
 from cxrdist.data.shards.shard_set import ShardSet

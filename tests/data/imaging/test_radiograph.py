@@ -249,12 +249,13 @@ def test_an_external_npy_may_have_any_size_but_no_other_type() -> None:
     expected = np.zeros((16, 16), np.uint8)
     expected[4:12] = 200
     np.testing.assert_array_equal(grey_of(npy(np.full((20, 40), 200, np.uint8)), 16), expected)
-    for array, reason in [
+    arrays: list[tuple[np.ndarray, str]] = [
         (np.zeros((4, 4), np.float32), "4x4 float32, not 2-D uint8"),
         (np.zeros((3, 4, 4), np.uint8), "3x4x4 uint8, not 2-D uint8"),
         (np.zeros((0, 4), np.uint8), "0x4 uint8, not 2-D uint8"),
         (np.array([[{}]]), "1x1 object, not 2-D uint8"),
-    ]:
+    ]
+    for array, reason in arrays:
         with pytest.raises(UndecodableImage) as error:
             grey_of(npy(array), 32)
         assert error.value.reason == reason

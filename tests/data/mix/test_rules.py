@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.mix.rules import (
     OTHERS,
     MixRule,

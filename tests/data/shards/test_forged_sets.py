@@ -15,7 +15,8 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, grey_of
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards.manifest import INDEX_DTYPE, MANIFEST, read_manifest
+from cxrdist.data.shards.manifest import MANIFEST, read_manifest
+from cxrdist.data.shards.schema import INDEX_DTYPE
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import index_name
 from cxrdist.data.shards.write_job import JOB_FILE

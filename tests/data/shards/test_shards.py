@@ -17,7 +17,6 @@ from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.shards.manifest import (
-    INDEX_DTYPE,
     Stratum,
     digest_of,
     index_bytes,
@@ -25,6 +24,7 @@ from cxrdist.data.shards.manifest import (
     write_manifest,
     write_table,
 )
+from cxrdist.data.shards.schema import INDEX_DTYPE
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import (
     IndexRow,

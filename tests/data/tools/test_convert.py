@@ -275,7 +275,7 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
     assert len(written) == min(lost, 13)
-    assert "going on with an unfinished set" in capsys.readouterr().out
+    assert f"{out}: continuing an unfinished set\n" in capsys.readouterr().err
     assert contents(out) == whole
 
 
@@ -371,10 +371,10 @@ def test_what_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"encoding": "pgn"}, "--encoding pgn: unknown; did you mean 'png'?"),
-        ({"size": 8}, "--size 8: 16 pixels or more"),
-        ({"min_shards": 0}, "--min-shards 0: 1 or more"),
-        ({"workers": -1}, "--workers -1: 0"),
+        ({"encoding": "pgn"}, "encoding: 'pgn' is not a choice; did you mean 'png'?"),
+        ({"size": 8}, "size: must be 16 pixels or more, not 8"),
+        ({"min_shards": 0}, "min_shards: must be 1 or more, not 0"),
+        ({"workers": -1}, "workers: must be 0"),
     ],
 )
 def test_options_are_checked(changes: dict[str, Any], told: str) -> None:

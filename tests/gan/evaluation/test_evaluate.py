@@ -556,6 +556,6 @@ def test_a_users_own_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_name_of_a_feature_space_is_checked_at_once() -> None:
-    with pytest.raises(UserError, match=r"--features 'inception': random, or your own as package.module"):
+    with pytest.raises(UserError, match=r"features: must be random, or your own as package.module"):
         EvaluateConfig(features="inception")
     assert EvaluateConfig(features="a.b:c").features == "a.b:c"

@@ -44,7 +44,7 @@ def test_is_dicom_looks_at_the_magic_after_the_preamble() -> None:
 
 def test_linear_window() -> None:
     # center 5, width 11: (x - 4.5) / 10 + 0.5 of 255, so 25.5 x + 12.75.
-    window = {"WindowCenter": 5, "WindowWidth": 11}
+    window: dict[str, Any] = {"WindowCenter": 5, "WindowWidth": 11}
     assert grey([0, 1, 4, 9, 10, 4000], **window) == [13, 38, 115, 242, 255, 255]
     # width 1 is a threshold at center - 0.5.
     assert grey([4, 5], WindowCenter=5, WindowWidth=1) == [0, 255]
@@ -52,14 +52,14 @@ def test_linear_window() -> None:
 
 def test_linear_exact_window() -> None:
     # (x - 5) / 10 + 0.5 of 255, so 25.5 x; 127.5 rounds to 128.
-    window = {"WindowCenter": 5, "WindowWidth": 10, "VOILUTFunction": "LINEAR_EXACT"}
+    window: dict[str, Any] = {"WindowCenter": 5, "WindowWidth": 10, "VOILUTFunction": "LINEAR_EXACT"}
     assert grey([0, 2, 4, 5, 10, 11], **window) == [0, 51, 102, 128, 255, 255]
     assert grey([0, 1], WindowCenter=0.5, WindowWidth=0.5, VOILUTFunction="LINEAR_EXACT") == [0, 255]
 
 
 def test_sigmoid_window() -> None:
     # 255 / (1 + exp(-(x - 4) / 2)): exp(2) = 7.389, so 30.40 at 0, 127.5 at 4, 224.60 at 8.
-    window = {"WindowCenter": 4, "WindowWidth": 8, "VOILUTFunction": "SIGMOID"}
+    window: dict[str, Any] = {"WindowCenter": 4, "WindowWidth": 8, "VOILUTFunction": "SIGMOID"}
     assert grey([0, 4, 8, 60000], **window) == [30, 128, 225, 255]
 
 
@@ -71,13 +71,13 @@ def test_first_of_several_windows() -> None:
 @pytest.mark.parametrize("width", [0, -200])
 def test_a_window_that_the_standard_forbids_counts_as_none(function: str, width: int) -> None:
     # Percentiles of three pixels: ranks 1 and 3, so 100 to 300.
-    elements = {"WindowCenter": 100, "WindowWidth": width, "VOILUTFunction": function}
+    elements: dict[str, Any] = {"WindowCenter": 100, "WindowWidth": width, "VOILUTFunction": function}
     assert grey([100, 150, 300], **elements) == [0, 64, 255]
 
 
 def test_rescale_also_with_a_negative_slope() -> None:
     # 100 - 2 x is 100, 80, 0; LINEAR_EXACT 50 / 100 is 2.55 of each.
-    window = {"WindowCenter": 50, "WindowWidth": 100, "VOILUTFunction": "LINEAR_EXACT"}
+    window: dict[str, Any] = {"WindowCenter": 50, "WindowWidth": 100, "VOILUTFunction": "LINEAR_EXACT"}
     assert grey([0, 10, 50], RescaleSlope=-2, RescaleIntercept=100, **window) == [255, 204, 0]
     # Without a window too, more in the file is less in the image.
     assert grey([10, 20, 30], RescaleSlope=-1, RescaleIntercept=4095) == [255, 128, 0]
@@ -126,7 +126,7 @@ def test_voi_lut_beats_the_window() -> None:
 def test_voi_lut_maps_rescaled_values() -> None:
     # x - 1000 from -2 up; 7.4 bits off a whole value are rounded.
     table = lut([3, -2, 8], [50, 60, 70])
-    elements = {"RescaleSlope": 1, "RescaleIntercept": -1000.4, "VOILUTSequence": [table]}
+    elements: dict[str, Any] = {"RescaleSlope": 1, "RescaleIntercept": -1000.4, "VOILUTSequence": [table]}
     assert grey([900, 998, 999, 1000, 1001], **elements) == [50, 50, 60, 70, 70]
     # 2 x is 70,000 and 131,070: beyond the table's end, also if the excess is a multiple of 65,536.
     elements = {"RescaleSlope": 2, "RescaleIntercept": 0, "VOILUTSequence": [lut([3, 0, 8], [50, 60, 70])]}
@@ -168,13 +168,13 @@ def test_monochrome1_is_inverted_last_and_once() -> None:
     # 100, 150, 300 between the percentiles is 0, 63.75, 255: inverted after rounding, 255 - 64.
     assert grey([100, 150, 300], PhotometricInterpretation="MONOCHROME1") == [255, 191, 0]
     assert grey([100, 150, 300], PresentationLUTShape="INVERSE") == [255, 191, 0]
-    both = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}
+    both: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}
     assert grey([100, 150, 300], **both) == [255, 191, 0]
     assert grey([100, 150, 300], PresentationLUTShape="IDENTITY") == [0, 64, 255]
     # The window applies to values as they are: inverted before it, 10 of 0 .. 65535 would be white.
     assert grey([10, 60000], PhotometricInterpretation="MONOCHROME1", **AS_IT_IS) == [245, 0]
     # Padding is black either way.
-    padded = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0}
+    padded: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0}
     assert grey([0, 100, 300], **padded) == [0, 255, 0]
 
 
@@ -196,7 +196,7 @@ def test_stored_bits(dtype: type, stored: int, high_bit: int, words: list[int], 
     # A window one value wide shows whether exactly this value, and not one less, is above it.
     for at, value in enumerate(values):
         for center, expected in ((value, 255), (value + 1, 0)):
-            pixels = np.array([words]).astype(dtype)
+            pixels: np.ndarray = np.array([words]).astype(dtype)
             data = dicom_file(
                 pixels, bits_stored=stored, HighBit=high_bit, WindowCenter=center, WindowWidth=1
             )

@@ -67,7 +67,7 @@ def all_values(pixels: np.ndarray, bits: int, **how: Any) -> dict[str, Any]:
     """A file whose window spans all values, and what that makes of them: 8 of the bits, by hand."""
     low = -(1 << (bits - 1)) if pixels.dtype.kind == "i" else 0
     expected = np.floor((pixels.astype(float) - low) / ((1 << bits) - 1) * 255 + 0.5).astype(np.uint8)
-    window = {"WindowCenter": low + (1 << (bits - 1)), "WindowWidth": 1 << bits}
+    window: dict[str, Any] = {"WindowCenter": low + (1 << (bits - 1)), "WindowWidth": 1 << bits}
     return {"data": dicom_file(pixels, bits_stored=bits, **window, **how), "expected": expected}
 
 
