@@ -264,10 +264,11 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
         script, words = "train_gan.py", [*GAN, *of_gan, *words]
         folder, most, half = tmp_path / "run/pneumothorax", "320", "160"
         expected = {80}  # 320 images are 80 epochs of its four
-    said = run(script, *words, "--run", "run", cwd=tmp_path)
+    done = launch(script, *words, "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     whole = summary(folder)
     assert whole["substituted"] in expected
-    assert said.count("another sample of its class replaces it") == whole["substituted"]
+    assert done.stderr.count("another sample of its class replaces it") == whole["substituted"]
     for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
         path.unlink()
     (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")
