@@ -181,7 +181,7 @@ def test_tables_that_are_not_right(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"views": ("PA", "LL")}, "--views LL: unknown; did you mean 'L'"),
-        ({"views": ()}, "--views: names none; choose among PA, AP, AP_horizontal, L, COSTAL"),
+        ({"views": ()}, "--views: empty; choose among PA, AP, AP_horizontal, L, COSTAL"),
         ({"intensity": "percentile"}, "--intensity percentile: unknown; did you mean 'percentiles'"),
     ],
 )
