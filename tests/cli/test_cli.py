@@ -130,7 +130,7 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "root"],
-            "--out root: lies in --root root, which is read: name a folder elsewhere",
+            "--out root: lies in --root root, all of which is read: name a folder elsewhere",
         ),
         (
             ["import", "folder", "--root", "root", "--out", "tiny"],

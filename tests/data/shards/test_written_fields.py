@@ -281,7 +281,8 @@ def test_a_finding_that_no_reader_accepts_stops_the_import(
     monkeypatch.setattr(CsvTable, "records", records)
     options = IngestOptions(out=str(tmp_path / "set"), size=16, val=1, test=1)
     with pytest.raises(
-        UserError, match=r"-real-000000\.tar: sample '\w{24}': not written, since in its metadata findings\[1\] is 'a\\tb': "
+        UserError,
+        match=r"-real-000000\.tar: sample '\w{24}': not written, since in its metadata findings\[1\] is 'a\\tb': ",
     ):
         ingest(CsvTable(root=str(root)), options)
     assert not [*(tmp_path / "set").glob("*.tar")]
