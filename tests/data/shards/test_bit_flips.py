@@ -26,6 +26,8 @@ from cxrdist.data.storage.store import LocalStore
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 CLASSES = ("Normal", "Pneumothorax")
 FLIPS = {"image": 220, "rest of a tar": 180, "index": 120, "table": 100, "manifest": 100}

@@ -326,7 +326,7 @@ def test_a_remote_store_does_what_a_folder_does(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Folders, "root", str(tmp_path / "remote"))
-    fsspec.register_implementation("folders", "s3_server.Folders", clobber=True)
+    fsspec.register_implementation("folders", "tests.helpers.s3_server.Folders", clobber=True)
     for store in (LocalStore(tmp_path / "local"), RemoteStore(url)):
         assert store.names() == []
         assert not store.exists("x.tar")
