@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 def main() -> None:
-    from cxrdist.cli import main as run
+    from cxrdist.cli.main import main as run
 
     run()
 

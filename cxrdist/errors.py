@@ -5,26 +5,51 @@ from __future__ import annotations
 import difflib
 import errno
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-_UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""What a terminal takes for a command (the control characters C0, DEL and C1), and surrogates, which UTF-8 cannot
+encode."""
+
+
+def is_plain(text: str) -> bool:
+    """True for text without ``CONTROL_CHARACTERS``: a terminal can show it, and UTF-8 can encode it."""
+    return CONTROL_CHARACTERS.search(text) is None
 
 
 def shown(text: str) -> str:
-    """Text from a stranger's file or file name as a terminal can show it: it obeys none of its control characters."""
-    return _UNSHOWN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    """Text from an untrusted file or file name, made safe to print: control characters are escaped as ``\\x1b``."""
+    return CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class UserError(Exception):
-    """Something the user can put right. Shown as one line by the commands, which then exit with 2.
+    """An error that the user can fix. Commands print it as one line and exit with 2.
 
-    ``every_rank``: only this process knows of it (a corrupt sample in its own half, say), so this process
-    prints it whatever its rank; otherwise all ranks meet the same error and rank 0 alone prints it.
+    ``every_rank``: only this process has the error (a corrupt sample in its part of a batch, for example), so it is
+    printed on any rank; otherwise all ranks raise the same error, and only rank 0 prints it.
     """
 
     def __init__(self, message: str, *, every_rank: bool = False) -> None:
         super().__init__(shown(" ".join(message.split())))
         self.every_rank = every_rank
+
+
+class OptionError(UserError, ValueError):
+    """A configuration field whose value cannot be used.
+
+    `config.parser.parse` replaces the field by the place where the value was written: ``--lr``, or a YAML file and
+    its key.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field, self.reason = field, reason
+
+
+def check_choice(field: str, value: str, choices: Sequence[str]) -> None:
+    """Raises OptionError if the value of a field is none of its choices."""
+    if value not in choices:
+        raise OptionError(field, f"{value!r} is not a choice{nearest(value, choices)}")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -38,7 +63,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def from_os(error: OSError) -> UserError:
-    """A full disk, a missing permission, a read-only folder: the system's own words, with the file."""
+    """The UserError of a full disk, a missing permission, a read-only folder ..., with the file and the system's
+    message."""
     where = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written under a temporary name, fsynced, renamed; hashed; locked."""
+"""Files that are complete or absent (temporary name, fsync, rename); their hashes; locks of folders."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LOCK_NAME = ".lock"
 
 
 def slug(name: str) -> str:
-    """``Pleural Effusion`` -> ``pleural-effusion``: the name of a class as it stands in file names."""
+    """``Pleural Effusion`` -> ``pleural-effusion``: the name of a class in file names."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "class"
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte string of a JSON value: keys sorted, indent 1, ASCII, newline at the end."""
+    """The canonical bytes of a JSON value: sorted keys, indent 1, ASCII, newline at the end."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
@@ -47,11 +47,11 @@ def fsync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes its name only when the block ends well; else nothing of it is left."""
+    """A binary file, which gets its name when the ``with`` block ends without an exception; else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        # Anew, never through a link that lies there under this name.
+        # A symlink of this name must not be followed.
         temporary.unlink(missing_ok=True)
         with temporary.open("xb") as file:
             yield file
@@ -62,17 +62,18 @@ def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say which file it stopped
+            error.filename = str(path)  # the error of a full disk names no file
         raise
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file that is complete or absent; see ``atomic_writer``."""
     with atomic_writer(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file. Raises UserError where it is missing or is not JSON."""
+    """The value of a JSON file. Raises UserError if the file does not exist or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -82,43 +83,46 @@ def read_json(path: Path) -> Any:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether ``atomic_writer`` gives this name to a file that is not whole yet."""
+    """True for names that ``atomic_writer`` gives to incomplete files."""
     return re.fullmatch(r"\..+\.[0-9]+\.tmp", name, re.DOTALL) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
-    """What a killed writer left under temporary names."""
+    """Remove temporary files that killed writers left in a folder."""
     for path in folder.iterdir():
         if is_temporary(path.name):
             path.unlink(missing_ok=True)
 
 
 class FolderLock:
-    """One writer per folder. The kernel lets go of the lock when the process ends, however it ends."""
+    """A lock that allows one writer per folder. The kernel releases it when the process ends, even if it is killed.
+
+    Raises UserError, with the holder, if another process has the lock.
+    """
 
     def __init__(self, folder: Path, purpose: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LOCK_NAME
         while True:
             try:
-                # A link here would have some other file of the user's emptied.
+                # O_NOFOLLOW: through a symlink, another file of the user would be truncated.
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             except OSError as error:
                 if not self.path.is_symlink():
                     raise
-                raise UserError(f"{self.path}: a link, which no lock is: remove it") from error
+                raise UserError(f"{self.path}: a symlink instead of a lock file: remove it") from error
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 holder = os.read(self._descriptor, 1000).decode(errors="replace") or "another process"
                 os.close(self._descriptor)
                 raise UserError(
-                    f"{folder} is being written by {holder}: wait for it to end, stop it, or name another folder"
+                    f"{folder} is being written by {holder}: wait until it ends, stop it, or use another folder"
                 ) from None
             if self._is_the_file_on_disk():
                 break
             os.close(self._descriptor)
-        # On a full disk the lock holds all the same; it only cannot say whose it is.
+        # On a full disk the lock works without the name of its holder.
         with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.write(
@@ -126,12 +130,13 @@ class FolderLock:
             )
 
     def _is_the_file_on_disk(self) -> bool:
-        # Its last holder may have removed it between our open and our lock: then we hold a lock on nothing.
+        # The last holder may have removed the file between our open and our lock: then the lock protects nothing.
         try:
             return os.path.samestat(os.fstat(self._descriptor), self.path.stat())
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
+        """Release the lock and remove its file."""
         self.path.unlink(missing_ok=True)
         os.close(self._descriptor)

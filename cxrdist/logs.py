@@ -29,12 +29,18 @@ def configure(level: str | None = None) -> None:
     """
     level = level or os.environ.get(LEVEL_VARIABLE) or "info"
     if level not in LEVELS:
-        raise UserError(f"log level {level!r}{nearest(level, LEVELS)}")
+        raise UserError(f"--log-level {level}: unknown{nearest(level, LEVELS)}")
     os.environ[LEVEL_VARIABLE] = level
     logger = logging.getLogger("cxrdist")
     logger.setLevel(level.upper())
     if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
         logger.addHandler(_Stderr())
+
+
+def configure_child() -> None:
+    """In a worker process: show the log as the process that started this one does, or not at all."""
+    if LEVEL_VARIABLE in os.environ:
+        configure()
 
 
 class _Stderr(logging.Handler):

@@ -1,11 +1,11 @@
-"""Generators that have left their training: written, read again and drawn from, without any of its code or state.
+"""Exported generators: written by training, loaded and sampled without its code or state.
 
     from cxrdist.models import load_generator
     generator = load_generator("runs/gan/normal")
     images = generator.sample("Normal", 16)  # [16, H, W] uint8
 
 generator.safetensors   weights and buffers
-model.json              what they are the weights of, and what they have learnt from
+model.json              architecture and config of the network, classes, lineage, metrics, digest of the weights
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -29,17 +29,21 @@ from cxrdist.nets import conditional, dcgan
 from cxrdist.run.checkpoint import load_weights, save_weights, weights_sha256
 from cxrdist.seeds import uniform
 
+if TYPE_CHECKING:
+    from cxrdist.data.shards.shard_set import ShardSet
+
 FORMAT = 1
 GENERATOR_FILE = "generator.safetensors"
 MODEL_FILE = "model.json"
 ALL_CLASSES = "all classes"
-"""What the one model of a conditional run is called."""
+"""Name of the single model of a conditional run."""
 BATCH = 16
 
 _NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
     "dcgan": (dcgan.DCGANConfig, dcgan.Generator),
     "conditional": (conditional.ConditionalConfig, conditional.ConditionalGenerator),
 }
+_RESTORE = "restore the file, or train the model again"
 _KEYS: dict[str, type] = {
     "architecture": str,
     "network": dict,
@@ -54,15 +58,16 @@ _KEYS: dict[str, type] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedGenerator:
-    """A generator in evaluation mode, and what ``model.json`` says of it."""
+    """A generator in evaluation mode, with the contents of its ``model.json``."""
 
     architecture: str
     preset: str
-    """The config that it was trained with."""
+    """Name of the config that it was trained with."""
     classes: tuple[str, ...]
     image_size: int
     lineage: dict[str, Any]
-    """The digest of the real set that it has learnt from, its ancestors and the split."""
+    """Digest of the real set that it was trained on, that set's ancestors, and the split
+    (cxrdist.data.shards.lineage.made_from)."""
     metrics: dict[str, Any]
     weights_sha256: str
     network: nn.Module
@@ -72,26 +77,24 @@ class TrainedGenerator:
         return int(self.network.cfg.z_dim)  # type: ignore[union-attr, arg-type]
 
     def label(self, class_name: str) -> int:
-        """The class's place among those of the model. Raises UserError for a class that it does not make."""
+        """Index of a class among those of the model. Raises UserError if the model does not have the class."""
         if class_name not in self.classes:
-            raise UserError(
-                f"{class_name}: this generator does not make it{nearest(class_name, self.classes)}"
-            )
+            raise UserError(f"{class_name}: not a class of this generator{nearest(class_name, self.classes)}")
         return self.classes.index(class_name)
 
     @torch.no_grad()
     def images(self, class_name: str, z: np.ndarray) -> np.ndarray:
-        """z [n, z_dim] float32 -> [n, H, W] uint8, on the device where the network is.
+        """z [n, z_dim] float32 -> images [n, H, W] uint8, computed on the network's device.
 
-        An image's bytes do not depend on how many others are made with it. Raises UserError for a class that the
-        model does not make, ValueError for another shape of z.
+        The bytes of an image depend on its own z alone, not on n. Raises UserError if the model does not have the
+        class, ValueError for another shape of z.
         """
         label = self.label(class_name)
         if z.ndim != 2 or z.shape[1] != self.z_dim:
-            raise ValueError(f"z is {list(z.shape)}, but this generator takes [n, {self.z_dim}]")
+            raise ValueError(f"z has shape {list(z.shape)}, expected [n, {self.z_dim}]")
         device = next(self.network.parameters()).device
         labels = torch.full((BATCH,), label, dtype=torch.int64, device=device)
-        # Always as many at once: kernels, and so the last bits of floats, depend on the batch's size.
+        # A fixed batch size, since kernels, and with them the last bits of floats, depend on it.
         padded = np.zeros((-(-len(z) // BATCH) * BATCH, self.z_dim), np.float32)
         padded[: len(z)] = z
         out = np.empty((len(padded), self.image_size, self.image_size), np.uint8)
@@ -101,15 +104,17 @@ class TrainedGenerator:
         return out[: len(z)]
 
     def sample(self, class_name: str, count: int, seed: int = 0) -> np.ndarray:
-        """``count`` images [count, H, W] uint8, the first of the endless row that belongs to (seed, class):
-        more of them begin with the same ones. Raises UserError as ``images`` does, and for a count below 1."""
+        """The first ``count`` images [count, H, W] uint8 of an endless sequence that is a function of (seed, class).
+
+        Raises UserError if the model does not have the class, or for a count below 1.
+        """
         if count < 1:
-            raise UserError(f"{count} images of {class_name}: ask for 1 or more")
+            raise UserError(f"{count} images of {class_name}: the count must be 1 or more")
         return self.images(class_name, self.z(seed, f"sample {class_name}", range(count)))
 
     def z(self, seed: int, purpose: str, positions: range) -> np.ndarray:
-        """[len(positions), z_dim] float32 in [-1, 1), each a function of (seed, purpose, position) alone."""
-        whole = -(-self.z_dim // 4) * 4  # numbers come in fours
+        """[len(positions), z_dim] float32 in [-1, 1); each row is a function of (seed, purpose, position) alone."""
+        whole = -(-self.z_dim // 4) * 4  # uniform() draws multiples of four numbers
         return uniform(seed, purpose, positions, whole)[:, : self.z_dim]
 
 
@@ -117,17 +122,22 @@ def export_generator(
     folder: Path,
     generator: nn.Module,
     *,
-    architecture: str,
     preset: str,
     classes: Sequence[str],
     lineage: Mapping[str, Any],
     metrics: Mapping[str, Any],
 ) -> str:
-    """Write a generator's weights and ``model.json``, that last; returns the digest of the weights.
+    """Write a generator's weights, then ``model.json``; returns the SHA-256 of the weights.
 
-    ``generator``: the network itself, out of any wrapper; its ``cfg`` is what builds it again. ``lineage``: as
-    cxrdist.data.shards.lineage.made_from gives it. ``metrics``: finite figures. Raises OSError.
+    ``generator``: the plain module, not its DDP or DeepSpeed wrapper; its ``cfg`` is stored to rebuild it.
+    ``lineage``: the result of cxrdist.data.shards.lineage.made_from. ``metrics``: finite numbers. Raises OSError, and
+    ValueError for a module that is not one of the known generators.
     """
+    architecture = next((name for name, (_, kind) in _NETWORKS.items() if type(generator) is kind), None)
+    if architecture is None:
+        raise ValueError(
+            f"{type(generator).__name__} is not a generator: expected one of {', '.join(_NETWORKS)}"
+        )
     save_weights(folder / GENERATOR_FILE, generator)
     cfg: Any = generator.cfg
     digest = weights_sha256(generator)
@@ -147,16 +157,16 @@ def export_generator(
 
 
 def load_generator(folder: Path | str) -> TrainedGenerator:
-    """The generator that ``export_generator`` wrote into a folder, on the CPU.
+    """Load the generator that ``export_generator`` wrote to a folder, on the CPU.
 
-    Raises UserError where a file is missing, is of another format, does not fit the other, or has been changed
-    since. Nothing is unpickled, and nothing larger than the file of the weights is built.
+    Raises UserError if a file is missing, has another format, was changed since the export, or does not match the
+    other file. Nothing is unpickled, and no network larger than the file of its weights is allocated.
     """
     folder = Path(folder)
     model = _read_model(folder)
     where = folder / MODEL_FILE
     try:
-        with torch.device("meta"):  # shapes without memory, whatever numbers stand there
+        with torch.device("meta"):  # allocates no memory, however large the sizes in the file are
             planned = network_of(model["architecture"], model["network"]).state_dict()
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
@@ -167,13 +177,13 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
         raise UserError(f"{where}: image_size {model['image_size']}, but its network makes {cfg.size} px")
     if getattr(cfg, "classes", 1) != len(model["classes"]):
         raise UserError(
-            f"{where}: {len(model['classes'])} classes, but its network is of {getattr(cfg, 'classes', 1)}"
+            f"{where}: {len(model['classes'])} classes, but its network has {getattr(cfg, 'classes', 1)}"
         )
     load_weights(folder / GENERATOR_FILE, network)
     if weights_sha256(network) != model["weights_sha256"]:
         raise UserError(
-            f"{folder / GENERATOR_FILE}: changed since it was trained (its digest is not the one in {MODEL_FILE}): "
-            "restore it, or train it again"
+            f"{folder / GENERATOR_FILE}: changed since it was exported (its SHA-256 is not the one in {MODEL_FILE}): "
+            "restore the file, or train the model again"
         )
     return TrainedGenerator(
         architecture=model["architecture"],
@@ -187,25 +197,52 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
     )
 
 
+@dataclass(frozen=True)
+class Mismatch:
+    """Why a generator must not be used with a set of real images."""
+
+    kind: Literal["lineage", "image size"]
+    """lineage: it was trained on another set, or on another split than train."""
+    generator: str
+    """Digest of the set that the generator was trained on, or its image size in pixels."""
+    shards: str
+    """The same of the set."""
+
+
+def mismatch_with(generator: TrainedGenerator, shards: ShardSet) -> Mismatch | None:
+    """None if the generator was trained on the train split of ``shards``, or of a set of its family, at its image
+    size."""
+    # Loading a generator needs no image codec, which a shard set imports.
+    from cxrdist.data.shards.lineage import descends_from
+
+    if not descends_from(generator.lineage, shards):
+        return Mismatch("lineage", generator.lineage["real_digest"], shards.digest)
+    if generator.image_size != shards.image_size:
+        return Mismatch("image size", str(generator.image_size), str(shards.image_size))
+    return None
+
+
 def network_of(architecture: str, network: Mapping[str, Any]) -> nn.Module:
-    """The generator of a kind and config, its weights still arbitrary. Raises UserError for a kind that there is
-    not, and for a config that is none of that kind."""
+    """Build the generator of an architecture from its config, with arbitrary weights.
+
+    Raises UserError for an unknown architecture, or a config that is invalid for it.
+    """
     if architecture not in _NETWORKS:
-        raise UserError(f"architecture {architecture!r} is not known{nearest(architecture, _NETWORKS)}")
+        raise UserError(f"unknown architecture {architecture!r}{nearest(architecture, _NETWORKS)}")
     config_type, network_type = _NETWORKS[architecture]
     try:
         built = network_type(_config_of(config_type, network))
     except (UserError, ValueError, TypeError, OverflowError, RuntimeError, MemoryError) as error:
-        raise UserError(f"not a network that {architecture} can be ({_first_line(error)})") from None
+        raise UserError(f"invalid config of a {architecture} ({_first_line(error)})") from None
     return built
 
 
 def _config_of(kind: type, values: Mapping[str, Any]) -> Any:
-    """A config dataclass from what JSON holds. Raises TypeError for another type than the field's."""
+    """A config dataclass from parsed JSON. Raises TypeError for an unknown field or a value of another type."""
     hints = get_type_hints(kind)
     for name, value in values.items():
         if name not in hints:
-            raise TypeError(f"{name} is no setting of it")
+            raise TypeError(f"unknown field {name}")
         hint = hints[name]
         if get_origin(hint) is Literal:
             fits = value in get_args(hint)
@@ -220,39 +257,38 @@ def _read_model(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_FILE
     if not path.exists() and (models := sorted(p.parent.name for p in folder.glob(f"*/{MODEL_FILE}"))):
         raise UserError(
-            f"{folder}: holds several generators: name the folder of one of them ({', '.join(models)})"
+            f"{folder} contains several generators: name the folder of one of them ({', '.join(models)})"
         )
     model = read_json(path)
     if not isinstance(model, dict) or type(model.get("format")) is not int:
-        raise UserError(f"{path}: not the description of a generator; train it again")
+        raise UserError(f"{path}: not the {MODEL_FILE} of a generator; {_RESTORE}")
     if model["format"] != FORMAT:
-        raise UserError(f"{path}: format {model['format']}, and this version of cxrdist reads {FORMAT}")
+        raise UserError(
+            f"{path}: format {model['format']}, but this version of cxrdist reads format {FORMAT}"
+        )
     for key, kind in _KEYS.items():
         if type(model.get(key)) is not kind:
-            raise UserError(
-                f"{path}: {key} is missing or is no {kind.__name__}; restore it, or train it again"
-            )
+            raise UserError(f"{path}: {key} is missing or not a {kind.__name__}; {_RESTORE}")
     classes = model["classes"]
     if not all(isinstance(name, str) and name for name in classes) or len(set(classes)) < len(classes):
-        raise UserError(f"{path}: classes are not different names; restore it, or train it again")
+        raise UserError(f"{path}: classes must be distinct, non-empty names; {_RESTORE}")
     lineage = model["lineage"]
     ancestors = lineage.get("real_ancestors", [])
-    told = [
+    fields = [
         lineage.get("real_digest"),
         lineage.get("split"),
         *(ancestors if isinstance(ancestors, list) else [None]),
     ]
-    if not all(isinstance(one, str) for one in told):
-        raise UserError(
-            f"{path}: lineage does not say what it has learnt from; restore it, or train it again"
-        )
+    if not all(isinstance(field, str) for field in fields):
+        raise UserError(f"{path}: lineage does not name the set and split of the training images; {_RESTORE}")
     if not re.fullmatch("[0-9a-f]{64}", model["weights_sha256"]):
-        raise UserError(f"{path}: weights_sha256 is no SHA-256; restore it, or train it again")
+        raise UserError(f"{path}: weights_sha256 is not a SHA-256; {_RESTORE}")
     return model
 
 
 def _check_shapes(path: Path, expected: Mapping[str, list[int]]) -> None:
-    """Names and shapes of a safetensors file, from its head alone. Raises UserError where they are others."""
+    """Compare the names and shapes in the header of a safetensors file. Raises UserError if they are not
+    ``expected``."""
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -260,15 +296,15 @@ def _check_shapes(path: Path, expected: Mapping[str, list[int]]) -> None:
         raise UserError(f"{path}: no such file; train the model again") from None
     except OSError:
         raise
-    except Exception as error:  # its own kind of error, and others on foreign bytes
+    except Exception as error:  # safetensors raises its own type, and others for arbitrary bytes
         raise UserError(
             f"{path}: not a safetensors file ({_first_line(error)}); train the model again"
         ) from None
     if found != dict(expected):
         name = min(k for k in {*found, *expected} if found.get(k) != expected.get(k))
         raise UserError(
-            f"{path}: not the weights of the network in {MODEL_FILE} ({name} is {found.get(name, 'missing')}, not "
-            f"{expected.get(name, 'there')}): restore both, or train the model again"
+            f"{path}: not the weights of the network in {MODEL_FILE} ({name}: {found.get(name, 'missing')}, expected "
+            f"{expected.get(name, 'none')}): restore both files, or train the model again"
         )
 
 

@@ -1,10 +1,10 @@
-"""Tell how good a run's generated images are: `accelerate launch launch/evaluate_gan.py --help`."""
+"""Evaluate the generators of a GAN run: `accelerate launch launch/evaluate_gan.py --help`."""
 
 from __future__ import annotations
 
 
 def main() -> None:
-    from cxrdist.config import parse
+    from cxrdist.config.parser import parse
     from cxrdist.gan.evaluation.config import EvaluateConfig
     from cxrdist.gan.evaluation.evaluate import evaluate
 

@@ -1,10 +1,10 @@
-"""Write synthetic images into shards: `accelerate launch launch/synthesize.py --help`."""
+"""Generate synthetic images and write them to a shard set: `accelerate launch launch/synthesize.py --help`."""
 
 from __future__ import annotations
 
 
 def main() -> None:
-    from cxrdist.config import parse
+    from cxrdist.config.parser import parse
     from cxrdist.synth.config import SynthConfig
     from cxrdist.synth.synthesize import synthesize
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def main() -> None:
+    from cxrdist.cli.presets import parse_with_preset
     from cxrdist.cls.config import ClsConfig
     from cxrdist.cls.train import train
-    from cxrdist.presets import parse_with_preset
 
     example = "accelerate launch launch/train_cls.py --mix DS3 --shards shards/phantom"
     train(parse_with_preset(ClsConfig, "cls", prog="train_cls.py", example=example))

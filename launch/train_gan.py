@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def main() -> None:
+    from cxrdist.cli.presets import parse_with_preset
     from cxrdist.gan.config import GANConfig
     from cxrdist.gan.train import train
-    from cxrdist.presets import parse_with_preset
 
     example = "accelerate launch launch/train_gan.py --shards shards/phantom --classes all --run runs/gan"
     train(parse_with_preset(GANConfig, "gan", prog="train_gan.py", example=example))

@@ -154,11 +154,11 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     mine.write_text("mine")
     folder.mkdir()
     (folder / LOCK_NAME).symlink_to(mine)
-    with pytest.raises(UserError, match=r"\.lock: a link, which no lock is: remove it"):
+    with pytest.raises(UserError, match=r"\.lock: a symlink instead of a lock file: remove it"):
         FolderLock(folder, "a test")
     (folder / LOCK_NAME).unlink()
     (folder / LOCK_NAME).symlink_to(tmp_path / "nothing")
-    with pytest.raises(UserError, match="a link, which no lock is"):
+    with pytest.raises(UserError, match="a symlink instead of a lock file"):
         FolderLock(folder, "a test")
     for name in ("data", f".data.{os.getpid()}.tmp"):
         (folder / name).symlink_to(mine)

@@ -57,5 +57,5 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
 
 
 def test_an_unknown_level_is_refused() -> None:
-    with pytest.raises(UserError, match="log level 'warn'; did you mean 'warning'"):
+    with pytest.raises(UserError, match="--log-level warn: unknown; did you mean 'warning'"):
         logs.configure("warn")

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError
-from cxrdist.models import export_generator, load_generator, network_of
+from cxrdist.models import Mismatch, export_generator, load_generator, mismatch_with, network_of
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.run.checkpoint import weights_sha256
 from cxrdist.seeds import uniform
@@ -31,7 +33,6 @@ def folder(tmp_path: Path) -> Path:
     export_generator(
         tmp_path,
         generator,
-        architecture="dcgan",
         preset="demo",
         classes=["Nodule"],
         lineage=LINEAGE,
@@ -47,6 +48,13 @@ def trained() -> Generator:
         for parameter in generator.parameters():
             parameter.mul_(5)
     return generator
+
+
+def test_only_a_generator_is_exported(tmp_path: Path) -> None:
+    wrapped = torch.nn.Sequential(trained())
+    with pytest.raises(ValueError, match="Sequential is not a generator: expected one of dcgan, conditional"):
+        export_generator(tmp_path, wrapped, preset="demo", classes=["A"], lineage=LINEAGE, metrics={})
+    assert not list(tmp_path.iterdir())
 
 
 def edit(folder: Path, **changes: Any) -> None:
@@ -92,11 +100,11 @@ def test_an_image_does_not_depend_on_how_many_are_made_with_it(folder: Path) -> 
 
 def test_what_a_generator_cannot_make_is_said(folder: Path) -> None:
     generator = load_generator(folder)
-    with pytest.raises(UserError, match=r"nodul: this generator does not make it; did you mean 'Nodule'\?"):
+    with pytest.raises(UserError, match=r"nodul: not a class of this generator; did you mean 'Nodule'\?"):
         generator.sample("nodul", 1)
-    with pytest.raises(UserError, match="0 images of Nodule: ask for 1 or more"):
+    with pytest.raises(UserError, match="0 images of Nodule: the count must be 1 or more"):
         generator.sample("Nodule", 0)
-    with pytest.raises(ValueError, match=r"z is \[2, 5\], but this generator takes \[n, 6\]"):
+    with pytest.raises(ValueError, match=r"z has shape \[2, 5\], expected \[n, 6\]"):
         generator.images("Nodule", np.zeros((2, 5), np.float32))
 
 
@@ -115,6 +123,15 @@ def test_labels_are_the_places_of_classes(folder: Path, monkeypatch: pytest.Monk
     assert given == [[2] * 16, [2] * 16]
 
 
+def test_a_generator_of_another_set_or_image_size_does_not_match(folder: Path, tiny_set: Path) -> None:
+    shards = ShardSet(tiny_set)
+    assert mismatch_with(load_generator(folder), shards) == Mismatch("lineage", "a" * 64, shards.digest)
+    edit(folder, lineage=made_from(shards))
+    generator = load_generator(folder)
+    assert mismatch_with(generator, shards) is None
+    assert mismatch_with(replace(generator, image_size=64), shards) == Mismatch("image size", "64", "32")
+
+
 def network(**changes: Any) -> dict[str, Any]:
     return {"network": asdict(DCGANConfig(size=32, z_dim=6, maps=8)) | changes}
 
@@ -122,32 +139,35 @@ def network(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, and this version of cxrdist reads 1"),
-        ({"format": True}, "not the description of a generator"),
-        ({"architecture": "dcgn"}, r"architecture 'dcgn' is not known; did you mean 'dcgan'\?"),
-        ({"architecture": "os.system"}, "architecture 'os.system' is not known; known: dcgan, conditional"),
-        ({"architecture": ["dcgan"]}, "architecture is missing or is no str"),
+        ({"format": 2}, "format 2, but this version of cxrdist reads format 1"),
+        ({"format": True}, "not the model.json of a generator; restore the file, or train the model again"),
+        ({"architecture": "dcgn"}, r"unknown architecture 'dcgn'; did you mean 'dcgan'\?"),
+        ({"architecture": "os.system"}, "unknown architecture 'os.system'; known: dcgan, conditional"),
+        ({"architecture": ["dcgan"]}, "architecture is missing or not a str"),
         (network(maps=2**22), r"generator.safetensors: not the weights of the network in model.json"),
-        (network(maps=2**70), "not a network that dcgan can be"),
-        (network(z_dim=10**30), "not a network that dcgan can be"),
-        (network(z_dim=7), r"project.weight is \[128, 6\], not \[128, 7\]"),
-        (network(maps="8"), r"not a network that dcgan can be \(maps is '8'\)"),
-        (network(maps=True), r"not a network that dcgan can be \(maps is True\)"),
-        (network(maps=8.0), r"not a network that dcgan can be \(maps is 8.0\)"),
-        (network(size=33), "not a network that dcgan can be"),
+        (network(maps=2**70), "invalid config of a dcgan"),
+        (network(z_dim=10**30), "invalid config of a dcgan"),
+        (network(z_dim=7), r"project.weight: \[128, 6\], expected \[128, 7\]"),
+        (network(maps="8"), r"invalid config of a dcgan \(maps is '8'\)"),
+        (network(maps=True), r"invalid config of a dcgan \(maps is True\)"),
+        (network(maps=8.0), r"invalid config of a dcgan \(maps is 8.0\)"),
+        (network(size=33), "invalid config of a dcgan"),
         (network(norm="layer"), r"norm is 'layer'"),
-        (network(norm="none"), r"not the weights of the network in model.json \(project.bias is missing"),
-        (network(device="cuda"), "device is no setting of it"),
-        ({"network": []}, "network is missing or is no dict"),
+        (
+            network(norm="none"),
+            r"not the weights of the network in model.json \(project.bias: missing, expected",
+        ),
+        (network(device="cuda"), "unknown field device"),
+        ({"network": []}, "network is missing or not a dict"),
         ({"image_size": 64}, "image_size 64, but its network makes 32 px"),
-        ({"classes": ["A", "B"]}, "2 classes, but its network is of 1"),
-        ({"classes": ["A", "A"]}, "classes are not different names"),
-        ({"classes": [1]}, "classes are not different names"),
-        ({"classes": "Nodule"}, "classes is missing or is no list"),
-        ({"lineage": {"split": "train"}}, "lineage does not say what it has learnt from"),
-        ({"lineage": LINEAGE | {"real_ancestors": "b"}}, "lineage does not say what it has learnt from"),
-        ({"weights_sha256": "a"}, "weights_sha256 is no SHA-256"),
-        ({"weights_sha256": "a" * 64}, "generator.safetensors: changed since it was trained"),
+        ({"classes": ["A", "B"]}, "2 classes, but its network has 1"),
+        ({"classes": ["A", "A"]}, "classes must be distinct, non-empty names"),
+        ({"classes": [1]}, "classes must be distinct, non-empty names"),
+        ({"classes": "Nodule"}, "classes is missing or not a list"),
+        ({"lineage": {"split": "train"}}, "lineage does not name the set and split of the training images"),
+        ({"lineage": LINEAGE | {"real_ancestors": "b"}}, "lineage does not name the set and split of the"),
+        ({"weights_sha256": "a"}, "weights_sha256 is not a SHA-256"),
+        ({"weights_sha256": "a" * 64}, "generator.safetensors: changed since it was exported"),
     ],
 )
 def test_a_forged_description_is_refused_in_one_line(
@@ -172,14 +192,14 @@ def widen_the_weights(path: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (change_a_weight, "changed since it was trained"),
+        (change_a_weight, "changed since it was exported"),
         (lambda path: path.unlink(), "no such file; train the model again"),
         (lambda path: path.write_bytes(b"\x80\x04."), "not a safetensors file"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "not a safetensors file"),
         (lambda path: path.write_bytes((2**62).to_bytes(8, "little") + b"{}"), "not a safetensors file"),
         (
             lambda path: save_file({"w": torch.zeros(1)}, path),
-            r"\(project.weight is missing, not \[128, 6\]\)",
+            r"\(project.weight: missing, expected \[128, 6\]\)",
         ),
     ],
 )
@@ -206,14 +226,14 @@ def test_a_folder_without_a_generator_is_said(folder: Path) -> None:
         (folder / "run" / name).mkdir()
         (folder / "run" / name / "model.json").write_bytes((folder / "model.json").read_bytes())
     with pytest.raises(
-        UserError, match=r"run: holds several generators: name the folder of one .*\(mass, normal\)"
+        UserError, match=r"run contains several generators: name the folder of one .*\(mass, normal\)"
     ):
         load_generator(folder / "run")
 
 
 def test_a_network_of_a_kind() -> None:
     assert isinstance(network_of("dcgan", {"size": 32, "maps": 8}), Generator)
-    with pytest.raises(UserError, match="not a network that dcgan can be"):
+    with pytest.raises(UserError, match="invalid config of a dcgan"):
         network_of("dcgan", {"size": 31})
 
 
@@ -222,7 +242,7 @@ def test_three_lines_from_any_folder_need_none_of_the_training(folder: Path, tmp
         "import sys; from cxrdist.models import load_generator\n"
         f"generator = load_generator({str(folder)!r})\n"
         "images = generator.sample('Nodule', 2)\n"
-        "heavy = {'accelerate', 'wandb', 'rich', 'yaml', 'PIL', 'webdataset', 'jsonargparse', 'cxrdist.gan'}\n"
+        "heavy = {'accelerate', 'wandb', 'rich', 'yaml', 'PIL', 'webdataset', 'cxrdist.gan'}\n"
         "print(images.shape, sorted(heavy & sys.modules.keys()))"
     )
     done = subprocess.run(

@@ -46,5 +46,5 @@ def test_uniform_is_bounded_in_memory_whatever_the_step() -> None:
 
 @pytest.mark.parametrize("positions", [range(9, 0, -1), range(0, 9, -1)])
 def test_uniform_refuses_to_go_backwards(positions: range) -> None:
-    with pytest.raises(ValueError, match="a step of 1 or more"):
+    with pytest.raises(ValueError, match="the step must be 1 or more"):
         uniform(5, "z", positions, 4)

@@ -32,7 +32,7 @@ def ours(
     search for near-duplicates, which the peer has nothing like."""
     import numpy as np
 
-    from cxrdist.cli import dispatch
+    from cxrdist.cli.main import dispatch
 
     words = f"import folder --root {root} --out {out} --size {size} --encoding {encoding} --workers {workers}"
     peaks = Peaks()

@@ -69,7 +69,7 @@ def made(folder: Path, images: Images) -> dict[str, Any]:
     folder.mkdir(parents=True)
     _make_sources(folder / "source", images)
     (folder / "salt").write_text("no secret: these are phantoms\n")
-    words = f"--val 1 --test 1 --size {images.size} --encoding npy --no-find-duplicates --dedup false"
+    words = f"--val 1 --test 1 --size {images.size} --encoding npy --no-find-duplicates --no-dedup"
     _cxrdist(f"import folder --root {folder}/source --out {folder}/npy --salt-file {folder}/salt {words}")
     shutil.rmtree(folder / "source")
     for encoding in images.encodings:

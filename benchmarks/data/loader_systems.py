@@ -31,12 +31,12 @@ def ours(side: Side) -> Epochs:
     """Pixels, labels and keys; every image's hash is checked."""
     from cxrdist.data.loading.config import LoaderConfig
     from cxrdist.data.loading.prefetch import read_ahead
-    from cxrdist.data.loading.stream import Stream
+    from cxrdist.data.loading.stream import Stream, StreamOptions
     from cxrdist.data.shards.shard_set import ShardSet
 
     real = ShardSet(f"{side.folder}/{side.encoding}")
     quotas = {name: {"real": real.samples("train", name, "real")} for name in real.classes}
-    stream = Stream(real, None, quotas, batch=BATCH, seed=0)
+    stream = Stream(real, None, quotas, StreamOptions(batch=BATCH, seed=0))
     batches = read_ahead(stream, 0, 2**40, LoaderConfig(workers=side.workers))
     if not side.is_one_epoch:
         return iter([(batch.pixels for batch in batches)])

@@ -71,21 +71,21 @@ def local(samples: int, ranks: int, batch: int) -> Row:
     """What rank 1 reads of one stratum in a whole cycle: blocks fetched over samples needed, and of how many shards
     it has a block open at a time, over all strata."""
     order = order_of(samples, batch)
-    cycles, lanes = order.cycles[0], order.lanes
-    drawn = lanes.drawn_before_draw(0, cycles.samples)
+    shuffle, interleave = order.shuffles[0], order.interleave
+    drawn = interleave.drawn_before_draw(0, shuffle.samples)
     fetched = needed = 0
     live = 0.0
-    for lane in range(min(1, ranks - 1), lanes.count, ranks):
+    for lane in range(min(1, ranks - 1), interleave.count, ranks):
         run = np.arange(int(drawn[lane]))
-        sample = cycles.samples_at(np.zeros_like(run), np.full_like(run, lane), run)
+        sample = shuffle.samples_at(np.zeros_like(run), np.full_like(run, lane), run)
         shard = sample // SHARD_SAMPLES
-        block = shard * SHARD_SAMPLES + sample % SHARD_SAMPLES // cycles.chunk_samples
+        block = shard * SHARD_SAMPLES + sample % SHARD_SAMPLES // shuffle.chunk_samples
         _, first, which = np.unique(block, return_index=True, return_inverse=True)
         last = np.zeros(len(first), np.int64)
         np.maximum.at(last, which, run)
         size = np.minimum(
-            cycles.chunk_samples,
-            SHARD_SAMPLES - (block[first] - shard[first] * SHARD_SAMPLES) * cycles.chunk_samples,
+            shuffle.chunk_samples,
+            SHARD_SAMPLES - (block[first] - shard[first] * SHARD_SAMPLES) * shuffle.chunk_samples,
         )
         fetched += int(size.sum())
         needed += len(run)
@@ -99,7 +99,7 @@ def local(samples: int, ranks: int, batch: int) -> Row:
         "batch": batch,
         "fetched_over_needed": round(fetched / needed, 4),
         "live_shards": round(live * STRATA, 1),
-        "block_MiB": round(cycles.chunk_samples * SAMPLE_BYTES / 2**20, 1),
+        "block_MiB": round(shuffle.chunk_samples * SAMPLE_BYTES / 2**20, 1),
     }
 
 

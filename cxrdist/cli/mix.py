@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxrdist.config import find_named, load_yaml, parse
+from cxrdist.config.parser import parse
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.shards.open import DEFAULT_SET
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class MixShow:
 
     def __post_init__(self) -> None:
         if self.warn_repeats <= 0:
-            raise UserError(f"--warn-repeats {self.warn_repeats}: more than 0")
+            raise OptionError("warn_repeats", f"must be more than 0, not {self.warn_repeats}")
 
 
 def show(argv: Sequence[str]) -> None:

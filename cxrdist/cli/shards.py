@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cxrdist.config import parse
+from cxrdist.config.parser import parse
 from cxrdist.data.shards.open import DEFAULT_SET, check_default_is_there
 from cxrdist.data.tools.convert import ConvertOptions
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.config import find_named, parse
+from cxrdist.config.parser import parse
+from cxrdist.config.yaml_files import find_named
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The classifier on a whole split of real images, each rank a part of it, each image exactly once."""
+"""Evaluate a classifier on a whole split of real images: each rank a part of it, each image exactly once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PADDING = -1
 
 
 class SplitEvaluator:
-    """Holds this rank's part of a split, decoded (1 byte a pixel), and evaluates a model on all of it."""
+    """Holds this rank's part of a split, decoded (1 byte per pixel), and evaluates models on the whole split."""
 
     def __init__(self, shards: ShardSet, split: str, dist: Dist) -> None:
         self.classes, self.dist = shards.classes, dist
@@ -31,7 +31,7 @@ class SplitEvaluator:
         mine = where[dist.rank :: dist.world_size]
         size = shards.image_size
         pixels = np.zeros((per_rank, 1, size, size), np.uint8)
-        # Ranks gather equal numbers of rows: a padded row is dropped again by its label.
+        # Ranks gather equal numbers of rows; padded rows are recognized by their label and dropped.
         self.labels = torch.full((per_rank,), PADDING)
         for i, (label, number) in enumerate(mine):
             pixels[i, 0] = shards.stratum(split, shards.classes[label], "real").pixels(number)
@@ -40,7 +40,7 @@ class SplitEvaluator:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, Any]:
-        """Metrics over the whole split, the same on all ranks."""
+        """Metrics over the whole split (metrics_of), the same on all ranks."""
         model.eval()
         parts = [
             model(to_float(part.to(self.dist.device))).float() for part in self.pixels.split(EVALUATION_BATCH)

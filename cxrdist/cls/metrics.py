@@ -1,4 +1,4 @@
-"""Figures of a classifier from its logits, through torchmetrics."""
+"""Metrics of a classifier from its logits, with torchmetrics."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torchmetrics.functional.classification import multiclass_auroc, multiclass_confusion_matrix
 
+from cxrdist.distributed.dist import Dist
+
 
 def metrics_of(logits: torch.Tensor, labels: torch.Tensor, classes: list[str]) -> dict[str, Any]:
     """logits [N, classes] float, labels [N] int64 -> accuracy, balanced accuracy, macro AUROC, recall per
     class, confusion matrix (rows: true class) and images per class.
 
-    The paper's "accuracy" of a class is the share of its images that are classified right: its recall.
+    The paper's "accuracy" of a class is the fraction of its images that are classified correctly: its recall.
     """
     confusion = multiclass_confusion_matrix(logits, labels, num_classes=len(classes)).to(torch.int64)
     images = confusion.sum(1)
@@ -26,3 +28,22 @@ def metrics_of(logits: torch.Tensor, labels: torch.Tensor, classes: list[str]) -
         "confusion": confusion.tolist(),
         "n": {name: int(n) for name, n in zip(classes, images, strict=True)},
     }
+
+
+class MeanLoss:
+    """Mean of the loss over steps, summed on the device, since reading a tensor waits for the GPU."""
+
+    def __init__(self, dist: Dist) -> None:
+        self.dist = dist
+        self.clear()
+
+    def clear(self) -> None:
+        self.sum, self.steps = torch.zeros((), device=self.dist.device), 0
+
+    def add(self, loss: torch.Tensor) -> None:
+        self.sum += loss
+        self.steps += 1
+
+    def mean(self) -> float:
+        """The mean since ``clear``, over all steps and ranks. Every rank calls this at the same step."""
+        return float(self.dist.mean(self.sum / self.steps))

@@ -1,4 +1,4 @@
-"""What the classifier's Adam needs of the paper's 2.2: L2 on weights alone, and a sigmoid learning rate."""
+"""Optimizer settings of the classifier (paper 2.2): L2 on weights only, and sigmoid decay of the learning rate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def decayed_parameters(model: nn.Module, weight_decay: float = 1e-4) -> list[dic
     """Parameter groups for torch.optim.Adam: weights with L2, then biases and norms without.
 
     Adam's own (coupled) weight decay is the gradient of ``weight_decay / 2 * sum(w ** 2)`` in the loss;
-    AdamW's is not. Frozen parameters are left out.
+    AdamW's is not. Frozen parameters are excluded.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [
@@ -26,11 +26,11 @@ def sigmoid_decay(
 ) -> float:
     """The learning rate base / (1 + exp(k (epoch - e0))) at a (fractional) epoch of a run of ``epochs``.
 
-    ``e0``, where the rate is half of ``base``, defaults to half the epochs; the steepness ``k`` defaults to
-    10 / epochs. Raises ValueError where epochs is not positive.
+    ``e0``, the epoch at which the rate is half of ``base``, defaults to half the epochs; the steepness ``k`` defaults
+    to 10 / epochs. Raises ValueError if ``epochs`` is not positive.
     """
     if not epochs > 0:
-        raise ValueError(f"epochs is {epochs}, but a learning rate that decays needs a positive number")
+        raise ValueError(f"epochs {epochs}: must be positive")
     x = (10 / epochs if k is None else k) * (epoch - (epochs / 2 if e0 is None else e0))
-    # Whichever form has a negative exponent: exp of a large positive one overflows.
+    # The form with a negative exponent, since exp of a large positive one overflows.
     return base * math.exp(-x) / (1 + math.exp(-x)) if x > 0 else base / (1 + math.exp(x))

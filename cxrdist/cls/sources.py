@@ -1,4 +1,4 @@
-"""What a classifier learns from: the synthetic set that a mix needs, digests, and where it all is from."""
+"""The data of a classifier: the synthetic set of its mix, the digests of its sets, and their provenance."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cxrdist.data.shards.shard_set import ShardSet
 
 
 def synthetic_path(config: ClsConfig, rule: MixRule) -> str | None:
-    """Where the synthetic set of a mix lies; None for a mix that uses none.
+    """Path of the synthetic set of a mix; None for a mix that uses none.
 
-    Raises UserError, with the commands that make it, where there is none.
+    Raises UserError with the commands that create it if it does not exist.
     """
     return synthetic_of(rule, mix=config.mix, shards=config.shards, synthetic=config.synthetic)
 
@@ -23,7 +23,7 @@ def digests_of(real: ShardSet, synthetic: ShardSet | None) -> dict[str, str | No
 
 
 def describe_data(real: ShardSet) -> dict[str, Any]:
-    """Where the images come from, for reports."""
+    """Provenance of the real set, for reports."""
     provenance = real.manifest["provenance"]
     return {
         "importer": provenance["importer"],

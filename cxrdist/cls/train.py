@@ -1,53 +1,22 @@
-"""Training the classifier (paper 2.2) on a mix, data-parallel over all processes.
-
-<run>/config.yaml, metrics.jsonl, checkpoints/, model.safetensors, summary.json
-"""
+"""Train the classifier (paper 2.2) on a mix: open the sets, check them, run the trainer."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from cxrdist.budget import budget_steps
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.evaluate import SplitEvaluator
-from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
-from cxrdist.cls.sources import describe_data, digests_of, synthetic_path
-from cxrdist.config import find_named, load_yaml, to_dict
-from cxrdist.console import Progress, duration, say
+from cxrdist.cls.sources import digests_of, synthetic_path
+from cxrdist.cls.trainer import Trainer
+from cxrdist.config.parser import to_dict
+from cxrdist.config.yaml_files import find_named, load_yaml
+from cxrdist.console import say
 from cxrdist.data.ingest.default_set import open_real
-from cxrdist.data.loading.mix_log import MixLog
-from cxrdist.data.loading.mix_sets import repeat_lines, train_counts
-from cxrdist.data.loading.order_digest import OrderDigest
-from cxrdist.data.loading.prefetch import read_ahead
-from cxrdist.data.loading.stream import Batch, Stream
-from cxrdist.data.mix.order import check_divides, order_seed
-from cxrdist.data.mix.rules import MixRule, quotas, rule_from
+from cxrdist.data.mix.order import check_divides
+from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.transforms import augment, to_float
 from cxrdist.distributed.dist import Dist
-from cxrdist.errors import UserError
-from cxrdist.nets.dcnn import DCNN, init_weights
-from cxrdist.run.checkpoint import (
-    load_checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-    save_weights,
-    weights_sha256,
-)
-from cxrdist.run.folder import environment, evenly, finished_summary, holding, write_summary
-from cxrdist.run.tracking import MetricsFile, start
-from cxrdist.seeds import derive
-
-MODEL_FILE = "model.safetensors"
-CHECKPOINTS_KEPT = 2
+from cxrdist.run.folder import finished_summary, locked_run
 
 
 def train(config: ClsConfig) -> None:
@@ -63,236 +32,10 @@ def train(config: ClsConfig) -> None:
         synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
     config.network(real.image_size, len(real.classes))
     check_divides(config.batch, dist.world_size)
-    with holding(folder, "cls", to_dict(config), dist):
+    with locked_run(folder, "cls", to_dict(config), dist):
         if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
-            say(f"{folder}: finished before; nothing to do (another --run starts a new one)")
+            say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
         else:
             say(f"classifier on {rule.name} of {real}, {real.image_size} px; {dist.describe()}")
             Trainer(config, rule, real, synthetic, dist).train()
     dist.close()
-
-
-class Trainer:
-    """One classifier: build, resume, train, validate, test."""
-
-    def __init__(
-        self, config: ClsConfig, rule: MixRule, real: ShardSet, synthetic: ShardSet | None, dist: Dist
-    ) -> None:
-        self.config, self.rule, self.real, self.synthetic, self.dist = config, rule, real, synthetic, dist
-        self.folder = Path(config.run_folder)
-        counts = train_counts(real, synthetic)
-        self.quotas = quotas(rule, counts)
-        for line in repeat_lines(self.quotas, counts, warn_above=1):
-            say(line)
-        self.stream = Stream(
-            real,
-            synthetic,
-            self.quotas,
-            batch=config.batch,
-            seed=order_seed(config.seed),
-            rank=dist.rank,
-            world_size=dist.world_size,
-        )
-        self.steps = budget_steps(config.budget, epoch_images=self.stream.epoch_images, batch=config.batch)
-        self.epochs = self.epoch_at(self.steps)
-        self.validation = SplitEvaluator(real, "val", dist)
-        self.substituted = 0
-        self.data_wait = 0.0
-
-    def epoch_at(self, step: int) -> float:
-        return step * self.config.batch / self.stream.epoch_images
-
-    def train(self) -> None:
-        self.build()
-        step, seconds_before = self.resume()
-        metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
-        tracker = start(
-            self.folder,
-            self.config.tracking,
-            job="cls",
-            settings=to_dict(self.config),
-            is_main=self.dist.is_main,
-        )
-        evaluation_steps = evenly(self.steps, self.config.evaluations)
-        mix = MixLog(self.stream, step)
-        began_s, evaluated_s = time.monotonic(), 0.0
-        losses, since = torch.zeros((), device=self.dist.device), step
-        total = self.steps * self.config.batch
-        with (
-            read_ahead(
-                self.stream,
-                step,
-                self.steps,
-                self.config.loader,
-                peers=self.dist,
-                substituted=self.substituted,
-            ) as batches,
-            Progress(f"classifier {self.rule.name}", total, start=step * self.config.batch) as progress,
-        ):
-            while step < self.steps and not self.out_of_patience():
-                batch = next(batches)
-                losses += self.step(step, batch)
-                mix.saw(batch)
-                self.substituted = batches.substituted
-                step += 1
-                images = step * self.config.batch
-                if mix.ends_epoch(step - 1):
-                    values = mix.flush(step - 1, self.dist.gather, self.dist.world_size, self.dist.device)
-                    if metrics is not None:
-                        metrics.log(images, values)
-                    tracker.log(images, values)
-                if step in evaluation_steps:
-                    look_s = time.monotonic()
-                    loss = float(self.dist.mean(losses / (step - since)))
-                    losses.zero_()
-                    since = step
-                    values = self.validate(step, loss)
-                    if metrics is not None:
-                        metrics.log(images, values)
-                    self.data_wait = batches.waited_s / (look_s - began_s - evaluated_s)
-                    tracker.log(images, {**values, "data_wait": self.data_wait})
-                    self.checkpoint(step, seconds_before + time.monotonic() - began_s)
-                    evaluated_s += time.monotonic() - look_s
-                note = f"val {self.best['score']:.1%} best" if self.best["step"] else ""
-                progress.at(images, note)
-        tracker.finish(self.finish(step, seconds_before + time.monotonic() - began_s))
-
-    def build(self) -> None:
-        self.model = DCNN(self.config.network(self.real.image_size, len(self.real.classes)))
-        init_weights(self.model, derive(self.config.seed, "classifier"))
-        self.best_model = copy.deepcopy(self.model).to(self.dist.device)
-        self.ddp_model = self.dist.wrap(self.model)
-        self.model = self.dist.unwrap(self.ddp_model)
-        self.optimizer = torch.optim.Adam(
-            decayed_parameters(self.model, self.config.l2),
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, 0.999),
-        )
-        self.order = OrderDigest()
-        self.best: dict[str, Any] = {"score": -1.0, "step": 0, "evaluations_since": 0}
-
-    @property
-    def models(self) -> dict[str, torch.nn.Module]:
-        return {"model": self.model, "best": self.best_model}
-
-    def resume(self) -> tuple[int, float]:
-        """The step to go on at and the seconds spent before; (0, 0) for a new run."""
-        path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
-        if path is None:
-            return 0, 0.0
-        loaded = load_checkpoint(path, self.models)
-        self.optimizer.load_state_dict(loaded.optimizers["model"])
-        step = self.stream.load_state_dict(loaded.state["stream"])
-        self.order = OrderDigest(loaded.state["order_sha256"])
-        self.best = loaded.state["best"]
-        self.substituted = loaded.state["substituted"]
-        say(f"{self.folder}: resumes at {loaded.images:,} images")
-        return step, loaded.state["seconds"]
-
-    def step(self, step: int, batch: Batch) -> torch.Tensor:
-        """One Adam step on this rank's part of global batch ``step``; returns its mean loss."""
-        self.order.saw(batch)
-        rate = sigmoid_decay(
-            self.epoch_at(step),
-            self.epochs,
-            self.config.learning_rate,
-            self.config.decay_steepness,
-            self.config.decay_middle,
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        images = to_float(batch.pixels.to(self.dist.device))
-        seed = derive(self.config.seed, "augment")
-        logits = self.ddp_model(augment(images, self.config.augment, seed=seed, positions=batch.positions))
-        loss = cross_entropy(logits, batch.labels.to(self.dist.device))
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    def validate(self, step: int, loss: float) -> dict[str, Any]:
-        """Metrics on ``val``; keeps the weights if they are the best so far."""
-        if not torch.isfinite(torch.tensor(loss)):
-            raise UserError(
-                f"{self.folder}: the loss is no longer finite; lower --learning-rate (now "
-                f"{self.config.learning_rate}) or take --precision fp32, and start again with another --run"
-            )
-        found = self.validation.evaluate(self.model)
-        if found["balanced_accuracy"] > self.best["score"]:
-            self.best = {"score": found["balanced_accuracy"], "step": step, "evaluations_since": 0}
-            self.best_model.load_state_dict(self.model.state_dict())
-        else:
-            self.best = {**self.best, "evaluations_since": self.best["evaluations_since"] + 1}
-        return {
-            "epoch": round(self.epoch_at(step), 4),
-            "train/loss": round(loss, 5),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "val/accuracy": found["accuracy"],
-            "val/balanced_accuracy": found["balanced_accuracy"],
-            "val/macro_auroc": found["macro_auroc"],
-            **{f"val/per_class/{name}": value for name, value in found["per_class"].items()},
-        }
-
-    def out_of_patience(self) -> bool:
-        return self.config.patience is not None and self.best["evaluations_since"] >= self.config.patience
-
-    def checkpoint(self, step: int, seconds: float) -> None:
-        order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
-        if self.dist.is_main:
-            state = {
-                "stream": self.stream.state_dict(step),
-                "order_sha256": order,
-                "best": self.best,
-                "substituted": self.substituted,
-                "seconds": seconds,
-            }
-            images = step * self.config.batch
-            optimizers = {"model": self.optimizer.state_dict()}
-            save_checkpoint(
-                self.folder / "checkpoints", images, self.models, optimizers, state, keep=CHECKPOINTS_KEPT
-            )
-        self.dist.barrier()
-
-    def finish(self, step: int, seconds: float) -> Mapping[str, Any]:
-        """Test the best weights, and write the summary, which makes the run finished."""
-        order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
-        metrics = {
-            "val": self.validation.evaluate(self.best_model),
-            "test": SplitEvaluator(self.real, "test", self.dist).evaluate(self.best_model),
-        }
-        summary = {
-            "job": "cls",
-            "status": "finished",
-            "mix": self.rule.name,
-            "seed": self.config.seed,
-            "classes": self.real.classes,
-            "counts": self.quotas,
-            "shards": digests_of(self.real, self.synthetic),
-            "other_lineage_allowed": self.config.allow_other_lineage,
-            "data": describe_data(self.real),
-            "metrics": metrics,
-            "best_images": self.best["step"] * self.config.batch,
-            "epochs": round(self.epoch_at(step), 4),
-            "images_seen": step * self.config.batch,
-            "steps": step,
-            "world_size": self.dist.world_size,
-            "device": self.dist.device_name,
-            "precision": self.dist.precision,
-            "threads": self.dist.threads,
-            "weights_sha256": weights_sha256(self.best_model),
-            "order_sha256": order,
-            "substituted": self.substituted,
-            "data_wait": round(self.data_wait, 4),
-            "seconds": round(seconds, 1),
-            **environment(),
-        }
-        if self.dist.is_main:
-            save_weights(self.folder / MODEL_FILE, self.best_model)
-            write_summary(self.folder, summary)
-        self.dist.barrier()
-        test = metrics["test"]
-        say(
-            f"{self.folder}: test accuracy {test['accuracy']:.1%}, balanced {test['balanced_accuracy']:.1%}, "
-            f"macro AUROC {test['macro_auroc']:.3f}; {duration(seconds)}"
-        )
-        return summary

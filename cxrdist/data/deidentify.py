@@ -1,4 +1,4 @@
-"""Names and numbers of people and images become salted hashes; the salt never lies in a set."""
+"""De-identification: identifiers of patients and images become salted hashes; the salt is never stored in a set."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from cxrdist.errors import UserError
 
 HASH_DIGITS = 24
-OLDEST_TOLD_YEARS = 90
-"""From here up an age alone may tell who a person is."""
+AGE_CAP_YEARS = 90
+"""Older ages are stored as this one: a higher age alone may identify a person (HIPAA, 45 CFR 164.514)."""
 _IMPOSSIBLE_YEARS = 120
 SALT_BYTES = 32
 
-# A phantom is nobody, so its keys may be the same for everyone: then its digest is, too.
+# A phantom is not a person, so everyone uses the same salt: then its keys and digests are the same everywhere.
 PUBLIC_PHANTOM_SALT = b"cxrdist phantom: nobody to protect"
 
 
@@ -29,15 +29,16 @@ class Salt:
     secret: bytes
 
     def key(self, source_id: str) -> str:
-        """The key of an image: the only name that it has in a set."""
+        """The key of an image, its only name in a set."""
         return self._hash(b"image", source_id)
 
     def patient(self, patient_id: str) -> str:
+        """The hash of a patient's identifier."""
         return self._hash(b"patient", patient_id)
 
     @property
     def fingerprint(self) -> str:
-        """Tells whether two sets were made with one salt; says nothing about the salt."""
+        """Equal for two sets that were made with the same salt; reveals nothing about the salt."""
         return self._hash(b"fingerprint", "")[:16]
 
     def _hash(self, purpose: bytes, text: str) -> str:
@@ -45,32 +46,33 @@ class Salt:
         return hmac.digest(self.secret, message, "sha256").hex()[:HASH_DIGITS]
 
 
-def told_age(years: int) -> int | None:
-    """Whole years as they are stored: ages from 90 up as 90; None for a typing error such as 414."""
-    return min(years, OLDEST_TOLD_YEARS) if years <= _IMPOSSIBLE_YEARS else None
+def capped_age(years: int) -> int | None:
+    """An age in whole years as it is stored: at most 90, and None for an impossible age such as 414."""
+    return min(years, AGE_CAP_YEARS) if years <= _IMPOSSIBLE_YEARS else None
 
 
 def default_salt_file() -> Path:
+    """The user's own salt file, under ``$XDG_CONFIG_HOME`` or ``~/.config``."""
     home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(home) / "cxrdist" / "salt"
 
 
 def make_salt(path: Path) -> None:
-    """A new salt, mode 600, unless another process makes one at the same time: the first one stays."""
+    """Create a salt file of mode 600. If another process creates it at the same time, the first one is kept."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.") as file:  # mode 600
         file.write(secrets.token_hex(SALT_BYTES).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
-        # A link, unlike a rename, fails where the name is taken: no salt is lost that a set was made with.
+        # Unlike a rename, a link fails if the name exists: it never replaces a salt that a set was made with.
         with contextlib.suppress(FileExistsError):
             os.link(file.name, path)
 
 
 def load_salt(salt_file: str | None) -> Salt:
-    """The salt in ``salt_file``, else the user's own, made once with mode 600.
+    """The salt in ``salt_file``; by default the user's own, which is created if it does not exist.
 
-    Raises UserError where the named file is missing or holds fewer than 16 bytes.
+    Raises UserError if ``salt_file`` does not exist, or a salt has fewer than 16 bytes.
     """
     path = Path(salt_file) if salt_file else default_salt_file()
     if not path.exists():
@@ -81,5 +83,5 @@ def load_salt(salt_file: str | None) -> Salt:
         make_salt(path)
     secret = path.read_bytes().strip()
     if len(secret) < 16:
-        raise UserError(f"{path}: a salt needs at least 16 bytes; this one has {len(secret)}")
+        raise UserError(f"{path}: a salt needs at least 16 bytes, and this one has {len(secret)}")
     return Salt(secret)

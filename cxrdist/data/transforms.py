@@ -1,4 +1,4 @@
-"""On the device: uint8 images to floats, and back; the classical augmentations."""
+"""Transforms on the device: uint8 images to floats and back, and the classical augmentations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn.functional import grid_sample
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.seeds import uniform
 
 _LIMITS = {"rotate_degrees": 45, "shift": 0.5, "zoom": 0.5, "brightness": 0.5, "contrast": 0.5}
@@ -16,9 +16,9 @@ _LIMITS = {"rotate_degrees": 45, "shift": 0.5, "zoom": 0.5, "brightness": 0.5, "
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How far each training image may be moved and its grey values changed, uniformly up to so much either way.
+    """Limits of the random changes to each training image, drawn uniformly from both directions.
 
-    0 is off, and everything is off by default. configs/cls/augment.yaml holds mild values.
+    0 turns a change off, and all are off by default. configs/cls/augment.yaml has mild values.
     """
 
     rotate_degrees: float = 0.0
@@ -38,7 +38,7 @@ class AugmentConfig:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
-                raise UserError(f"{name} {value}: from 0 to {limit}")
+                raise OptionError(name, f"must be from 0 to {limit}, not {value}")
 
 
 def to_float(pixels: torch.Tensor) -> torch.Tensor:
@@ -53,14 +53,14 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def augment(images: torch.Tensor, config: AugmentConfig, *, seed: int, positions: range) -> torch.Tensor:
-    """[B, 1, H, W] float32 in [-1, 1] -> the same, each image changed by random amounts, on its own device.
+    """[B, 1, H, W] float32 in [-1, 1] -> the same, each image changed by random amounts, on the images' device.
 
-    Image i's amounts are a function of (seed, positions[i]) alone. A position of the endless order names its
-    epoch too, so they are new ones each epoch, and the same ones on any number of ranks and after a resume.
-    With everything off the input itself is returned.
+    The amounts of image i are a function of (seed, positions[i]) alone. A position of the endless order belongs to
+    one epoch, so the amounts change with each epoch, and are the same on any number of ranks and after a resume. If
+    everything is off, the input itself is returned.
 
     The geometry is that of torchvision's RandomAffine. Brightness and contrast are a window's level and width
-    (DICOM PS3.3 C.11.2), about mid-grey and not, as in ColorJitter, about the mean, which black bars pull down.
+    (DICOM PS3.3 C.11.2), about mid-grey rather than about the mean as in ColorJitter: black bars lower the mean.
     """
     if config == AugmentConfig():
         return images
@@ -77,7 +77,7 @@ def augment(images: torch.Tensor, config: AugmentConfig, *, seed: int, positions
             down_px=config.shift * height * down,
             scale=1 + config.zoom * zoom,
         )
-    # After the geometry, so that the bars a film came with and the black around it stay one grey.
+    # After the geometry, so that the image's own black bars and the black around it keep the same grey value.
     images = images * _per_image(1 + config.contrast * contrast, images)
     images = images + _per_image(2 * config.brightness * brightness, images)
     return images.clamp(-1, 1)
@@ -86,8 +86,8 @@ def augment(images: torch.Tensor, config: AugmentConfig, *, seed: int, positions
 def affine(
     images: torch.Tensor, *, degrees: np.ndarray, right_px: np.ndarray, down_px: np.ndarray, scale: np.ndarray
 ) -> torch.Tensor:
-    """[B, 1, H, W] float32 in [-1, 1], each image scaled and turned counter-clockwise about its centre, then
-    moved; bilinear. Amounts are [B] float64."""
+    """[B, 1, H, W] float32 in [-1, 1] -> the same, each image scaled and rotated counter-clockwise about its centre,
+    then shifted, with bilinear interpolation. Amounts are [B] float64."""
     height, width = images.shape[-2:]
     cosine, sine = np.cos(np.radians(degrees)) / scale, np.sin(np.radians(degrees)) / scale
     c, s = _per_image(cosine, images)[:, 0], _per_image(sine, images)[:, 0]  # [B, 1, 1]
@@ -96,15 +96,15 @@ def affine(
     x = torch.arange(width, device=images.device) - (width - 1) / 2  # [W], pixels from the centre
     y = torch.arange(height, device=images.device)[:, None] - (height - 1) / 2  # [H, 1]
     # Not affine_grid: its matrix product is rounded to TF32 or bf16 where those are allowed.
-    from_x = (c * x - x0) * (2 / width) - s * y * (2 / width)  # [B, H, W], where each output pixel comes from
+    from_x = (c * x - x0) * (2 / width) - s * y * (2 / width)  # [B, H, W], source of each output pixel
     from_y = (s * x - y0) * (2 / height) + c * y * (2 / height)
     grid = torch.stack((from_x, from_y), dim=-1)
-    # Zeros of images + 1 are black: what lies beyond the edge of a scanned film, or of its collimated field.
-    # Repeating the border would draw tissue out into streaks, and reflecting it would show ribs that are not.
+    # Zeros of images + 1 are black, like the area outside a scanned film or its collimated field. Repeating the
+    # border would stretch tissue into streaks, and reflecting it would show ribs that do not exist.
     return grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
 
 
 def _per_image(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """[B] -> [B, 1, 1, 1] beside the images, bool or float32."""
+    """[B] float64 or bool -> [B, 1, 1, 1] float32 or bool, on the images' device."""
     values = values if values.dtype == bool else values.astype(np.float32)
     return torch.from_numpy(values)[:, None, None, None].to(images.device)

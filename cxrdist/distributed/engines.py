@@ -1,4 +1,5 @@
-"""A network in training: forward, backward, step, the same under one process, DDP, accumulation and ZeRO."""
+"""Engines: forward, backward and step of a network in training, the same for one process, DDP, accumulation and
+ZeRO."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CARRIED_OUT = ("fused", "foreach")
-"""How Adam is carried out: of this process and device, and no part of its state."""
+ADAM_KERNELS = ("fused", "foreach")
+"""Options that select the kernels of Adam: they belong to a process and device, not to a checkpoint."""
 
 
 class InPrecision(nn.Module):
-    """A network whose arithmetic is that of ``autocast`` and whose outputs are float32.
+    """A network that computes under ``autocast`` and returns float32.
 
-    A module around the network, since DeepSpeed switches off an autocast that it did not start itself.
+    It is a module around the network, since DeepSpeed turns off an autocast that it did not start itself.
     """
 
     def __init__(self, network: nn.Module, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -32,12 +33,12 @@ class InPrecision(nn.Module):
 
 
 class Engine(ABC):
-    """One network and its Adam. A step is ``parts`` times a ``part`` with forward and one ``backward`` in it, then
-    ``step``.
+    """One network and its Adam. A training step consists of ``parts`` parts, each within ``part`` with a forward pass
+    and one call of ``backward``, and then a call of ``step``.
 
-    Every loss is the mean over its part of the batch; parts, and the ranks' shares, are of equal size. Each part has
-    one ``backward``, of the sum of its losses: ZeRO-1 and 2 count each call as a part of its own, and lose gradients
-    in silence where there are more.
+    Every loss is the mean over its part of the batch; the parts, and the ranks' shares of them, have equal size. Each
+    part has one ``backward``, of the sum of its losses: ZeRO-1 and 2 count each call as a part, and lose gradients
+    without an error if there are more.
     """
 
     def __init__(self, network: InPrecision, parts: int) -> None:
@@ -46,43 +47,45 @@ class Engine(ABC):
 
     @property
     def module(self) -> nn.Module:
-        """The network alone: float32, not compiled, not synced. What a second derivative (R1) goes through, within
+        """The network without its wrappers: float32, not compiled, not synced. Second derivatives (R1) use it, within
         ``Dist.autocast()``."""
         return self.network.network
 
     def unsynced(self, *inputs: Tensor | None) -> Tensor:
-        """Forward without a sync of gradients: what G's pass through a frozen D goes through, and images for which
-        nobody wants a gradient. The wrapper of a frozen network would wait for gradients that never come."""
+        """Forward pass without a sync of gradients: for G's pass through a frozen D, and for images that need no
+        gradient. The DDP wrapper of a frozen network would wait for gradients that are never computed."""
         return self.network(*inputs)
 
     @abstractmethod
     def __call__(self, *inputs: Tensor | None) -> Tensor:
-        """Forward whose gradients are averaged over the ranks."""
+        """Forward pass; its gradients are averaged over the ranks."""
 
     @abstractmethod
     def part(self, *, last: bool) -> AbstractContextManager[None]:
-        """Around the forward and backward passes of one part; ``last``: of a step's last one."""
+        """The context for the forward and backward pass of one part; ``last``: it is the last part of a step."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of this part's loss, divided by the number of parts."""
+        """Accumulate the gradients of this part's loss, divided by the number of parts."""
 
     @abstractmethod
     def step(self) -> Tensor:
-        """Adam. Gradients are cleared; returns the norm that they had together, a scalar on the device."""
+        """Update the weights with Adam and clear the gradients. Returns the norm of all gradients, [] float32 on the
+        device."""
 
     @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
-        """Adam's whole state on every rank, in the form of ``torch.optim.Adam.state_dict``. All ranks call this."""
+        """Adam's whole state on every rank, in the format of ``torch.optim.Adam.state_dict``. All ranks must call
+        this."""
 
     @abstractmethod
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Go on from what ``optimizer_state`` gave, on any number of ranks, under DDP or ZeRO, with the weights that
-        ``module`` has now: load those before. All ranks call this."""
+        """Load a state that ``optimizer_state`` returned, on any number of ranks, under DDP or ZeRO. Load the weights
+        into ``module`` before. All ranks must call this."""
 
 
 class LocalEngine(Engine):
-    """Each rank holds the whole of Adam: one process, or DDP."""
+    """An engine of one process or DDP: each rank holds the whole state of Adam."""
 
     def __init__(
         self, network: InPrecision, synced: nn.Module, optimizer: torch.optim.Optimizer, parts: int
@@ -107,25 +110,28 @@ class LocalEngine(Engine):
         norm = nn.utils.get_total_norm(gradients)
         for parameter in self.module.parameters():
             if parameter.grad is not None:
-                # Fused Adam reads both in the order of memory: of unlike layouts it mixes up elements in silence.
-                parameter.grad = laid_out_as(parameter, parameter.grad)
+                # Fused Adam reads both in memory order: with different layouts it mixes up elements without an error.
+                parameter.grad = in_layout_of(parameter, parameter.grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 
     def optimizer_state(self) -> dict[str, Any]:
         state = self.optimizer.state_dict()
-        return {**state, "param_groups": [{**g, **dict.fromkeys(CARRIED_OUT)} for g in state["param_groups"]]}
+        return {
+            **state,
+            "param_groups": [{**g, **dict.fromkeys(ADAM_KERNELS)} for g in state["param_groups"]],
+        }
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        own = [{name: group[name] for name in CARRIED_OUT} for group in self.optimizer.param_groups]
+        own = [{name: group[name] for name in ADAM_KERNELS} for group in self.optimizer.param_groups]
         groups = [{**group, **mine} for group, mine in zip(state["param_groups"], own, strict=True)]
         self.optimizer.load_state_dict({**state, "param_groups": groups})
         for parameter, values in self.optimizer.state.items():
             for name in ("exp_avg", "exp_avg_sq"):
-                values[name] = laid_out_as(parameter, values[name])
+                values[name] = in_layout_of(parameter, values[name])
 
 
-def laid_out_as(parameter: Tensor, values: Tensor) -> Tensor:
-    """The same values in a parameter's memory format; themselves where they have it."""
+def in_layout_of(parameter: Tensor, values: Tensor) -> Tensor:
+    """The values in the memory layout of a parameter; the same tensor if it has it already."""
     return values if values.stride() == parameter.stride() else torch.empty_like(parameter).copy_(values)

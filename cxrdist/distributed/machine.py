@@ -1,46 +1,51 @@
-"""What a process may use of its machine: cores, threads, arithmetic."""
+"""The cores, threads and arithmetic that a process uses."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from cxrdist.console import say
+from cxrdist.process import available_cores
+
+log = logging.getLogger(__name__)
 
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-def cores() -> int:
-    """Cores that this process may use: fewer than the machine has inside a container or under taskset."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def local_processes() -> int:
+    """Number of processes of this job on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def set_threads(on_cpu: bool) -> int:
-    """One thread per core over all local processes: two processes of two threads each on two cores are
-    slower than one process."""
-    threads = max(1, cores() // local_processes())
+    """Divide the cores among the processes of this machine, and return the threads of this one. On CPU torch uses
+    that many: two processes of two threads each on two cores are slower than one process."""
+    threads = max(1, available_cores() // local_processes())
     if on_cpu:
         torch.set_num_threads(threads)
     return threads
 
 
 def warn_if_crowded(on_cpu: bool) -> None:
-    if on_cpu and local_processes() > cores():
-        say(
-            f"warning: {local_processes()} processes share {cores()} cores and will be slower than {cores()}: "
-            f"launch with --num_processes {cores()}"
+    """Warn if a CPU job has more processes on this machine than cores."""
+    cores = available_cores()
+    if on_cpu and local_processes() > cores:
+        log.warning(
+            "%s processes share %s cores and will be slower than %s: launch with --num_processes %s",
+            local_processes(),
+            cores,
+            cores,
+            cores,
         )
 
 
 def resolve_precision(precision: Precision, on_cpu: bool) -> Literal["fp32", "bf16"]:
-    """``auto`` is bf16 where the hardware multiplies it fast: most GPUs, CPUs with AMX or AVX512-BF16."""
+    """The precision to use. ``auto`` is bf16 on hardware that multiplies it fast (most GPUs, CPUs with AMX or
+    AVX512-BF16), else fp32."""
     if precision != "auto":
         return precision
     if not on_cpu:

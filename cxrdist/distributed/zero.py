@@ -1,6 +1,6 @@
-"""DeepSpeed's ZeRO-1 and 2: what a launch may ask for, and a network trained under it (Rajbhandari et al. 2020).
+"""DeepSpeed's ZeRO-1 and 2 (Rajbhandari et al. 2020): checks of the launch configuration, and the engine.
 
-What is refused here gives other weights than DDP does, or has not been shown to give the same.
+Options that are refused here train other weights than DDP, or were not shown to train the same ones.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from torch import Tensor
 from cxrdist.distributed.engines import Engine, InPrecision
 from cxrdist.errors import UserError
 
-_CLONE = Path(__file__).resolve().parents[1]
+_CLONE = Path(__file__).resolve().parents[2]
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-# Sizes of what is sent at once; they change no result.
+# Sizes of messages: they do not change results.
 _FREE_KEYS = {"reduce_bucket_size", "allgather_bucket_size"}
 _LAUNCH = "launch with --config_file configs/accelerate/{}"
 DDP_ADVICE = _LAUNCH.format("gpu.yaml") + " (DDP)"
 
 
 def is_launched() -> bool:
-    """True under a launch that asks for DeepSpeed."""
+    """True under a launch with DeepSpeed."""
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
 def plugins(names: Sequence[str], *, on_cpu: bool) -> dict[str, DeepSpeedPlugin]:
-    """One plugin for each network that a job trains: an Accelerator takes one network under DeepSpeed, and both
-    Accelerators must know all plugins. Raises UserError for a launch that would not train as DDP does."""
+    """One plugin for each network of a job: under DeepSpeed an Accelerator trains one network, and every Accelerator
+    needs all plugins. Raises UserError for a launch that would train other weights than DDP."""
     advice = _LAUNCH.format("zero2_cpu.yaml" if on_cpu else "zero2.yaml")
     if not names:
-        raise UserError(f"launched with DeepSpeed, which trains GANs only in these jobs: {DDP_ADVICE}")
+        raise UserError(f"launched with DeepSpeed, which only GAN training supports: {DDP_ADVICE}")
     if os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true":
         raise UserError(
-            f"launched with DeepSpeed and use_cpu, of which accelerate heeds the second only: {advice}"
+            f"launched with DeepSpeed and use_cpu, for which accelerate ignores DeepSpeed: {advice}"
         )
     given = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if given == "none":
         raise UserError(
-            f"launched with DeepSpeed without a deepspeed_config_file, so its defaults apply: {advice}"
+            f"launched with DeepSpeed without a deepspeed_config_file, so its defaults would apply: {advice}"
         )
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    for package in ("deepspeed", "transformers"):  # accelerate asks for the version of the second
+    for package in ("deepspeed", "transformers"):  # accelerate needs the version of transformers
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"launched with DeepSpeed, and {package} is missing: pip install 'cxrdist[deepspeed]'"
@@ -62,12 +62,13 @@ def plugins(names: Sequence[str], *, on_cpu: bool) -> dict[str, DeepSpeedPlugin]
         return {name: DeepSpeedPlugin(hf_ds_config=copy.deepcopy(config)) for name in names}
     except ValueError:
         raise UserError(
-            f"the launch config sets DeepSpeed's fields beside deepspeed_config_file: {advice}"
+            f"the launch config sets fields of DeepSpeed next to deepspeed_config_file: {advice}"
         ) from None
 
 
 def checked_config(given: str, advice: str) -> dict[str, Any]:
-    """DeepSpeed's options for one network, from a JSON file looked for from the current folder, then in the clone."""
+    """DeepSpeed's options for one network, from a JSON file: ``given`` relative to the current folder, else to the
+    clone. Raises UserError, ending with ``advice``, for options that would train other weights than DDP."""
     path = next((p for p in (Path(given), _CLONE / given) if p.is_file()), None)
     if path is None:
         raise UserError(f"deepspeed_config_file {given}: no such file; {advice}")
@@ -79,11 +80,13 @@ def checked_config(given: str, advice: str) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON with zero_optimization.stage; {advice}") from None
     if stage == 3:
         raise UserError(
-            f"{path}: zero_optimization.stage 3 splits the weights themselves, and neither R1 nor G's pass through a "
-            f"frozen D works on split weights; {advice}"
+            f"{path}: zero_optimization.stage 3 partitions the weights, and neither R1 nor G's pass through a frozen "
+            f"D works with partitioned weights; {advice}"
         )
     if stage not in (1, 2):
-        raise UserError(f"{path}: zero_optimization.stage {stage}: 1 or 2; for neither, {DDP_ADVICE}")
+        raise UserError(
+            f"{path}: zero_optimization.stage {stage}: must be 1 or 2; without ZeRO, {DDP_ADVICE}"
+        )
     unknown = [key for key in config if key != "zero_optimization"]
     unknown += [f"zero_optimization.{key}" for key in zero if key != "stage" and key not in _FREE_KEYS]
     if unknown:
@@ -93,9 +96,9 @@ def checked_config(given: str, advice: str) -> dict[str, Any]:
         )
     return {
         "zero_optimization": zero,
-        # accelerate's own default is 1.0.
+        # 0 is off; accelerate's default is 1.0.
         "gradient_clipping": 0.0,
-        # Used for counting only, but accelerate insists: no loader goes through it.
+        # Required by accelerate, which uses it to count samples; no loader is prepared with it.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
     }
@@ -104,17 +107,17 @@ def checked_config(given: str, advice: str) -> dict[str, Any]:
 def zero_engine(
     first: Accelerator, name: str, network: InPrecision, optimizer: torch.optim.Adam, parts: int
 ) -> ZeroEngine:
-    """``network`` under the plugin ``name`` of the job's first Accelerator, which holds them all."""
+    """An engine for ``network`` with the plugin ``name`` of the job's first Accelerator."""
     first.state.select_deepspeed_plugin(name)
     first.state.get_deepspeed_plugin(name).deepspeed_config["gradient_accumulation_steps"] = parts
     groups = optimizer.state_dict()["param_groups"]
-    # A new one for each network: with one Accelerator the second network takes the first one's place.
+    # A new Accelerator for each network: in one Accelerator the second network would replace the first.
     prepared, _ = Accelerator(gradient_accumulation_steps=parts).prepare(network, optimizer)
     return ZeroEngine(network, prepared, optimizer, groups, parts)
 
 
 class ZeroEngine(Engine):
-    """Each rank holds its share of Adam's state (ZeRO-1), and of the gradients (ZeRO-2)."""
+    """An engine of ZeRO: each rank holds its share of Adam's state (ZeRO-1), and of the gradients (ZeRO-2)."""
 
     def __init__(
         self,
@@ -143,12 +146,12 @@ class ZeroEngine(Engine):
         return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.deepspeed.device)
 
     def destroy(self) -> None:
-        """Take DeepSpeed's hooks off the weights, which keep both alive."""
+        """Remove DeepSpeed's hooks from the weights; they would keep both in memory."""
         self.deepspeed.destroy()
 
     @property
     def flat(self) -> Tensor:
-        """This rank's share of the weights, flat: what Adam works on."""
+        """This rank's share of the weights as one flat tensor, which Adam updates."""
         (group,) = self.optimizer.param_groups
         (flat,) = group["params"]
         return flat
@@ -174,14 +177,14 @@ class ZeroEngine(Engine):
 
         weights = list(self.module.parameters())
         for weight in weights:
-            # What Adam works on is a copy, which the next step would put in place of weights loaded since.
+            # Adam updates a copy of the weights, and the next step would overwrite loaded weights with it.
             safe_set_full_fp32_param(weight, weight.detach())
         if not state["state"]:
             return
         steps = {float(of_weight["step"]) for of_weight in state["state"].values()}
         if len(state["state"]) != len(weights) or len(steps) != 1:
-            raise ValueError("not the state of one Adam over these weights")
-        # Adam makes this at its first step, which a new one has yet to take.
+            raise ValueError("the optimizer state does not belong to these weights")
+        # A new Adam creates this state only in its first step.
         self.optimizer.state[self.flat] = {
             "step": torch.tensor(steps.pop(), dtype=torch.float32),
             **{key: torch.zeros_like(self.flat) for key in _MOMENTS},
@@ -191,5 +194,5 @@ class ZeroEngine(Engine):
             for key in _MOMENTS:
                 value = state["state"][number][key]
                 if value.shape != weight.shape:
-                    raise ValueError("not the state of an Adam over these weights")
+                    raise ValueError("the optimizer state does not belong to these weights")
                 safe_set_full_optimizer_state(weight, value.to(weight.device), key)

@@ -1,5 +1,5 @@
-"""DiffAugment (Zhao et al. 2020): real and generated images changed alike before D sees them, so that D cannot learn
-a small training set by heart."""
+"""DiffAugment (Zhao et al. 2020): the same random augmentation of real and generated images before D sees them, so
+that D does not memorize a small training set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.seeds import uniform
 
 _LIMITS = {"translation": 0.5, "brightness": 0.5, "contrast": 0.5, "cutout": 0.75}
@@ -17,32 +17,34 @@ _LIMITS = {"translation": 0.5, "brightness": 0.5, "contrast": 0.5, "cutout": 0.7
 
 @dataclass(frozen=True, kw_only=True)
 class DiffAugmentConfig:
-    """How far every image is changed before D sees it, uniformly up to so much either way; 0 is off. There are no
-    flips: the heart is on the left."""
+    """Maximum amounts of the augmentation; each amount is drawn uniformly from minus to plus this value. 0: off.
+
+    There are no flips, since the heart is on the left.
+    """
 
     translation: float = 0.0
-    """Shift along each axis as a fraction of the side, 0 to 0.5; black comes in."""
+    """Shift along each axis, as a fraction of the side, 0 to 0.5; filled with black."""
     brightness: float = 0.0
-    """Add this fraction of the range from black to white, 0 to 0.5."""
+    """Offset of the grey values, as a fraction of the range from black to white, 0 to 0.5."""
     contrast: float = 0.0
-    """Stretch grey values about mid-grey by this fraction, 0 to 0.5."""
+    """Relative change of the contrast about mid-grey, 0 to 0.5."""
     cutout: float = 0.0
-    """Side of a black square as a fraction of the image's side, 0 to 0.75. Off in every preset: a black square over
-    a lung is no radiograph."""
+    """Side of a black square, as a fraction of the image's side, 0 to 0.75. Off in every preset, since no radiograph
+    has one."""
 
     def __post_init__(self) -> None:
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
-                raise UserError(f"{name} {value}: from 0 to {limit}")
+                raise OptionError(name, f"must be from 0 to {limit}, not {value}")
 
 
 def diffaugment(images: Tensor, config: DiffAugmentConfig, *, seed: int, positions: range) -> Tensor:
-    """[B, 1, H, W] float in about [-1, 1] -> the same, each image changed by random amounts, differentiably.
+    """[B, 1, H, W] float in about [-1, 1] -> the same shape, each image augmented by random amounts, differentiably.
 
-    Image i's amounts are a function of (seed, positions[i]) alone. Contrast and brightness come first, so that what
-    a shift brings in is black in every image; shifts are whole pixels, so that nothing is blurred. Grey values
-    are not clamped: G would get no gradient from the pixels beyond. With everything off the input is returned.
+    The amounts of image i are a function of (seed, positions[i]) alone. Contrast and brightness come first, so that
+    a shift fills with black in every image; shifts are whole pixels, so that they do not blur. Grey values are not
+    clamped, since G would get no gradient from clamped pixels. Returns the input if everything is off.
     """
     if config == DiffAugmentConfig():
         return images
@@ -70,12 +72,12 @@ def diffaugment(images: Tensor, config: DiffAugmentConfig, *, seed: int, positio
 
 
 def shift(images: Tensor, *, right_px: np.ndarray, down_px: np.ndarray) -> Tensor:
-    """[B, 1, H, W], each image moved by whole pixels [B]; black comes in."""
+    """Shift images [B, 1, H, W] by whole pixels [B]; filled with black."""
     height, width = images.shape[-2:]
     rows, columns = _coordinates(images)
     rows = rows - _per_image(down_px, images, torch.int64)  # [B, 1, H, 1], where each pixel comes from
     columns = columns - _per_image(right_px, images, torch.int64)  # [B, 1, 1, W]
-    # Around the edges, so that each pixel goes to one place: the gradient then is a permutation, the same each time.
+    # Modulo, so that every pixel is read exactly once: the gradient is then a permutation, which is deterministic.
     source = (rows % height) * width + columns % width  # [B, 1, H, W]
     moved = images.flatten(2).gather(2, source.flatten(2)).view_as(images)
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
@@ -83,8 +85,8 @@ def shift(images: Tensor, *, right_px: np.ndarray, down_px: np.ndarray) -> Tenso
 
 
 def cut_out(images: Tensor, *, top_px: np.ndarray, left_px: np.ndarray, side_px: tuple[int, int]) -> Tensor:
-    """[B, 1, H, W], in each a black rectangle of ``side_px`` (rows, columns) from (top, left) [B] on, which may
-    reach over the edges."""
+    """Blacken a rectangle of ``side_px`` (rows, columns) at (top, left) [B] in images [B, 1, H, W]; it may extend
+    beyond the edges."""
     rows, columns = _coordinates(images)
     rows = rows - _per_image(top_px, images, torch.int64)
     columns = columns - _per_image(left_px, images, torch.int64)
@@ -93,11 +95,11 @@ def cut_out(images: Tensor, *, top_px: np.ndarray, left_px: np.ndarray, side_px:
 
 
 def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Row [H, 1] and column [W] numbers."""
+    """Row indices [H, 1] and column indices [W]."""
     height, width = images.shape[-2:]
     return torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
 
 
 def _per_image(values: np.ndarray, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B] -> [B, 1, 1, 1] beside the images."""
+    """[B] -> [B, 1, 1, 1] on the device of the images."""
     return torch.from_numpy(values)[:, None, None, None].to(images.device, dtype)

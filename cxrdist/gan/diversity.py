@@ -1,9 +1,9 @@
-"""How much the images of a class differ from each other, beside how much its real ones do.
+"""Diversity of the generated images of a class, relative to its real ones, to detect mode collapse.
 
-The measure: each image's distance to the nearest other one among as many as the class has real ones, in the mean,
-divided by that of the real ones. Distance is the root mean square of grey values at 16x16. A generator that makes a
-few images again and again has near twins, wherever those images lie; means over all pairs (distance, MS-SSIM) hardly
-see it from four images on. Measured on ChestX-ray14, Normal, 64 px, 64 drawn images against 64 real ones:
+The measure is the mean distance of an image to the nearest other one among as many as the class has real ones,
+divided by the same of the real ones. Distance is the root mean square difference of grey values at 16x16. A generator
+that repeats a few images produces near-duplicates; means over all pairs (distance, MS-SSIM) hardly detect this from
+four images on. Measured on ChestX-ray14, Normal, 64 px, 64 generated images against 64 real ones:
 
                                      this measure    all pairs    pairwise MS-SSIM (real: 0.40)
     one image, exact / +- 5 grey      0.00 / 0.05    0.00 / 0.09  1.00 / 0.91
@@ -16,9 +16,9 @@ see it from four images on. Measured on ChestX-ray14, Normal, 64 px, 64 drawn im
     after 3,200 to 6,400              0.83 to 0.92   0.86, 0.90   0.60 to 0.52
 
 Real against other real images of 2, 6, 11, 18 and 44: 0.81, 1.02, 1.08, 1.08 and 1.01. DCGANs of the phantom's five
-classes (56 to 240 images) after 6,400 and 8,000 images: 0.67 to 0.94. Eight images among 11: 0.45; so of a class of
-ten images only a collapse onto fewer than half as many shows. A look at 64 images takes 8 ms at 64 px and 29 ms at
-256 px on one core.
+classes (56 to 240 images) after 6,400 and 8,000 images: 0.67 to 0.94. Eight distinct images among 11: 0.45; so in a
+class of ten images, only a collapse onto fewer than half as many is detected. Measuring 64 images takes 8 ms at 64 px
+and 29 ms at 256 px on one core.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ import numpy as np
 
 from cxrdist.data.shards.shard_set import CorruptSample, ShardSet
 
-MOST_REAL = 64
+MAX_REAL = 64
 SIDE = 16
 COLLAPSED_BELOW = 0.3
 
 
 class Diversity:
-    """The real images' own figure, kept for each class."""
+    """Measures generated images; holds the mean nearest distance of each class's real images."""
 
     def __init__(self, shards: ShardSet, classes: Sequence[str]) -> None:
         self.real: dict[str, tuple[int, float]] = {}
@@ -45,26 +45,28 @@ class Diversity:
             self.real[name] = len(images), nearest_distance(images, len(images))
 
     def of(self, class_name: str, drawn: np.ndarray) -> float:
-        """Drawn images [n, H, W] uint8, n >= 2 -> how much they differ, 1 being as much as real ones do; 1 too
-        where the class has no two real images that differ."""
+        """Generated images [n, H, W] uint8, n >= 2 -> diversity, 1 for that of real images. Also 1 if the class has
+        no two different real images."""
         count, real = self.real[class_name]
         return nearest_distance(drawn, min(count, len(drawn))) / real if real else 1.0
 
 
 def real_images(shards: ShardSet, class_name: str) -> np.ndarray:
-    """[n, H, W] uint8: the first training images of a class. Corrupt ones are passed over: whether they stop the
-    training is for the loader to say."""
+    """[n, H, W] uint8: the first training images of a class. Corrupt ones are skipped, since the loader decides
+    whether they stop the training."""
     reader = shards.stratum("train", class_name, "real")
     images = []
-    for number in range(min(MOST_REAL, reader.samples)):
+    for number in range(min(MAX_REAL, reader.samples)):
         with contextlib.suppress(CorruptSample):
             images.append(reader.pixels(number))
     return np.stack(images) if images else np.empty((0, shards.image_size, shards.image_size), np.uint8)
 
 
 def nearest_distance(images: np.ndarray, among: int) -> float:
-    """[n, H, W] uint8 -> the mean over images of the distance to the nearest other one, in grey values, looked for
-    among ``among`` of them at a time (it falls with their number); 0 where that is fewer than two."""
+    """[n, H, W] uint8 -> mean distance of an image to the nearest other one, in grey values; 0 if ``among`` < 2.
+
+    The nearest one is searched in groups of ``among`` images, since the distance falls with the number of images.
+    """
     if among < 2:
         return 0.0
     n, height, width = images.shape

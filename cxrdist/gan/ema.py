@@ -1,4 +1,4 @@
-"""The moving average of G's weights, which draws steadier images than G itself (Yazici et al. 2019)."""
+"""Exponential moving average of G's weights, whose samples vary less over training (Yazici et al. 2019)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import copy
 import torch
 from torch import nn
 
-# Early weights are worth nothing: the half-life is at most this part of what was seen (StyleGAN2's ema_rampup).
+# Early weights are poor: the half-life is at most this fraction of the images seen (ema_rampup of StyleGAN2).
 RAMP_UP = 0.05
 
 
 class EMA:
-    """A copy of a model whose weights follow it; its half-life is counted in images, whatever the batch size."""
+    """Moving average of a model's weights. The half-life is in images, so it does not depend on the batch size."""
 
     def __init__(self, model: nn.Module, half_life_images: int) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
@@ -20,8 +20,8 @@ class EMA:
 
     @torch.no_grad()
     def update(self, model: nn.Module, *, batch: int, images: int) -> None:
-        """After a step of ``batch`` images, ``images`` in all so far. Buffers (BatchNorm's statistics) are copied:
-        they are averages themselves."""
+        """Call it after a step of ``batch`` images, with the number of images so far. Buffers (BatchNorm statistics)
+        are copied, since they are averages already."""
         half_life = min(self.half_life_images, images * RAMP_UP)
         decay = 0.5 ** (batch / half_life)
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)

@@ -1,4 +1,4 @@
-"""The networks that a config asks for."""
+"""Build the networks of a config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Networks = tuple[nn.Module, nn.Module]
 
 
 def build(config: GANConfig, *, image_size: int, classes: int, seeds: tuple[int, int]) -> Networks:
-    """G and D with their first weights, from a seed each. Raises UserError for a size that no network here has."""
+    """G and D with initial weights, from one seed each. Raises UserError for a config that is not possible."""
     of_g, of_d = seeds
     shape = network_config(config, image_size=image_size, classes=classes)
     if isinstance(shape, dcgan.DCGANConfig):
@@ -29,7 +29,7 @@ def build(config: GANConfig, *, image_size: int, classes: int, seeds: tuple[int,
 def network_config(
     config: GANConfig, *, image_size: int, classes: int
 ) -> dcgan.DCGANConfig | conditional.ConditionalConfig:
-    """The shape of both networks. Raises UserError for one that cannot be."""
+    """The config of both networks. Raises UserError for an impossible one, such as an unsupported image size."""
     try:
         if config.architecture == "dcgan":
             return dcgan.DCGANConfig(

@@ -1,6 +1,6 @@
-"""What a run trains: one model per class, or one of all classes; and which process trains which.
+"""Which models a run trains (one per class, or one of all classes), and which process trains which.
 
-config, shard set -> models, each with the images that it learns from -> a share for each process
+config, shard set -> models with their training images, steps and learning rate -> a share for each process
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxrdist.budget import budget_steps
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.budget import budget_steps
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
 from cxrdist.data.shards.shard_set import ShardSet
@@ -18,7 +18,7 @@ from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.models import ALL_CLASSES
 
-MOST_TIMES_THE_RATE = 10.0
+MAX_RATE_FACTOR = 10.0
 LOOKS = 10
 
 
@@ -27,12 +27,12 @@ class ModelPlan:
     """One G and D to train."""
 
     name: str
-    """Its class, or ``all classes``."""
+    """The class, or ``all classes``."""
     classes: tuple[str, ...]
     quotas: Quotas
     """``{class: {"real": images}}`` of one epoch."""
     train_images: int
-    """How many different images it learns from."""
+    """Number of distinct training images."""
     steps: int
     learning_rate: float
 
@@ -42,8 +42,8 @@ class ModelPlan:
 
 
 def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
-    """The models of a run, in the set's order of classes. Raises UserError for a class that the set does not have,
-    or a mix that is not one of real images."""
+    """The models of a run, in the set's order of classes. Raises UserError for an unknown class, or a mix that uses
+    synthetic images."""
     classes = choose_classes(config.classes, shards)
     if config.architecture == "dcgan":
         return [
@@ -52,19 +52,19 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
         ]
     if len(classes) < len(shards.classes):
         raise UserError(
-            f"--classes {','.join(classes)}: a conditional GAN learns all classes of its set together; leave "
-            "--classes out, or take --architecture dcgan"
+            f"--classes {','.join(classes)}: a conditional GAN trains on all classes of its set; remove --classes, "
+            "or set --architecture dcgan"
         )
     rule = rule_from(load_yaml(find_named("mix", config.mix)))
     if rule.needs_synthetic:
         raise UserError(
-            f"--mix {config.mix}: a GAN learns from real images alone; take a mix without synthetic ones"
+            f"--mix {config.mix}: a GAN trains on real images only; choose a mix without synthetic ones"
         )
     return [_model(config, ALL_CLASSES, quotas(rule, train_counts(shards, None)), shards)]
 
 
 def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
-    """The classes to train, in the set's order. Raises UserError for a class that the set does not have."""
+    """The classes to train, in the set's order. Raises UserError for an unknown class."""
     if asked == ("all",):
         return shards.classes
     for name in asked:
@@ -74,16 +74,16 @@ def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
 
 
 def learning_rate_of(config: GANConfig, train_images: int) -> float:
-    """Adam's rate for a model of so many training images: with ``rate_images`` its product with the number of steps
-    in an epoch is the same for all sizes (the paper: 2e-4 to 2e-3 by dataset size)."""
+    """Adam's learning rate for a number of training images. With ``rate_images``, rate times steps per epoch is
+    constant, up to ten times ``learning_rate`` (the paper: 2e-4 to 2e-3 by dataset size)."""
     if config.rate_images is None:
         return config.learning_rate
-    return config.learning_rate * min(MOST_TIMES_THE_RATE, max(1.0, config.rate_images / train_images))
+    return config.learning_rate * min(MAX_RATE_FACTOR, max(1.0, config.rate_images / train_images))
 
 
 def look_steps(steps: int, batch: int, every_images: int | None) -> set[int]:
-    """After which of ``steps`` to look: at the first step that has seen each multiple of ``every_images``, or ten
-    times over all; the last step always among them."""
+    """The steps, counted from 1, after which to look: the first one at or past each multiple of ``every_images``, or
+    ten evenly spaced ones; always the last one."""
     if every_images is None:
         return {-(-steps * i // LOOKS) for i in range(1, LOOKS + 1)}
     wanted = range(every_images, steps * batch + 1, every_images)
@@ -91,8 +91,8 @@ def look_steps(steps: int, batch: int, every_images: int | None) -> set[int]:
 
 
 def shares(models: Sequence[ModelPlan], processes: int) -> list[list[ModelPlan]]:
-    """Which models each process trains, in order: the longest ones first, each to the process that has least to do.
-    Some get none where there are fewer models than processes."""
+    """The models of each process, in order: each model, longest first, goes to the process with the fewest steps so
+    far. Some processes get none if there are fewer models than processes."""
     dealt: list[list[ModelPlan]] = [[] for _ in range(processes)]
     for model in sorted(models, key=lambda m: -m.steps):
         min(dealt, key=lambda share: sum(m.steps for m in share)).append(model)

@@ -1,4 +1,4 @@
-"""Looking at a generator: the same z each time, as one PNG."""
+"""Draw images from a generator, and save them as a grid."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ GAP_PX = 2
 
 @torch.no_grad()
 def generate(generator: nn.Module, z: np.ndarray, label: int, device: torch.device) -> np.ndarray:
-    """z [n, z_dim] float32 -> images [n, H, W] uint8 of one class, with the running statistics of BatchNorm, so that
-    an image depends on its own z alone. ``label``: which of the generator's classes."""
+    """z [n, z_dim] float32 -> images [n, H, W] uint8 of one class. ``label``: index among the generator's classes.
+
+    Uses the running statistics of BatchNorm, so that an image depends on its own z alone.
+    """
     was_training = generator.training
     generator.eval()
     labels = torch.full((len(z),), label, device=device)
@@ -29,7 +31,7 @@ def generate(generator: nn.Module, z: np.ndarray, label: int, device: torch.devi
 
 
 def save_grid(path: Path, images: np.ndarray, columns: int = GRID_SIDE) -> None:
-    """[n, H, W] uint8 -> one PNG, ``columns`` wide."""
+    """Save images [n, H, W] uint8 as one PNG with ``columns`` images per row."""
     count, height, width = images.shape
     rows = -(-count // columns)
     sheet = np.full((rows * (height + GAP_PX) - GAP_PX, columns * (width + GAP_PX) - GAP_PX), 255, np.uint8)

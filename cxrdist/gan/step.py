@@ -1,4 +1,4 @@
-"""One step of a GAN: D, then G, each with the other frozen (paper 2.1), whatever spreads it over processes."""
+"""One training step of a GAN: D, then G, each with the other frozen (paper 2.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATS = ("loss_d", "loss_g", "d_real", "d_fake", "d_accuracy", "grad_d", "grad_g
 
 
 def check_parts(batch: int, world_size: int, accumulate: int) -> None:
-    """Raises UserError for a global batch that ranks and parts cannot share equally."""
+    """Raises UserError if the global batch does not divide equally into ranks and parts."""
     check_divides(batch, world_size)
     if batch // world_size % accumulate:
         whole = world_size * accumulate
@@ -31,26 +31,47 @@ def check_parts(batch: int, world_size: int, accumulate: int) -> None:
         fitting = " or ".join(str(b) for b in (below, below + whole) if b > 0)
         raise UserError(
             f"--accumulate {accumulate}: a global batch of {batch} does not divide into {accumulate} equal parts on "
-            f"each of {world_size} processes: take --batch {fitting}"
+            f"each of {world_size} processes: set --batch {fitting}"
         )
+
+
+class MeanStats:
+    """Means of the stats of many steps, summed on the device, since reading a tensor waits for the GPU."""
+
+    def __init__(self, dist: Dist) -> None:
+        self.dist = dist
+        self.clear()
+
+    def clear(self) -> None:
+        self.sums, self.steps = torch.zeros(len(STATS), device=self.dist.device), 0
+
+    def add(self, stats: Tensor) -> None:
+        """``stats``: [len(STATS)] float32 of one step."""
+        self.sums += stats
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        """Means since ``clear``, over all steps and ranks. Every rank calls this at the same step."""
+        means = self.dist.mean(self.sums / self.steps).tolist()
+        return {name: round(mean, 5) for name, mean in zip(STATS, means, strict=True)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one forward and backward pass works on, on the device."""
+    """The input of one forward and backward pass, on the device."""
 
     real: Tensor  # [b, 1, H, W] float32 in [-1, 1]
-    labels: Tensor  # [b] int64: of the real images, and of the fake ones of the same positions
+    labels: Tensor  # [b] int64: of the real images, and of the generated ones at the same positions
     z: Tensor  # [b, z_dim] float32
     positions: range
     last: bool
 
 
 class GANStep:
-    """Both halves of a step, on this rank's share of a global batch, in ``config.accumulate`` parts.
+    """Updates D, then G, on this rank's share of a global batch, in ``config.accumulate`` parts.
 
-    z and augmentations are functions of (seed, position), so the step is the same however the batch is spread, but
-    for what sees one part at a time: BatchNorm, minibatch standard deviation, the pace of spectral normalisation.
+    z and augmentations are functions of (seed, position), so the step does not depend on how the batch is split,
+    except for layers that see one part at a time: BatchNorm, minibatch standard deviation, spectral normalisation.
     """
 
     def __init__(
@@ -61,10 +82,11 @@ class GANStep:
         self.generator, self.discriminator = generator, discriminator
 
     def __call__(self, step: int, batch: Batch) -> Tensor:
-        """Returns [len(STATS)] float32 on the device: this rank's means, and the norms of the synced gradients."""
+        """Returns the stats [len(STATS)] float32 on the device: this rank's means, and the norms of the gradients
+        averaged over the ranks."""
         parts = self.parts(batch)
-        # One part's images, with their graph, serve both halves; kept for all parts, they would take the memory that
-        # accumulation saves.
+        # With one part, both updates use the same generated images and graph. With several, keeping them would take
+        # the memory that accumulation saves.
         kept = self.generator(parts[0].z, parts[0].labels) if len(parts) == 1 else None
         of_parts = []
         for part in parts:
@@ -74,7 +96,7 @@ class GANStep:
             of_parts.append(scores)
         norm_d = self.discriminator.step()
 
-        # Frozen, D has no gradient to sync, and keeps none of G's.
+        # Frozen, D accumulates no gradient of G's loss and has none to sync.
         self.discriminator.module.requires_grad_(False)
         losses_g = []
         for part in parts:
@@ -105,7 +127,7 @@ class GANStep:
         ]
 
     def discriminate(self, step: int, part: Part, kept: Tensor | None) -> tuple[Tensor, Tensor]:
-        """D's loss, one sum for one backward pass, and [4]: it without R1, D(x), D(G(z)), share that D gets right."""
+        """D's loss, and [4]: the loss without R1, mean D(x), mean D(G(z)), accuracy of D."""
         if kept is None:
             with torch.no_grad():
                 kept = self.generator.unsynced(part.z, part.labels)
@@ -122,6 +144,7 @@ class GANStep:
             return loss, torch.stack([adversarial, d_real, d_fake, right])
 
     def augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
-        """As D sees them; real images, and the fake ones of either half, are changed independently."""
+        """The images as D sees them. ``purpose`` makes the augmentations of real images, and of generated ones in
+        D's and G's update, independent."""
         seed = derive(self.config.seed, f"diffaugment {purpose}", self.class_name)
         return diffaugment(images, self.config.diffaugment, seed=seed, positions=part.positions)

@@ -1,21 +1,22 @@
-"""Training GANs on the train split of a shard set: one per class (paper 2.1), or one of all classes.
+"""Train the GANs of a run on the train split of a shard set: one per class (paper 2.1), or one of all classes.
 
 <run>/config.yaml, summary.json
-<run>/<model>/       trainer.py
+<run>/<model>/       see trainer.py
 
 ``placement`` data: every process works on a part of each batch, one model after the other. ``placement`` class: each
-process trains models of its own, alone, so that nothing is sent between them; they meet at the end.
+process trains other models, without communication until all are finished.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards.shard_set import ShardSet
@@ -26,12 +27,15 @@ from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.step import ENGINES, check_parts
 from cxrdist.gan.trainer import ModelTrainer
-from cxrdist.run.folder import environment, finished_summary, holding, joint_digest, write_summary
+from cxrdist.logs import EVERY_RANK
+from cxrdist.run.folder import environment, finished_summary, joint_digest, locked_run, write_summary
 from cxrdist.run.tracking import NoTracker, start
+
+log = logging.getLogger(__name__)
 
 
 def train(config: GANConfig) -> None:
-    """Train the models that ``config`` names and that are not finished yet."""
+    """Train the models of ``config`` that are not finished yet."""
     began_s = time.monotonic()
     dist = Dist(config.precision, engines=ENGINES)
     folder = Path(config.run)
@@ -41,12 +45,12 @@ def train(config: GANConfig) -> None:
     network_config(config, image_size=shards.image_size, classes=len(models[0].classes))
     apart = config.placement == "class" and dist.world_size > 1
     check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
-    with holding(folder, "gan", to_dict(config), dist):
+    with locked_run(folder, "gan", to_dict(config), dist):
         done = dist.on_main(lambda: finished_models(folder, shards, config))
         left = [model for model in models if model.name not in done]
         if not left:
             dist.on_main(lambda: complete_summary(folder, shards, config, dist, done))
-            say(f"{folder}: finished before; nothing to do (another --run starts a new one)")
+            say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
             dist.close()
             return
         names = ", ".join(model.name for model in left)
@@ -69,15 +73,17 @@ def train(config: GANConfig) -> None:
 
 
 def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet, dist: Dist) -> None:
-    """Each process its share of the models. A model that fails stops neither the others of its process nor those of
-    another; what failed is raised at the end, on all of them."""
+    """Train a share of the models in each process. A model that fails does not stop the others; its error is raised
+    at the end, on all ranks."""
     dealt = shares(models, dist.world_size)
     if idle := sum(not share for share in dealt):
-        say(f"{idle} of {dist.world_size} processes have no class to train: there are {len(models)} to train")
+        log.warning(
+            "%s of %s processes are idle: only %s models to train", idle, dist.world_size, len(models)
+        )
     alone = dist.alone()
     failed = []
     for model in dealt[dist.rank]:
-        # A W&B run belongs to one process.
+        # A W&B run belongs to one process, so each model has its own.
         group = config.tracking.group or Path(config.run).name
         tracker = NoTracker()
         try:
@@ -91,28 +97,28 @@ def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet
             train_model(ModelTrainer(config, model, shards, alone, tracker, f"GAN {model.name}"))
         except UserError as error:
             failed.append(str(error))
-            say(f"GAN stopped: {error}", every_rank=True)
+            log.warning("GAN stopped: %s", error, extra=EVERY_RANK)
         tracker.finish({"model": model.name})
     if all_failed := [text for texts in dist.meet(failed) for text in texts]:
         raise UserError("; ".join(all_failed))
 
 
 def train_model(trainer: ModelTrainer) -> None:
-    """Train a model; a UserError, or the system's error, then names it."""
+    """Train a model. A UserError or OSError is raised as a UserError that names the model."""
     name = trainer.model.name
     try:
         trainer.train()
     except UserError as error:
         raise UserError(f"{name}: {error}", every_rank=error.every_rank) from error
-    except BrokenPipeError:  # nobody reads what this process says: no trouble of the model's
+    except BrokenPipeError:  # the reader of stdout has exited, which is not an error of the model
         raise
     except OSError as error:
         raise UserError(f"{name}: {from_os(error)}", every_rank=True) from error
 
 
 def finished_models(folder: Path, shards: ShardSet, config: GANConfig) -> dict[str, dict[str, Any]]:
-    """Summaries of the models that are finished in this run, also by earlier commands. Raises UserError where
-    one of them has learnt from another set."""
+    """``{model: summary}`` of the models finished in this run, by this or earlier commands. Raises UserError if one
+    of them was trained on another set."""
     every = plan(dataclasses.replace(config, classes=("all",)), shards)
     found = {m.name: finished_summary(folder / m.folder, {"real": shards.digest}) for m in every}
     return {name: summary for name, summary in found.items() if summary is not None}
@@ -121,14 +127,14 @@ def finished_models(folder: Path, shards: ShardSet, config: GANConfig) -> dict[s
 def complete_summary(
     folder: Path, shards: ShardSet, config: GANConfig, dist: Dist, done: Iterable[str]
 ) -> None:
-    """Write the run's summary where the command that finished a model was killed before it."""
-    told = finished_summary(folder, {"real": shards.digest})
-    if told is None or set(told["models"]) != set(done):
+    """Write the run's summary if a command was killed between finishing a model and writing it."""
+    summary = finished_summary(folder, {"real": shards.digest})
+    if summary is None or set(summary["models"]) != set(done):
         summarise(folder, shards, config, dist)
 
 
 def summarise(folder: Path, shards: ShardSet, config: GANConfig, dist: Dist) -> dict[str, Any]:
-    """The run's summary, over all models that are finished in it, also by earlier commands."""
+    """Write and return the run's summary, over all models finished by this or earlier commands."""
     dropped = ("job", "status", "shards")
     models = {
         name: {k: v for k, v in of_model.items() if k not in dropped}

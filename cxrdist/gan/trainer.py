@@ -1,23 +1,22 @@
-"""One model's training, from its first weights to the generator that leaves it.
+"""Train one model, from initial weights to its exported generator.
 
 <run>/<model>/checkpoints/, samples/<class>/, metrics.jsonl, generator.safetensors, model.json, summary.json
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
-from cxrdist.console import Progress, say
+from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
-from cxrdist.data.loading.prefetch import read_ahead
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
@@ -29,21 +28,24 @@ from cxrdist.gan.ema import EMA
 from cxrdist.gan.networks import build
 from cxrdist.gan.plan import ModelPlan, look_steps
 from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
-from cxrdist.gan.step import STATS, GANStep
+from cxrdist.gan.step import GANStep, MeanStats
 from cxrdist.gan.watch import Watch
+from cxrdist.logs import EVERY_RANK
 from cxrdist.models import export_generator
 from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
 from cxrdist.run.folder import write_summary
 from cxrdist.run.tracking import MetricsFile, NoTracker
 from cxrdist.seeds import derive, uniform
 
-FINITE_EVERY_STEPS = 64
+log = logging.getLogger(__name__)
+
+CHECK_FINITE_EVERY_STEPS = 64
 DRAWN = 64
-"""Samples of each class whose diversity is measured; the grid shows the first of them."""
+"""Samples per class whose diversity is measured; the grid shows the first of them."""
 
 
 class ModelTrainer:
-    """One model's G and D: build, resume, train, look, export."""
+    """Trains G and D of one model: build, resume, step, look (log, draw samples, checkpoint), export."""
 
     def __init__(
         self,
@@ -61,16 +63,18 @@ class ModelTrainer:
             shards,
             None,
             model.quotas,
-            batch=config.batch,
-            seed=derive(config.seed, "gan order", model.name),
-            rank=dist.rank,
-            world_size=dist.world_size,
-            limit=config.images_per_class,
+            StreamOptions(
+                batch=config.batch,
+                seed=derive(config.seed, "gan order", model.name),
+                rank=dist.rank,
+                world_size=dist.world_size,
+                limit=config.images_per_class,
+                classes=model.classes,  # a mix may omit some of the set's
+            ),
         )
-        # Labels count the model's classes: a mix may leave out some of the set's.
-        self.stream.labels = np.array([model.classes.index(name) for name, _ in self.stream.strata])
         self.order = OrderDigest()
         self.values: dict[str, float] = {}
+        """The metrics of the last look."""
         self.watch = Watch(config.on_collapse)
         self.substituted = 0
         self.seconds = 0.0
@@ -79,48 +83,40 @@ class ModelTrainer:
     def train(self) -> None:
         self.build()
         step = self.resume()
-        metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
+        self.metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
+        self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
         looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
-        sums, since = torch.zeros(len(STATS), device=self.dist.device), step
-        seconds_before, waited_before, began_s = self.seconds, self.waited_s, time.monotonic()
-        total = self.model.steps * self.config.batch
-        with (
-            read_ahead(
-                self.stream,
-                step,
-                self.model.steps,
-                self.config.loader,
-                peers=self.dist,
-                substituted=self.substituted,
-            ) as batches,
-            Progress(
-                self.title, total, start=step * self.config.batch, every_rank=self.dist.is_alone
-            ) as progress,
-        ):
+        stats = MeanStats(self.dist)
+        with self.batches(step) as batches, self.progress(step) as progress:
             for batch in batches:
                 self.order.saw(batch)
-                sums += self.step(step, batch)
-                self.substituted = batches.substituted
+                stats.add(self.step(step, batch))
                 step += 1
                 images = step * self.config.batch
                 if self.ema is not None:
                     self.ema.update(self.generator.module, batch=self.config.batch, images=images)
-                is_look = step in looks
-                if is_look or step % FINITE_EVERY_STEPS == 0:
-                    means = self.means(sums, step - since, images)
-                if is_look:
-                    sums.zero_()
-                    since = step
-                    self.seconds = seconds_before + time.monotonic() - began_s
-                    self.waited_s = waited_before + batches.waited_s
-                    self.values = means | {"data_wait": round(self.data_wait, 5)}
-                    self.look(images, step, metrics)
+                if step in looks:
+                    self.look(step, stats.means(), batches)
+                    stats.clear()
+                elif step % CHECK_FINITE_EVERY_STEPS == 0:
+                    self.watch.check_finite(images, stats.means())
                 progress.at(images, show(self.values))
         self.finish()
 
+    def batches(self, step: int) -> ReadAhead:
+        """This rank's parts of the global batches from ``step`` on."""
+        stream, loader = self.stream, self.config.loader
+        return read_ahead(
+            stream, step, self.model.steps, loader, peers=self.dist, substituted=self.substituted
+        )
+
+    def progress(self, step: int) -> Progress:
+        total, start = self.model.steps * self.config.batch, step * self.config.batch
+        return Progress(self.title, total, start=start, every_rank=self.dist.is_alone)
+
     @property
     def data_wait(self) -> float:
-        """Which part of its time the training has waited for data."""
+        """The fraction of the training time spent waiting for data."""
         return self.waited_s / max(self.seconds, 1e-9)
 
     def build(self) -> None:
@@ -154,12 +150,12 @@ class ModelTrainer:
         return found if self.ema is None else {**found, "ema": self.ema.model}
 
     @property
-    def drawing(self) -> nn.Module:
-        """The generator that draws samples and leaves the training."""
+    def sampler(self) -> nn.Module:
+        """The generator that draws samples and is exported: the moving average if there is one."""
         return self.generator.module if self.ema is None else self.ema.model
 
     def resume(self) -> int:
-        """The step to go on at; 0 for a new run."""
+        """Load the newest checkpoint. Returns the step to continue at; 0 for a new run."""
         path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
         if path is None:
             return 0
@@ -172,17 +168,19 @@ class ModelTrainer:
         self.watch.load_state_dict(loaded.state["watch"])
         self.substituted = loaded.state["substituted"]
         self.seconds, self.waited_s = loaded.state["seconds"], loaded.state["waited_s"]
-        self.say(f"resumes at {loaded.images:,} images")
+        self.note(logging.INFO, f"resumes at {loaded.images:,} images")
         return step
 
-    def means(self, sums: torch.Tensor, steps: int, images: int) -> dict[str, float]:
-        """Means since the last look, over all ranks. Raises UserError where they are not finite."""
-        means = dict(zip(STATS, self.dist.mean(sums / steps).tolist(), strict=True))
-        self.watch.check_finite(images, means)
-        return {name: round(value, 5) for name, value in means.items()}
+    def look(self, step: int, means: dict[str, float], batches: ReadAhead) -> None:
+        """Draw samples, log, check for collapse, write a checkpoint. Every rank calls this at the same step.
 
-    def look(self, images: int, step: int, metrics: MetricsFile | None) -> None:
-        """Log, draw the samples, watch for collapse, write a checkpoint."""
+        ``means``: of the step's stats since the last look. Raises UserError if they are not finite.
+        """
+        self.watch.check_finite(step * self.config.batch, means)
+        self.substituted = batches.substituted
+        self.seconds = time.monotonic() - self.began_s
+        self.waited_s = self.waited_before_s + batches.waited_s
+        self.values = means | {"data_wait": round(self.data_wait, 5)}
         for network in self.networks.values():
             self.dist.average_buffers(network)
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
@@ -190,54 +188,61 @@ class ModelTrainer:
             "generator": self.generator.optimizer_state(),
             "discriminator": self.discriminator.optimizer_state(),
         }
+        self.dist.on_main(lambda: self.record(step, order, optimizers))
 
-        def on_main() -> None:
-            stopped = None
-            spread = self.draw(images)
-            try:
-                for warning in self.watch.look(images, self.values, spread):
-                    self.say(f"warning: {warning}")
-            except UserError as error:
-                stopped = error
-            assert metrics is not None
-            told = {**self.values, **{f"spread/{name}": round(value, 4) for name, value in spread.items()}}
-            metrics.log(images, told)
-            self.tracker.log(images, {f"{self.model.name}/{k}": v for k, v in told.items()})
-            state = {
-                "stream": self.stream.state_dict(step),
-                "order_sha256": order,
-                "values": self.values,
-                "watch": self.watch.state_dict(),
-                "substituted": self.substituted,
-                "seconds": self.seconds,
-                "waited_s": self.waited_s,
-            }
-            save_checkpoint(
-                self.folder / "checkpoints", images, self.networks, optimizers, state, keep=self.config.keep
-            )
-            if stopped is not None:
-                raise stopped
-
-        self.dist.on_main(on_main)
+    def record(self, step: int, order: str, optimizers: dict[str, Any]) -> None:
+        """Rank 0's part of a look. A collapse that stops the run is raised last, after the checkpoint."""
+        images = step * self.config.batch
+        spread = self.draw(images)
+        collapse = self.check_collapse(images, spread)
+        values = {**self.values, **{f"spread/{name}": round(value, 4) for name, value in spread.items()}}
+        assert self.metrics is not None
+        self.metrics.log(images, values)
+        self.tracker.log(images, {f"{self.model.name}/{name}": value for name, value in values.items()})
+        state = {
+            "stream": self.stream.state_dict(step),
+            "order_sha256": order,
+            "values": self.values,
+            "watch": self.watch.state_dict(),
+            "substituted": self.substituted,
+            "seconds": self.seconds,
+            "waited_s": self.waited_s,
+        }
+        save_checkpoint(
+            self.folder / "checkpoints", images, self.networks, optimizers, state, keep=self.config.keep
+        )
+        if collapse is not None:
+            raise collapse
 
     def draw(self, images: int) -> dict[str, float]:
-        """A grid of the same z for each class, as a picture; returns how much each class's samples differ, as a part
-        of how much its real images do."""
+        """Save a sample grid per class, from the same z at every look. Returns each class's diversity
+        (Diversity.of)."""
         spread = {}
         for label, class_name in enumerate(self.model.classes):
             z = uniform(self.config.seed, f"grid {self.model.name}", range(DRAWN), self.config.z_dim)
-            drawn = generate(self.drawing, z, label, self.dist.device)
+            drawn = generate(self.sampler, z, label, self.dist.device)
             grid = self.folder / "samples" / slug(class_name) / f"images-{images:09d}.png"
             save_grid(grid, drawn[: GRID_SIDE**2])
             self.tracker.picture(images, f"{class_name}/samples", grid)
             spread[class_name] = self.diversity.of(class_name, drawn)
         return spread
 
-    def say(self, message: str) -> None:
-        say(f"{self.title}  {message}", every_rank=self.dist.is_main)
+    def check_collapse(self, images: int, spread: dict[str, float]) -> UserError | None:
+        """Log the warnings of the watch. Returns the error that stops the run, if any."""
+        try:
+            for warning in self.watch.look(images, self.values, spread):
+                self.note(logging.WARNING, warning)
+        except UserError as error:
+            return error
+        return None
+
+    def note(self, level: int, message: str) -> None:
+        # With --placement class every process is the main one of its own models.
+        extra = EVERY_RANK if self.dist.is_main else None
+        log.log(level, "%s: %s", self.title, message, extra=extra)
 
     def finish(self) -> None:
-        """Export the generator and write the model's summary, which makes it finished."""
+        """Export the generator and write the model's summary, which marks it as finished."""
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
         self.dist.on_main(lambda: self.export(order))
 
@@ -247,8 +252,7 @@ class ModelTrainer:
         metrics = {k: v for k, v in self.values.items() if k != "data_wait"}
         export_generator(
             self.folder,
-            self.drawing,
-            architecture=self.config.architecture,
+            self.sampler,
             preset=self.config.preset,
             classes=self.model.classes,
             lineage=made_from(self.shards),
@@ -268,8 +272,8 @@ class ModelTrainer:
                 "seconds": round(self.seconds, 1),
                 "data_wait": round(self.data_wait, 4),
                 "metrics": metrics,
-                "warnings": self.watch.said,
-                "weights_sha256": weights_sha256(self.drawing),
+                "warnings": self.watch.warnings,
+                "weights_sha256": weights_sha256(self.sampler),
                 "order_sha256": order,
                 "substituted": self.substituted,
                 "world_size": self.dist.world_size,

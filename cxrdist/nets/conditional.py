@@ -1,7 +1,7 @@
-"""One generator of all classes, and the discriminator that knows them: DCGAN's shapes, without its BatchNorm.
+"""A class-conditional generator and discriminator: DCGAN's shapes without its BatchNorm.
 
-No statistic crosses images but minibatch standard deviation's, so without it both nets train the same over any number
-of ranks; with it D compares the images that one rank sees in one pass.
+Only the minibatch standard deviation combines several images. Without it both nets train the same on any number of
+ranks; with it D compares the images of one pass of one rank.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class ConditionalConfig(Shape):
     maps: int = 1024
     """Feature maps at 4x4; every stage towards the image halves them."""
     embed_dim: int = 64
-    """Length of what G learns of each class."""
+    """Length of G's embedding of a class."""
     feature_dim: int = 256
-    """Length of what D makes of an image, and learns of each class."""
+    """Length of D's features of an image, and of its embedding of a class."""
     minibatch_std: bool = False
-    """Give D the standard deviation among the images of a class as one more map at 4x4."""
+    """Give D the standard deviation among the images of a class as an additional map at 4x4."""
     spectral: bool = False
     """Spectral normalisation of D's weights."""
     leak: float = 0.2
@@ -55,8 +55,8 @@ class ConditionalConfig(Shape):
 class ConditionalGenerator(nn.Module):
     """z [B, z_dim], labels [B] int64 -> images [B, 1, size, size] in [-1, 1].
 
-    z and the class's embedding make the 4x4 maps, and scale and shift each later stage's (conditional
-    normalisation, Dumoulin et al. 2017; of z too, Chen et al. 2019, "self-modulation").
+    The 4x4 maps are computed from z and the class's embedding, which also scale and shift the maps of each later
+    stage (conditional normalisation, Dumoulin et al. 2017; with z, Chen et al. 2019, "self-modulation").
     """
 
     def __init__(self, cfg: ConditionalConfig) -> None:
@@ -81,8 +81,8 @@ class ConditionalGenerator(nn.Module):
 
 
 def _up(wide: int, narrow: int) -> nn.Sequential:
-    """Twice the side. Pixels doubled and then convolved: a transposed convolution draws stripes into smooth lungs
-    (Odena et al. 2016)."""
+    """A stage that doubles the side. Pixels are doubled and then convolved: a transposed convolution causes stripes
+    in smooth lungs (Odena et al. 2016)."""
     return nn.Sequential(
         nn.Upsample(scale_factor=2, mode="nearest"),
         nn.Conv2d(wide, narrow, KERNEL_UP, padding=KERNEL_UP // 2),
@@ -99,7 +99,7 @@ class ModulatedNorm(nn.Module):
         self.leak = cfg.leak
 
     def forward(self, maps: Tensor, style: Tensor) -> Tensor:
-        # In fp32 under autocast too: the mean of squares loses what is small.
+        # In fp32 under autocast too: a mean of squares in bf16 loses small values.
         inverse = torch.rsqrt(maps.float().square().mean(dim=1, keepdim=True) + 1e-8).to(maps.dtype)
         scale, shift = self.modulate(style)[:, :, None, None].to(maps.dtype).chunk(2, dim=1)
         return nn.functional.leaky_relu(maps * inverse * (1 + scale) + shift, self.leak)
@@ -124,8 +124,8 @@ class ProjectionDiscriminator(nn.Module):
                 normalise(layer)
 
     def features(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Images [B, 1, size, size], labels [B] int64 -> phi [B, feature_dim]. Labels tell minibatch standard
-        deviation which images to compare, and nothing else."""
+        """Images [B, 1, size, size], labels [B] int64 -> phi [B, feature_dim]. Labels only select the images
+        that minibatch standard deviation compares."""
         maps = images
         for down in self.downs:
             maps = nn.functional.leaky_relu(down(maps), self.cfg.leak)
@@ -135,29 +135,30 @@ class ProjectionDiscriminator(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         weights = self.logit.weight + self.embed(labels)  # [B, feature_dim]
-        # Products in fp32 under autocast too: bf16 has steps of 1/64 between logits of 2 and 4.
+        # Products in fp32 under autocast too: between 2 and 4, bf16 logits have steps of 1/64.
         return (weights * self.features(images, labels).float()).sum(dim=1) + self.logit.bias
 
 
 def minibatch_std(maps: Tensor, labels: Tensor) -> Tensor:
-    """Maps [B, C, H, W], labels [B] -> [B, 1, H, W] float32: how much the images of each one's class differ here.
+    """Maps [B, C, H, W], labels [B] int64 -> [B, 1, H, W] float32: standard deviation over the images of each image's
+    class in this batch, averaged over maps and pixels.
 
-    The standard deviation over the images of a class, averaged over maps and pixels (Karras et al. 2018, of any
-    images). Within classes, since those differ anyway, which would hide that G draws one of them always alike. An
-    image that is alone of its class has 0.
+    Karras et al. (2018) take it over all images. Here it is taken within classes: differences between classes would
+    hide that all images that G generates of one class are alike. An image that is the only one of its class gets 0.
     """
-    # In float64, which autocast leaves alone: bf16 would round away what images of a class differ by.
+    # In float64, which autocast does not change: in bf16 the differences between images of a class would be rounded
+    # away.
     same = (labels[:, None] == labels).double()  # [B, B]
     same = same / same.sum(dim=1, keepdim=True)
     flat = maps.double().flatten(1)
     variance = same @ (flat - same @ flat).square()
-    # Less its value at 0, so that equal images give 0; the epsilon keeps the gradient there finite.
+    # Minus its value at variance 0, so that equal images give 0; the epsilon keeps the gradient there finite.
     deviation = ((variance + 1e-8).sqrt() - 1e-4).mean(dim=1).float()
     return deviation[:, None, None, None].expand(-1, 1, *maps.shape[2:])
 
 
 class _FullPrecision(nn.Module):
-    """A parametrisation, out of autocast: bf16 would round the estimate of the largest singular value."""
+    """A parametrisation without autocast: bf16 would round the estimate of the largest singular value."""
 
     def __init__(self, parametrization: nn.Module) -> None:
         super().__init__()
@@ -177,8 +178,8 @@ def normalise(layer: Any) -> None:
 
 @torch.no_grad()
 def init_weights(module: ConditionalGenerator | ProjectionDiscriminator, seed: int) -> None:
-    """Set every parameter, and the vectors of the power iteration, from ``seed`` alone, on whatever device the
-    module is. Weights have He's deviation, the embeddings' rows a length of about 1; biases are 0.
+    """Set every parameter, and the vectors of the power iteration, in place, as a function of ``seed`` alone, on any
+    device. Weights have He's deviation, rows of embeddings a length of about 1; biases are 0.
     """
     rng = torch.Generator().manual_seed(seed)
     for name, layer in module.named_modules():
@@ -191,12 +192,12 @@ def init_weights(module: ConditionalGenerator | ProjectionDiscriminator, seed: i
 
 
 def _draw(tensor: Tensor, rng: torch.Generator, std: float) -> None:
-    # Drawn on the CPU: every kind of device then starts from the same weights.
+    # Drawn on the CPU, so that all kinds of devices start with the same weights.
     tensor.copy_(torch.randn(tensor.shape, generator=rng) * std)
 
 
 def _free_weight(layer: Any) -> Tensor:
-    """What the optimiser changes: the weight before its normalisation."""
+    """The weight that the optimizer updates: before spectral normalisation."""
     return layer.parametrizations.weight.original if hasattr(layer, "parametrizations") else layer.weight
 
 
@@ -207,7 +208,7 @@ def _start_power_iteration(layer: Any, rng: torch.Generator) -> None:
     training = layer.training
     layer.train()
     for _ in range(POWER_ITERATIONS):
-        layer.weight  # noqa: B018 (in training, each reading is one iteration)
+        layer.weight  # noqa: B018 (in training mode, each access runs one iteration)
     layer.train(training)
 
 
@@ -217,8 +218,8 @@ def _std(name: str, layer: nn.Module) -> float:
         return 1 / math.sqrt(layer.embedding_dim)
     if isinstance(layer, nn.Conv2d):
         he = math.sqrt(2 / (layer.in_channels * math.prod(layer.kernel_size)))
-        return he / 4 if name.startswith("image") else he  # tanh would be saturated, and pass little gradient
+        return he / 4 if name.startswith("image") else he  # else tanh would saturate, with little gradient
     assert isinstance(layer, nn.Linear)
-    # Neither the logit nor a modulation has a rectifier behind it, which would halve what passes.
-    passed = 1 if name == "logit" or name.endswith("modulate") else 2
-    return math.sqrt(passed / layer.in_features)
+    # No rectifier, which would halve the variance, follows the logit or a modulation.
+    gain = 1 if name == "logit" or name.endswith("modulate") else 2
+    return math.sqrt(gain / layer.in_features)

@@ -16,7 +16,7 @@ BASE = 4  # both nets meet at 4x4, the side of the projected z and of D's last f
 
 
 class Shape:
-    """What the configs of all these nets share: maps that halve with each doubling of the side."""
+    """The shape that all GAN configs share: the number of maps halves each time the side doubles."""
 
     size: int
     maps: int
@@ -33,7 +33,7 @@ class Shape:
         return tuple(self.maps >> stage for stage in range(self.stages))
 
     def check_shape(self, kind: str) -> None:
-        """Raises ValueError for sizes that ``kind`` does not have."""
+        """Raises ValueError for a size or a number of maps that ``kind`` does not support."""
         if self.size not in (32, 64, 128, 256):
             raise ValueError(f"size is {self.size}, but {kind} makes images of 32, 64, 128 or 256 pixels")
         halvings = 2 ** (self.stages - 1)
@@ -97,7 +97,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images [B, 1, size, size] -> logits [B], positive for real; Eq. 1's sigmoid lies in the loss."""
+    """Images [B, 1, size, size] -> logits [B], positive for real; Eq. 1's sigmoid is part of the loss."""
 
     def __init__(self, cfg: DCGANConfig) -> None:
         super().__init__()
@@ -116,10 +116,10 @@ class Discriminator(nn.Module):
 
 
 def init_weights(module: Generator | Discriminator, seed: int) -> None:
-    """Set every parameter and running statistic from ``seed`` alone, on whatever device the module is.
+    """Set every parameter and running statistic, in place, as a function of ``seed`` alone, on any device.
 
     Weights ~ N(0, init_std), BatchNorm weights ~ N(1, init_std), biases 0 (Radford et al. 2016). Without
-    normalisation N(0, 0.02) shrinks the signal by about ten per stage, so weights then have He's deviation.
+    normalisation N(0, 0.02) would reduce the signal tenfold per stage, so weights have He's deviation then.
     """
     rng = torch.Generator().manual_seed(seed)
     cfg = module.cfg
@@ -132,16 +132,16 @@ def init_weights(module: Generator | Discriminator, seed: int) -> None:
         else:
             continue
         with torch.no_grad():
-            # Drawn on the CPU: every kind of device then starts from the same weights.
+            # Drawn on the CPU, so that all kinds of devices start with the same weights.
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=rng) * std + mean)
             if layer.bias is not None:
                 layer.bias.zero_()
 
 
 def _fan_in(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> float:
-    """How many inputs one output sums over."""
+    """Number of inputs that one output sums over."""
     if isinstance(layer, nn.ConvTranspose2d):
-        # Stride 2 spreads every input's kernel over four times as many outputs.
+        # With stride 2 there are four times as many outputs, so each sums over a quarter of the inputs.
         return layer.in_channels * math.prod(layer.kernel_size) / math.prod(layer.stride)
     return layer.weight[0].numel()
 

@@ -1,4 +1,4 @@
-"""The paper's AlexNet-like classifier of radiographs (paper 2.2, Fig. 2)."""
+"""The paper's classifier of radiographs, similar to AlexNet (paper 2.2, Fig. 2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class DCNNConfig:
     widths: tuple[int, ...] = (32, 64, 128, 128, 64)
     """Feature maps of each convolution stage; every stage halves the side."""
     hidden: int = 1024
-    """Units of the MLP's one hidden layer; 0 goes straight from the features to the classes (Eq. 5)."""
+    """Units of the MLP's hidden layer (Eq. 5); 0: no hidden layer."""
     kernel: int = 5
     """Side of every convolution's kernel in pixels; odd, so that padding keeps the image's side (Eq. 3)."""
     bias: float = 0.1
@@ -48,7 +48,7 @@ class DCNNConfig:
 
 
 class DCNN(nn.Module):
-    """Images [B, 1, size, size] -> logits [B, classes]; Eq. 6's softmax lies in the loss."""
+    """Images [B, 1, size, size] -> logits [B, classes]; Eq. 6's softmax is part of the loss."""
 
     def __init__(self, cfg: DCNNConfig) -> None:
         super().__init__()
@@ -71,13 +71,14 @@ class DCNN(nn.Module):
 
 
 def init_weights(module: DCNN, seed: int) -> None:
-    """Set every parameter from ``seed`` alone: weights normal with He's deviation, biases cfg.bias."""
+    """Set every parameter, in place, as a function of ``seed`` alone: normal weights with He's deviation, biases
+    cfg.bias."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 1:
                 parameter.fill_(module.cfg.bias)
             else:
-                # Drawn on the CPU: every kind of device then starts from the same weights.
+                # Drawn on the CPU, so that all kinds of devices start with the same weights.
                 std = math.sqrt(2 / parameter[0].numel())
                 parameter.copy_(torch.randn(parameter.shape, generator=rng) * std)

@@ -1,4 +1,4 @@
-"""What figures of quality compare images by: a fixed, untrained network, and the classifier's last maps."""
+"""Feature extractors for quality metrics: a fixed, untrained network, and the classifier's last feature maps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ GRID = 2
 
 
 class RandomFeatures(nn.Module):
-    """Images [B, 1, H, W] in [-1, 1] -> features [B, D] of a network that nobody has trained.
+    """Images [B, 1, H, W] in [-1, 1] -> features [B, D] of an untrained network.
 
-    Every stage halves the side, down to 4 px, and gives the means of its 20 maps over a 2 x 2 grid of the image: 80
-    features a stage, 240 at 32 px, 320 at 64, 480 at 256. So the space knows of texture at every scale and roughly
-    of where it is, and of no diagnosis. Naeem et al. (2020, "R64") use random features for images that ImageNet's
-    features know nothing of. The weights are a function of ``SEED`` alone: He's normal ones, so that each stage keeps
-    the signal's size, with random biases, so that maps respond at different grey values.
+    Every stage halves the side, down to 4 px, and returns the means of its 20 maps over a 2 x 2 grid of the image: 80
+    features per stage, 240 at 32 px, 320 at 64, 480 at 256. The features describe texture at every scale and roughly
+    where it is; they contain no knowledge of diagnoses. Naeem et al. (2020, "R64") use random features for images
+    that differ much from ImageNet's. The weights are a function of ``SEED`` alone: He's normal weights, so that each
+    stage preserves the signal's variance, with random biases, so that maps respond to different grey values.
     """
 
     def __init__(self, size: int) -> None:
@@ -53,8 +53,8 @@ class RandomFeatures(nn.Module):
 class ClassifierFeatures(nn.Module):
     """Images [B, 1, H, W] in [-1, 1] -> features [B, D]: the means of a classifier's last feature maps.
 
-    They are to the DCNN what the pool3 features of FID are to Inception. The hidden layer behind them is closer to
-    the classes, but has 256 to 1,024 units, more than a rare class has images; these are 64 in every preset.
+    They correspond to Inception's pool3 features, which FID uses. The hidden layer after them is closer to the
+    classes, but has 256 to 1,024 units, more than a rare class has images; these are 64 in every preset.
     """
 
     def __init__(self, classifier: DCNN) -> None:

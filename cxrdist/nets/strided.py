@@ -1,8 +1,9 @@
-"""Convolutions that halve the side and transposed ones that double it, as one matrix product where CPUs gain by it.
+"""Convolutions that halve the side and transposed ones that double it, computed as a matrix product on small maps on
+CPU, where that is faster.
 
-oneDNN's kernels share work between the pixels of a map. At 4x4 there are few, and millions of weights: the gradient
-of those weights then takes seven times as long as the same sum as a matrix product. Weights, and what is computed,
-are those of torch's own layers.
+oneDNN's kernels distribute work over the pixels of a map. At 4x4 there are few pixels, but millions of weights: the
+gradient of the weights takes seven times as long as a matrix product of the same result. Weights and results are
+those of torch's own layers.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import linear, pad
 
-MATMUL_SIDE = 4  # up to here, on the smaller of both sides
+MATMUL_SIDE = 4  # largest side, of the smaller maps, at which the matrix product is used
 
 
 class Down(nn.Conv2d):
-    """Maps [B, in, 2h, 2w] -> [B, out, h, w]: a kernel of 2 or more with stride 2, padded to half the side."""
+    """Maps [B, in, 2h, 2w] -> [B, out, h, w]: a kernel of at least 2 with stride 2, padded so that the side is
+    halved."""
 
     def __init__(self, inside: int, outside: int, kernel: int, *, bias: bool) -> None:
         super().__init__(inside, outside, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
@@ -25,9 +27,9 @@ class Down(nn.Conv2d):
     def forward(self, maps: Tensor) -> Tensor:
         if not _is_small(maps, maps.shape[2] // 2):
             return super().forward(maps)
-        # [B, h, w, in k k] x [in k k, out]; seen as [B, out, h, w], this is channels_last
-        seen = _Windows.apply(maps, self.kernel_size[0])
-        return linear(seen, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+        # [B, h, w, in k k] x [in k k, out]; permuted to [B, out, h, w] it is channels_last
+        windows = _Windows.apply(maps, self.kernel_size[0])
+        return linear(windows, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class Up(nn.ConvTranspose2d):
@@ -47,7 +49,7 @@ class Up(nn.ConvTranspose2d):
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
         if output_size is not None or not _is_small(maps, maps.shape[2]):
             return super().forward(maps, output_size)
-        # [B, h, w, in] x [in, out k k]: what each pixel adds to its window
+        # [B, h, w, in] x [in, out k k]: the values that each pixel adds to its window
         added = linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1).t())
         summed: Tensor = _Overlaid.apply(added, self.kernel_size[0])
         return summed if self.bias is None else summed + self.bias[:, None, None]
@@ -58,7 +60,7 @@ def _is_small(maps: Tensor, side: int) -> bool:
 
 
 class _Windows(Function):
-    """Maps [B, C, 2h, 2w] -> [B, h, w, C k k]: what each output pixel's kernel sees, with zeros around the maps."""
+    """Maps [B, C, 2h, 2w] -> [B, h, w, C k k]: the input window of each output pixel, with zeros around the maps."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor, kernel: int) -> Tensor:
@@ -79,8 +81,8 @@ class _Windows(Function):
 
 
 class _Overlaid(Function):
-    """[B, h, w, C k k] -> maps [B, C, 2h, 2w], channels_last: the transpose of ``_Windows``, which sums windows where
-    they overlap."""
+    """[B, h, w, C k k] -> maps [B, C, 2h, 2w], channels_last: the transpose of ``_Windows``, which sums overlapping
+    windows."""
 
     @staticmethod
     def forward(ctx: Any, windows: Tensor, kernel: int) -> Tensor:
@@ -106,6 +108,6 @@ class _Overlaid(Function):
 
 
 def _padding(kernel: int) -> tuple[int, int]:
-    """Zeros that the windows reach before the first pixel of a row, and behind the last."""
+    """Number of zeros in the windows before the first pixel of a row, and after the last."""
     before = (kernel - 1) // 2
     return before, kernel - 2 - before

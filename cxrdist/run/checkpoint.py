@@ -1,16 +1,17 @@
-"""Checkpoints that are whole or absent: weights as safetensors, optimizers loadable with ``weights_only``.
+"""Checkpoints that are complete or absent: weights as safetensors, optimizers loadable with ``weights_only``.
 
 checkpoints/images-<12 digits>/   <model>.safetensors, optimizers.pt, state.json with the digests of both
-checkpoints/best.json             which of them was found best, and why
+checkpoints/best.json             the best checkpoint, and its metrics
 
-No state of a random generator is kept: whatever is random in a job is a function of its seed and of a position
-or step, and those follow from the images seen. So going on from a checkpoint is going on.
+Checkpoints have no state of random generators: all random numbers of a job are functions of its seed and of a
+position or step, which follow from the images seen.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from cxrdist.console import say
 from cxrdist.errors import UserError, from_os
 from cxrdist.files import canonical_json, fsync_folder, read_json, sha256_file, write_atomic
+
+log = logging.getLogger(__name__)
 
 STATE = "state.json"
 OPTIMIZERS = "optimizers.pt"
@@ -34,11 +36,11 @@ _NAME = re.compile("images-[0-9]{12}")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint held beside the weights, which are already in place."""
+    """The content of a checkpoint, except for the weights, which ``load_checkpoint`` put into the models."""
 
     images: int
     optimizers: dict[str, dict[str, Any]]
-    """As they were given to ``save_checkpoint``, on the CPU."""
+    """``state_dict()`` of each optimizer, on the CPU."""
     state: dict[str, Any]
 
 
@@ -53,12 +55,13 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
-    """Weights and buffers as one safetensors file, whole or not at all."""
+    """Write weights and buffers to a safetensors file, which is complete or absent."""
     write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Raises UserError where the file is missing, is not safetensors, or holds another network's weights."""
+    """Load weights and buffers. Raises UserError if the file does not exist, is not safetensors, or has the weights
+    of another network."""
     try:
         model.load_state_dict(load_file(path))
     except FileNotFoundError:
@@ -76,23 +79,23 @@ def save_checkpoint(
     *,
     keep: int,
 ) -> None:
-    """Write ``folder/images-<n>/`` under a temporary name, then rename it; remove all but the newest ``keep`` and
-    the best one. Rank 0 alone calls this.
+    """Write ``folder/images-<n>/`` under a temporary name, then rename it; remove all checkpoints but the newest
+    ``keep`` and the best one. Only rank 0 calls this.
 
-    ``models``: all that have weights to keep, a moving average too; ``optimizers``: their ``state_dict()``;
-    ``state``: what JSON holds. Raises UserError where it cannot be written (a full disk): the checkpoints before
-    it are then as they were.
+    ``models``: all models whose weights are saved, such as moving averages; ``optimizers``: their ``state_dict()``;
+    ``state``: JSON values. Raises UserError if it cannot be written (a full disk); earlier checkpoints are unchanged
+    then.
     """
     name = f"images-{images:012d}"
     final, temporary = folder / name, folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".images-*.tmp"):  # by a killed writer
-            shutil.rmtree(left)
+        for leftover in folder.glob(".images-*.tmp"):  # of a killed writer
+            shutil.rmtree(leftover)
         temporary.mkdir()
         for model_name, model in models.items():
             save_weights(temporary / f"{model_name}.safetensors", model)
-        # Through memory: onto a full disk torch.save raises a RuntimeError that names neither disk nor file.
+        # Through memory: on a full disk torch.save raises a RuntimeError without the cause or the file.
         buffer = io.BytesIO()
         torch.save(dict(optimizers), buffer)
         write_atomic(temporary / OPTIMIZERS, buffer.getvalue())
@@ -100,7 +103,7 @@ def save_checkpoint(
         write_atomic(
             temporary / STATE, canonical_json({"images": images, "state": dict(state), "files": files})
         )
-        shutil.rmtree(final, ignore_errors=True)  # one that is not whole, else the run had gone on from it
+        shutil.rmtree(final, ignore_errors=True)  # incomplete, or the run would have resumed from it
         temporary.replace(final)
         fsync_folder(folder)
     except OSError as error:
@@ -113,8 +116,8 @@ def save_checkpoint(
 
 
 def _prune(folder: Path, newest: str, keep: int) -> None:
-    """Remove all but ``newest``, the ``keep`` - 1 before it and the best. Those after it are not whole: the run
-    has gone on from one before them."""
+    """Remove all checkpoints but ``newest``, the ``keep`` - 1 before it and the best. Those after it are incomplete:
+    the run resumed from an earlier one."""
     found = sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name))
     until = [name for name in found if name <= newest]
     best = _best_name(folder)
@@ -124,20 +127,20 @@ def _prune(folder: Path, newest: str, keep: int) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose files are all as they were written; None where there is none."""
+    """The newest checkpoint whose files all have their digests; None if there is none."""
     for path in sorted(folder.glob("images-*"), reverse=True):
         if is_whole(path):
             return path
-        say(f"{path}: not whole, left aside")
+        log.warning("%s: incomplete or damaged, so it is ignored", path)
     return None
 
 
 def mark_best(folder: Path, images: int, why: Mapping[str, Any]) -> None:
-    """Write ``folder/best.json``: this checkpoint is the best, by the finite figures ``why``; it is then kept
-    whatever follows. Raises UserError where there is no such checkpoint."""
+    """Write ``folder/best.json``: the checkpoint at ``images`` is the best one, by the finite metrics ``why``. It is
+    kept from then on. Raises UserError if there is no complete checkpoint."""
     name = f"images-{images:012d}"
     if not is_whole(folder / name):
-        raise UserError(f"{folder / name}: no whole checkpoint, so it cannot be the best one")
+        raise UserError(f"{folder / name}: not a complete checkpoint, so it cannot be the best one")
     write_atomic(folder / BEST, canonical_json({"checkpoint": name, "images": images, "why": dict(why)}))
 
 
@@ -148,11 +151,12 @@ def _best_name(folder: Path) -> str | None:
     content = read_json(path)
     name = content.get("checkpoint") if isinstance(content, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(f"{path}: names no checkpoint; remove it, and evaluate again")
+        raise UserError(f"{path}: does not name a checkpoint; remove it, and run the evaluation again")
     return name
 
 
 def is_whole(path: Path) -> bool:
+    """True if all files of a checkpoint have the digests in its state.json."""
     try:
         files = read_json(path / STATE)["files"]
         return all(sha256_file(path / name) == digest for name, digest in files.items())
@@ -161,20 +165,20 @@ def is_whole(path: Path) -> bool:
 
 
 def load_checkpoint(path: Path, models: Mapping[str, nn.Module]) -> Loaded:
-    """Put a checkpoint's weights in place, on the device where the models are, and return the rest. Raises
-    UserError where the weights are another network's, or the optimizers' states are none."""
+    """Load a checkpoint's weights into the models, on their devices, and return the rest. Raises UserError if the
+    weights belong to another network, or the optimizer file is not valid."""
     for name, model in models.items():
         load_weights(path / f"{name}.safetensors", model)
     try:
         optimizers = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
         if not all(one.keys() >= {"state", "param_groups"} for one in optimizers.values()):
-            raise ValueError("no state_dict()")
+            raise ValueError("not a state_dict")
     except OSError:
         raise
-    except Exception as error:  # on foreign bytes it may raise nearly anything
+    except Exception as error:  # on arbitrary bytes it may raise almost anything
         raise UserError(
             f"{path / OPTIMIZERS}: not the states of these optimizers ({type(error).__name__}); remove {path}, and "
-            "the run goes on from the checkpoint before it"
+            "the run resumes from the checkpoint before it"
         ) from error
     values = read_json(path / STATE)
     return Loaded(values["images"], optimizers, values["state"])

@@ -1,4 +1,4 @@
-"""One run, one folder: locked while a job writes it; ``config.yaml``, ``summary.json``, resume or refuse."""
+"""The folder of a run: its lock, ``config.yaml`` and ``summary.json``, and whether a job may resume it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cxrdist.files import (
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
-# What may change between a run and its resumption without making it another run.
+# Options that may differ when a run is resumed.
 FREE_KEYS = frozenset(
     {"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader"}
     | {"placement", "keep", "on_collapse", "preset"}
@@ -35,19 +35,19 @@ FREE_KEYS = frozenset(
 
 
 class RunFolder:
-    """A run's folder, held by this process alone.
+    """The folder of a run, locked by this process.
 
-    Raises UserError where another job holds it, or where it holds a run with another config.
+    Raises UserError if another job has locked it, if it has other files, or if it has a run with another config.
     """
 
     def __init__(self, folder: Path, job: str, config: Mapping[str, Any]) -> None:
         self.folder = folder
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; name a folder with --run")
+            raise UserError(f"{folder} is a file; give a folder with --run")
         self.lock = FolderLock(folder, f"a {job} job")
         try:
             remove_temporaries(folder)
-            self._refuse_strangers()
+            self._refuse_other_files()
             if self._has_begun():
                 self._check_config(config)
             else:
@@ -58,23 +58,23 @@ class RunFolder:
             self.lock.release()
             raise
 
-    def _refuse_strangers(self) -> None:
+    def _refuse_other_files(self) -> None:
         found = [p.name for p in self.folder.iterdir() if p.name != LOCK_NAME]
         if found and not (self.folder / CONFIG).exists():
             raise UserError(
-                f"{self.folder} is not empty and holds no run (it holds {found[0]}): name another --run"
+                f"{self.folder} is not empty and has no run (it has {found[0]}): give another --run"
             )
 
     def _has_begun(self) -> bool:
-        """Something was trained under the config that stands here; before that it may still be put right."""
+        """True if the run has results: from then on its config is fixed."""
         return (self.folder / SUMMARY).exists() or any(self.folder.glob("**/checkpoints/images-*"))
 
     def _check_config(self, config: Mapping[str, Any]) -> None:
         before = yaml.safe_load((self.folder / CONFIG).read_text())
         if new := [key for key in config if key not in FREE_KEYS and key not in before]:
             raise UserError(
-                f"{self.folder} holds a run that another version of cxrdist began, without the option {new[0]}: go "
-                "on with that version, or name another --run"
+                f"{self.folder} has a run of another version of cxrdist, without the option {new[0]}: resume it with "
+                "that version, or give another --run"
             )
         differing = [
             f"{key} {before.get(key)!r}, now {value!r}"
@@ -83,31 +83,34 @@ class RunFolder:
         ]
         if differing:
             raise UserError(
-                f"{self.folder} holds a run with another config ({'; '.join(differing[:3])}): "
-                "give the old options to resume it, or name another --run"
+                f"{self.folder} has a run with another config ({'; '.join(differing[:3])}): "
+                "give the old options to resume it, or give another --run"
             )
 
     def release(self) -> None:
+        """Release the lock."""
         self.lock.release()
 
 
 @contextlib.contextmanager
-def holding(folder: Path, job: str, config: Mapping[str, Any], dist: Dist) -> Iterator[None]:
-    """Hold a run's folder for the time of the block: rank 0 claims it, and all ranks learn the outcome."""
-    held: list[RunFolder] = []
-    dist.on_main(lambda: held.append(RunFolder(folder, job, config)))
+def locked_run(folder: Path, job: str, config: Mapping[str, Any], dist: Dist) -> Iterator[None]:
+    """Lock a run's folder for the ``with`` block. Rank 0 locks it; if that fails, all ranks raise its UserError."""
+    with dist.hold_on_main(_locked(folder, job, config)):
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, job: str, config: Mapping[str, Any]) -> Iterator[None]:
+    run_folder = RunFolder(folder, job, config)
     try:
         yield
     finally:
-        for run_folder in held:
-            run_folder.release()
+        run_folder.release()
 
 
 def finished_summary(folder: Path, shards: Mapping[str, str | None]) -> dict[str, Any] | None:
-    """The summary of a run that is finished, else None. ``shards``: the digests that it should have read.
-
-    Raises UserError where it read others: the same command on another set is another run.
-    """
+    """The summary of a finished run; None if it is not finished. ``shards``: digests of the sets that it must have
+    read. Raises UserError if it read other sets."""
     path = folder / SUMMARY
     if not path.exists():
         return None
@@ -115,36 +118,38 @@ def finished_summary(folder: Path, shards: Mapping[str, str | None]) -> dict[str
     if summary.get("status") != "finished":
         return None
     if summary["shards"] != dict(shards):
-        raise UserError(f"{folder} is a finished run on another shard set: name another --run")
+        raise UserError(f"{folder} has a finished run on another shard set: give another --run")
     return summary
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write ``summary.json``, complete or not at all."""
     write_atomic(folder / SUMMARY, canonical_json(dict(summary)))
 
 
 def joint_digest(summaries: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    """One SHA-256 of the digests that several summaries have under ``key``, in the order of their names."""
+    """SHA-256 of the digests under ``key`` in several summaries, in the order of the summaries' names."""
     return sha256_bytes("".join(summaries[name][key] for name in sorted(summaries)).encode())
 
 
-def evenly(steps: int, times: int) -> set[int]:
-    """At which of ``steps`` to look, ``times`` times, the last step always among them."""
-    return {-(-steps * i // times) for i in range(1, times + 1)}
+def evenly_spaced(steps: int, count: int) -> set[int]:
+    """``count`` evenly spaced steps of 1 ... ``steps``, always including the last one."""
+    return {-(-steps * i // count) for i in range(1, count + 1)}
 
 
 def environment(
     packages: Iterable[str] = ("torch", "accelerate", "numpy", "pillow", "webdataset"),
 ) -> dict[str, Any]:
-    """Versions and commit, for the summary."""
+    """Versions of packages, and the commit, for the summary."""
     versions = {"cxrdist": __version__, "python": platform.python_version()}
     versions |= {name: metadata.version(name) for name in packages}
     return {"versions": versions, "git_commit": git_commit()}
 
 
 def git_commit() -> str | None:
-    """The commit of the clone that runs, with ``+`` where files differ from it; None outside a clone."""
-    clone = Path(__file__).resolve().parents[1]
+    """The commit of the clone that this code belongs to, with ``+`` if tracked files were changed; None outside a
+    clone."""
+    clone = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(clone), *words]

@@ -1,4 +1,4 @@
-"""Metrics of a run: always to ``metrics.jsonl``, and to W&B. The only module that knows W&B."""
+"""Metrics of a run: in ``metrics.jsonl``, and in W&B unless disabled. The only module that imports W&B."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cxrdist.console import say
 from cxrdist.errors import UserError
 from cxrdist.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
-    """Where metrics go besides metrics.jsonl."""
+    """Where metrics are logged in addition to metrics.jsonl."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """auto: W&B online where an API key is found, else offline; disabled: no W&B."""
+    """auto: W&B online if an API key is found, else offline; disabled: no W&B."""
     project: str = "cxrdist"
     """W&B project."""
     group: str | None = None
@@ -31,7 +32,7 @@ class TrackingConfig:
 
 
 class MetricsFile:
-    """A JSON line per call, counted in images; on resuming, lines past the resumed point are dropped."""
+    """``metrics.jsonl``: one JSON line per call of ``log``. Lines after ``resumed_images`` are removed on opening."""
 
     def __init__(self, folder: Path, resumed_images: int) -> None:
         self.path = folder / METRICS
@@ -42,18 +43,19 @@ class MetricsFile:
                 try:
                     values = json.loads(line)
                 except ValueError:
-                    continue  # the last line of a killed run may be cut short
+                    continue  # the last line of a killed run may be incomplete
                 if values["images"] <= resumed_images:
                     kept.append(line)
         write_atomic(self.path, "".join(line + "\n" for line in kept))
 
     def log(self, images: int, values: Mapping[str, Any]) -> None:
+        """Append metrics at a number of images seen."""
         with self.path.open("a") as file:
             file.write(json.dumps({"images": images, **values}) + "\n")
 
 
 class NoTracker:
-    """What the other ranks hold, so that no caller asks which rank it is on."""
+    """A tracker that does nothing, for the other ranks: callers need not check their rank."""
 
     def log(self, images: int, values: Mapping[str, Any]) -> None: ...
 
@@ -63,8 +65,8 @@ class NoTracker:
 
 
 class WandbTracker(NoTracker):
-    """One W&B run for one job. Host, user, code, git remote and console output are not sent: a path or a
-    file name in them could name a patient or a colleague."""
+    """A W&B run of one job. Host, user, code, git remote and console output are not sent: a path or file name in them
+    could identify a patient or a colleague."""
 
     def __init__(
         self, folder: Path, config: TrackingConfig, job: str, settings: Mapping[str, Any], mode: str
@@ -98,7 +100,7 @@ class WandbTracker(NoTracker):
         self.run.define_metric("images")
         self.run.define_metric("*", step_metric="images")
         if mode == "offline":
-            say(f"W&B offline: `wandb sync {folder}/wandb/offline-run-*` sends this run later")
+            log.info("W&B offline: `wandb sync %s/wandb/offline-run-*` uploads this run later", folder)
 
     def log(self, images: int, values: Mapping[str, Any]) -> None:
         self._attempt(lambda: self.run.log({"images": images, **values}))
@@ -111,18 +113,24 @@ class WandbTracker(NoTracker):
         self._attempt(self.run.finish)
 
     def _attempt(self, send: Callable[[], object]) -> None:
-        """Training outlives its tracker: whatever W&B raises is told once, and nothing is sent any more."""
+        """Call a function of W&B. The first exception is logged as a warning, and nothing is sent after it: training
+        must not fail because of its tracker."""
         if self.lost:
             return
         try:
             send()
         except Exception as error:
             self.lost = True
-            say(f"warning: W&B is lost ({type(error).__name__}: {error}); metrics go on to {METRICS} alone")
+            log.warning(
+                "W&B failed (%s: %s); from here on metrics are only in %s",
+                type(error).__name__,
+                error,
+                METRICS,
+            )
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with absolute paths cut to their last part: a path may name a person or a place."""
+    """Settings with absolute paths reduced to their last part: a path may contain the name of a person or place."""
     return {
         key: without_paths(value)
         if isinstance(value, Mapping)
@@ -136,7 +144,8 @@ def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 def start(
     folder: Path, config: TrackingConfig, *, job: str, settings: Mapping[str, Any], is_main: bool
 ) -> NoTracker:
-    """The tracker of a job: W&B on rank 0 unless disabled, nothing elsewhere."""
+    """The tracker of a job: W&B on rank 0 unless disabled, else one that does nothing. Raises UserError if ``mode``
+    is online and W&B does not start."""
     mode = resolve_mode(config.mode)
     if not is_main or mode == "disabled":
         return NoTracker()
@@ -146,14 +155,15 @@ def start(
         why = " ".join(f"{type(error).__name__}: {error}".split())
         if config.mode == "online":
             raise UserError(
-                f"W&B does not start ({why}): set WANDB_API_KEY and check the network, or take "
+                f"W&B does not start ({why}): set WANDB_API_KEY and check the network, or use "
                 "--tracking.mode offline"
             ) from None
-        say(f"warning: W&B does not start ({why}); going on offline")
+        log.warning("W&B does not start (%s); continuing offline", why)
         return WandbTracker(folder, config, job, settings, "offline")
 
 
 def resolve_mode(mode: str) -> str:
+    """The W&B mode: that of the config unless it is ``auto``, else WANDB_MODE, else online if there is an API key."""
     if mode != "auto":
         return mode
     if chosen := os.environ.get("WANDB_MODE"):

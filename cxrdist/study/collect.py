@@ -1,4 +1,4 @@
-"""From folders on disk to a study: the finished runs, what was left out and why, and what may be compared.
+"""Collect the finished runs in folders, with the reason for each skipped run, and check that they are comparable.
 
 folders -> search (recursive) -> summary.json, config.yaml, metrics.jsonl -> ClsRun | GanRun -> Study
 """
@@ -30,7 +30,7 @@ class ClsRun:
     config: dict[str, Any]
     summary: dict[str, Any]
     curve: tuple[dict[str, float], ...]
-    """The lines of metrics.jsonl that hold validation figures, by images seen; one per number of images."""
+    """The lines of metrics.jsonl with validation metrics, by images seen; one per number of images."""
 
     @property
     def mix(self) -> str:
@@ -46,24 +46,24 @@ class ClsRun:
 
     @property
     def test(self) -> dict[str, Any]:
-        """The figures of the kept checkpoint on the test split."""
+        """Metrics of the kept checkpoint on the test split."""
         metrics: dict[str, Any] = self.summary["metrics"]["test"]
         return metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GanModel:
-    """One GAN, of one class or of several."""
+    """One GAN, of one or several classes."""
 
     name: str
     summary: dict[str, Any]
     grids: dict[str, Path | None]
-    """The newest sample grid of each of its classes, None where there is none."""
+    """The newest sample grid of each of its classes, None if there is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GanRun:
-    """One finished run that trained a GAN per class, or one of all classes."""
+    """One finished run of train_gan.py: a GAN per class, or one of all classes."""
 
     folder: Path
     config: dict[str, Any]
@@ -73,13 +73,13 @@ class GanRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Runs that read the same real set with the same classes: their figures may stand side by side."""
+    """Runs on the same real set and classes, so that their results are comparable."""
 
     cls: tuple[ClsRun, ...]
-    """By mix (the paper's three first), then seed."""
+    """Ordered by mix (the paper's three first), then seed."""
     gan: tuple[GanRun, ...]
     skipped: tuple[str, ...]
-    """What was found and not used, a sentence each."""
+    """A sentence for each run that was found but not used."""
 
     @property
     def mixes(self) -> tuple[str, ...]:
@@ -97,10 +97,10 @@ class Study:
 
 
 def collect(folders: Sequence[Path]) -> Study:
-    """Reads run folders, and folders that hold runs at any depth.
+    """Read run folders, and folders that contain runs at any depth.
 
-    Raises UserError for a folder without any run, a file that is not right, runs that read different real
-    sets or class names, and two runs of the same mix and seed (a mean over seeds would count it twice).
+    Raises UserError for a folder without a run, an invalid file, runs on different real sets or classes, and two
+    runs of the same mix and seed (a mean over seeds would count the seed twice).
     """
     cls: list[ClsRun] = []
     gan: list[GanRun] = []
@@ -108,12 +108,14 @@ def collect(folders: Sequence[Path]) -> Study:
     seen: set[Path] = set()
     for given in folders:
         if not given.is_dir():
-            raise UserError(f"{given}: no such folder; name run folders, or one that holds them (runs/demo)")
+            raise UserError(
+                f"{given}: no such folder; name run folders, or a folder that contains them (runs/demo)"
+            )
         found = list(_search(given))
         if not found:
             raise UserError(
-                f"{given}: neither it nor a folder below it is a run (no summary.json); "
-                "name run folders, or one that holds them"
+                f"{given}: contains no run (no summary.json in it or below); name run folders, or a folder that "
+                "contains them"
             )
         for folder in found:
             if folder.resolve() in seen:
@@ -135,12 +137,12 @@ def collect(folders: Sequence[Path]) -> Study:
 
 
 def relative(path: Path) -> str:
-    """The path as seen from the current folder."""
+    """The path relative to the current folder."""
     return Path(os.path.relpath(path)).as_posix()
 
 
 def number(value: object) -> float | None:
-    """A figure that may be missing: None and NaN (a class without test images) are the same thing here."""
+    """A value that may be missing: None for None and NaN (a class without test images)."""
     if not isinstance(value, int | float) or math.isnan(value):
         return None
     return float(value)
@@ -151,7 +153,7 @@ def _mix_rank(mix: str) -> int:
 
 
 def _search(folder: Path) -> Iterable[Path]:
-    """Run folders at or below ``folder``. A run is not searched further: below a GAN run lie its models."""
+    """Run folders at or below ``folder``. A run is not searched further: the folders of a GAN run are its models."""
     if (folder / "summary.json").is_file() and _job(folder) in ("cls", "gan", "gan-model"):
         yield folder
         return
@@ -171,13 +173,13 @@ def _job(folder: Path) -> str:
 
 
 def _read_run(folder: Path) -> ClsRun | GanRun | str:
-    """The run, or why it is left out ("" where there is nothing to tell)."""
+    """The run, or the reason for skipping it; "" for a folder of another job, which is not reported."""
     if not (folder / "summary.json").is_file():
-        return f"{relative(folder)} is left out: it has no summary.json, so it was interrupted or still runs"
+        return f"{relative(folder)} is skipped: it has no summary.json, so it was interrupted or is still running"
     summary = _read_summary(folder)
     job, status = summary.get("job"), summary.get("status")
     if job in ("cls", "gan") and status != "finished":
-        return f"{relative(folder)} is left out: its status is {status!r}, not 'finished'"
+        return f"{relative(folder)} is skipped: its status is {status!r}, not 'finished'"
     if job == "gan":
         return _gan_run(folder, summary)
     if job == "cls":
@@ -212,15 +214,17 @@ def _need(folder: Path, summary: dict[str, Any], keys: Iterable[str]) -> None:
     missing = [key for key in keys if key not in summary]
     if missing:
         raise UserError(
-            f"{folder / 'summary.json'}: {', '.join(missing)} missing; was it written by another version? "
-            "Run the job again, or leave this folder out"
+            f"{folder / 'summary.json'}: {', '.join(missing)} missing, as if written by another version of cxrdist; "
+            "run the job again, or exclude this folder"
         )
 
 
 def _read_summary(folder: Path) -> dict[str, Any]:
     content = read_json(folder / "summary.json")
     if not isinstance(content, dict):
-        raise UserError(f"{folder / 'summary.json'}: no JSON object; run the job again, or leave it out")
+        raise UserError(
+            f"{folder / 'summary.json'}: not a JSON object; run the job again, or exclude this folder"
+        )
     return content
 
 
@@ -231,16 +235,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise from_os(error) from error
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not YAML ({error}); run the job again, or leave it out") from error
+        raise UserError(f"{path}: not YAML ({error}); run the job again, or exclude this folder") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no settings; run the job again, or leave this folder out")
+        raise UserError(f"{path}: not a YAML mapping; run the job again, or exclude this folder")
     return content
 
 
 def _read_curve(path: Path) -> tuple[dict[str, float], ...]:
     if not path.is_file():
         return ()
-    # A resumed run may have written some lines twice; the later one belongs to the weights that were kept.
+    # A resumed run may have written some lines twice; the later one belongs to the kept weights.
     by_images: dict[int, dict[str, float]] = {}
     with path.open(encoding="utf-8") as lines:
         for n, line in enumerate(lines, start=1):
@@ -263,13 +267,13 @@ def _comparable(runs: Sequence[ClsRun]) -> None:
         ):
             if ours != theirs:
                 raise UserError(
-                    f"{first.folder} and {run.folder} disagree on the {what}: {_brief(theirs)} and "
-                    f"{_brief(ours)}; report them apart"
+                    f"{first.folder} and {run.folder} differ in the {what}: {_brief(theirs)} and {_brief(ours)}; "
+                    "write separate reports"
                 )
         twin = by_arm.setdefault((run.mix, run.seed), run)
         if twin is not run:
             raise UserError(
-                f"{twin.folder} and {run.folder} are both {run.mix} with seed {run.seed}; leave one out"
+                f"{twin.folder} and {run.folder} are both {run.mix} with seed {run.seed}; exclude one of them"
             )
 
 

@@ -1,6 +1,6 @@
-"""The figures, each drawn once and kept twice: SVG for the page, which follows light and dark, PNG for files.
+"""The charts of the report: SVG for the page, which has a light and a dark mode, and PNG for files.
 
-Charts are drawn in the light palette; in the SVG its colours become CSS variables, so that the page decides.
+Charts are drawn with the light palette; in the SVG its colours are replaced by CSS variables of the page.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LIGHT = {"ink": "#1c1d21", "soft": "#65676e", "line": "#d9d8d2", "paper": "#fffe
 DARK = {"ink": "#ecebe6", "soft": "#a3a5ad", "line": "#3a3c43", "paper": "#17181c"}
 ARMS_LIGHT = ("#004488", "#ddaa33", "#bb5566", "#117755", "#882299", "#557799")
 ARMS_DARK = ("#6699cc", "#eecc66", "#ee99aa", "#55bb99", "#cc88dd", "#99bbcc")
-"""Paul Tol's high-contrast trio, and his medium-contrast light one: apart for every kind of colour vision,
-and in grey. The paper's mixes take the first three; other arms take the rest in turn."""
+"""Paul Tol's high-contrast and light medium-contrast schemes, distinct for all kinds of colour vision and in grey.
+The paper's mixes have the first three; other mixes use the rest in turn."""
 MARKERS = "osD^vP"
 
 _STYLE: dict[str, Any] = {
@@ -50,7 +50,7 @@ _STYLE: dict[str, Any] = {
     "ytick.color": LIGHT["line"],
     "xtick.labelcolor": LIGHT["soft"],
     "ytick.labelcolor": LIGHT["soft"],
-    # A class name may hold a dollar sign.
+    # A class name may contain a dollar sign.
     "text.parse_math": False,
     "svg.fonttype": "none",
     "figure.constrained_layout.use": True,
@@ -69,7 +69,7 @@ class Drawn:
 
 
 def arm(study: Study, mix: str) -> int:
-    """The number of a mix's colour and marker: DS1 0, DS2 1, DS3 2, whichever of them were run."""
+    """Index of a mix's colour and marker: always DS1 0, DS2 1, DS3 2."""
     return columns(study).index(mix) % len(ARMS_LIGHT)
 
 
@@ -85,7 +85,7 @@ def counts_figure(study: Study) -> Drawn:
             made = np.array([quotas.get(name, {}).get("synthetic", 0) for name in names])
             colour = ARMS_LIGHT[arm(study, mix)]
             panel.barh(range(len(names)), real, height=0.66, color=colour)
-            # Two bars, since SVG patterns have no faint ground of their own.
+            # Two bars, since an SVG pattern has no background colour.
             panel.barh(range(len(names)), made, left=real, height=0.66, color=_faint(colour, 0.25))
             panel.barh(range(len(names)), made, left=real, height=0.66, **_hatched(colour))
             for y, (r, s) in enumerate(zip(real, made, strict=True)):
@@ -101,7 +101,7 @@ def counts_figure(study: Study) -> Drawn:
             panel.spines[["left", "bottom"]].set_visible(False)
         panels[0].set_yticks(range(len(names)), names, color=LIGHT["ink"])
         panels[0].invert_yaxis()
-        # Room for the longest label, which stands outside its bar.
+        # Room for the longest label, which is outside its bar.
         panels[0].set_xlim(0, panels[0].get_xlim()[1] * 1.32)
         soft = LIGHT["soft"]
         keys = [
@@ -113,9 +113,9 @@ def counts_figure(study: Study) -> Drawn:
 
 
 def curves_figure(study: Study) -> Drawn | None:
-    """The paper's Fig. 5: validation balanced accuracy; None where no run logged any.
+    """The paper's Fig. 5: validation balanced accuracy; None if no run logged any.
 
-    Line: mean over seeds. Band: lowest to highest seed. Large marker: the checkpoint that each run kept.
+    Line: mean over seeds. Band: lowest to highest seed. Large marker: the kept checkpoint of each run.
     """
     if not any(run.curve for run in study.cls):
         return None
@@ -186,10 +186,10 @@ def _curve(panel: Axes, study: Study, mix: str, key: str) -> None:
 
 
 def aligned(runs: Sequence[ClsRun], key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The runs' curves on one axis: x [n] float, balanced accuracy [runs, n].
+    """The runs' curves on a common axis: x [n] float, balanced accuracy [runs, n].
 
-    x holds every point that any run measured within the stretch that all of them cover; between its own
-    points a run is read off its straight line.
+    x contains every point of any run within the range that all runs cover; values between the points of a run are
+    interpolated linearly.
     """
     xs = [np.array([point[key] for point in run.curve], float) for run in runs]
     ys = [np.array([point["val/balanced_accuracy"] for point in run.curve], float) for run in runs]
@@ -207,7 +207,7 @@ def mean_confusion(runs: Sequence[ClsRun]) -> np.ndarray:
 
 
 def confusion_figure(study: Study) -> Drawn:
-    """Confusion matrices on test, one per mix: of each true class (row), the % called each class."""
+    """Confusion matrices on test, one per mix: for each true class (row), the % predicted as each class."""
     with rc_context(_STYLE):
         names, mixes = study.classes, study.mixes
         side_in = (_WIDTH_IN - 1.3) / max(3, len(mixes))
@@ -217,7 +217,7 @@ def confusion_figure(study: Study) -> Drawn:
             colour = ARMS_LIGHT[arm(study, mix)]
             for (y, x), share in np.ndenumerate(mean_confusion(study.of(mix))):
                 known = not np.isnan(share)
-                # Never fully opaque, so that ink on it stays legible in light and in dark.
+                # Never fully opaque, so that text on it is legible in light and dark mode.
                 panel.add_patch(_cell(x, y, _faint(colour, 0.6 * share if known else 0.0)))
                 panel.text(
                     x,
@@ -236,7 +236,7 @@ def confusion_figure(study: Study) -> Drawn:
             panel.spines[:].set_visible(False)
         panels[0].set_yticks(range(len(names)), names, color=LIGHT["ink"])
         panels[0].set_ylabel("true class")
-        fig.supxlabel("called", fontsize=8.5, color=LIGHT["soft"])
+        fig.supxlabel("predicted class", fontsize=8.5, color=LIGHT["soft"])
         return _both(fig, "confusion")
 
 
@@ -255,7 +255,7 @@ def _hatched(colour: str) -> dict[str, Any]:
 def _both(fig: Figure, name: str) -> Drawn:
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
-    # The layout is found once; the SVG is drawn in the same one.
+    # The layout is computed once, so that the SVG has the same one.
     fig.set_layout_engine("none")
     with rc_context({"svg.hashsalt": name}):
         svg = io.StringIO()
@@ -265,7 +265,7 @@ def _both(fig: Figure, name: str) -> Drawn:
 
 
 def _for_page(svg: str, name: str) -> str:
-    """The ``<svg>`` element alone: scalable, its colours variables, its ids unlike those of other figures."""
+    """The ``<svg>`` element alone: scalable, with CSS variables as colours and ids that are unique in the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     view_box = re.search(r'viewBox="[^"]*"', svg)

@@ -1,4 +1,4 @@
-"""Radiographs and sample grids for the report: read from shard sets and GAN runs, small, as PNG."""
+"""Radiographs and sample grids for the report, read from shard sets and GAN runs, as small PNGs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _GRID_PX = 480
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """One class: [n, H, W] uint8 each, None where there are none to show."""
+    """Images of one class: [n, H, W] uint8 each, None if there are none to show."""
 
     name: str
     real: np.ndarray | None
@@ -31,76 +31,70 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pairs:
-    """The paper's Fig. 3: real beside synthetic, a row per class."""
+    """The paper's Fig. 3: real and synthetic images, a row per class."""
 
     rows: tuple[Pair, ...]
-    """Empty where neither set is here."""
+    """Empty if neither set can be shown."""
     run: ClsRun
-    """The run whose sets these are."""
+    """The run whose sets are shown."""
     notes: tuple[str, ...]
-    """What could not be shown, a sentence each."""
+    """A sentence for each thing that could not be shown."""
     gates: str
-    """What the gates of the synthetic set let pass, per class; "" where its manifest does not say."""
+    """Pass rates of the synthetic set's gates, per class; "" if its manifest has none."""
 
 
 def pairs(study: Study, count: int = 4) -> Pairs:
-    """The first ``count`` train images of every class and origin, from the sets that a run was given.
+    """The first ``count`` train images of every class and origin, from the sets that a run has read.
 
-    A set that is absent from this machine, or is no longer the one that the run read, is not shown; the
-    notes say so.
+    A set that does not exist on this machine, or has changed since, is not shown; ``notes`` has the reason.
     """
     run = next((run for run in study.cls if run.summary["shards"].get("synthetic")), study.cls[0])
-    notes: list[str] = []
-    real = _open(run, "shards", "real", notes)
-    synthetic = _open(run, "synthetic", "synthetic", notes)
+    sets = {"real": _open(run, "shards", "real"), "synthetic": _open(run, "synthetic", "synthetic")}
+    notes = [found for found in sets.values() if isinstance(found, str)]
     rows = []
-    if real is not None or synthetic is not None:
+    if any(isinstance(found, ShardSet) for found in sets.values()):
         for name in study.classes:
-            rows.append(
-                Pair(
-                    name=name,
-                    real=_read(real, name, "real", count, notes),
-                    synthetic=_read(synthetic, name, "synthetic", count, notes),
-                )
-            )
-    gates = {} if synthetic is None else synthetic.manifest["provenance"].get("gates", {})
+            images = {origin: _read(found, name, origin, count) for origin, found in sets.items()}
+            notes += [found for found in images.values() if isinstance(found, str)]
+            shown = {origin: None if isinstance(found, str) else found for origin, found in images.items()}
+            rows.append(Pair(name=name, **shown))
+    synthetic = sets["synthetic"]
+    gates = {} if isinstance(synthetic, str) else synthetic.manifest["provenance"].get("gates", {})
     return Pairs(rows=tuple(rows), run=run, notes=tuple(notes), gates=_gates_text(gates))
 
 
-def _open(run: ClsRun, key: str, origin: str, notes: list[str]) -> ShardSet | None:
+def _open(run: ClsRun, key: str, origin: str) -> ShardSet | str:
+    """The set of an origin that a run has read, or a sentence why it is not shown."""
     digest = run.summary["shards"].get(origin)
     if not digest:
-        notes.append(f"No run of this study read {origin} images.")
-        return None
-    # A run may leave the synthetic set to its default place, beside the real one.
+        return f"No run of this study read {origin} images."
+    # The default place of the synthetic set is beside the real one.
     path = run.config.get(key) or synthetic_place(str(run.config.get("shards")))
     try:
         opened = ShardSet(path)
     except UserError as error:
-        notes.append(f"The {origin} images are not shown here ({error}).")
-        return None
+        return f"The {origin} images are not shown here ({error})."
     if opened.digest != digest:
-        notes.append(
+        return (
             f"The {origin} images are not shown here: {path} has changed since the run read it "
             f"(digest {opened.digest[:12]}, then {str(digest)[:12]})."
         )
-        return None
     return opened
 
 
-def _read(shards: ShardSet | None, name: str, origin: str, count: int, notes: list[str]) -> np.ndarray | None:
-    if shards is None:
+def _read(shards: ShardSet | str, name: str, origin: str, count: int) -> np.ndarray | str | None:
+    """[n, H, W] uint8, or a sentence why they cannot be read; None if the set is not shown."""
+    if isinstance(shards, str):
         return None
     try:
         images: np.ndarray = shards.images("train", name, origin, count)
     except UserError as error:
-        notes.append(f"{name}: {error}.")
-        return None
+        return f"{name}: {error}."
     return images
 
 
 def _gates_text(gates: dict[str, dict[str, int]]) -> str:
-    """What the gates let pass, per class: ``Normal 360 of 400 (90 %)``."""
+    """Pass rates of the gates, per class: ``Normal 360 of 400 (90 %)``."""
     parts = []
     for name, counts in gates.items():
         admitted, tried = counts["admitted"], counts["tried"]
@@ -115,13 +109,13 @@ def tile_png(image: np.ndarray) -> bytes:
 
 
 def grid_png(path: Path) -> bytes:
-    """A GAN's sample grid as a PNG at most 480 px wide. Raises UserError where the file is not an image."""
+    """A GAN's sample grid as a PNG, at most 480 px wide. Raises UserError if the file is not an image."""
     try:
         with Image.open(path) as image:
             return _png(image.convert("L"), _GRID_PX)
     except OSError as error:
         raise UserError(
-            f"{path}: not an image that can be read ({error}); delete it, or restore it"
+            f"{path}: cannot be read as an image ({error}); restore the file, or delete it"
         ) from error
 
 

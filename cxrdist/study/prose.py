@@ -1,4 +1,4 @@
-"""The sentences of the report. Each is computed from the runs; none is written beforehand."""
+"""The sentences of the report, all computed from the runs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cxrdist.study.tables import (
 _SHOWN_POINTS = 0.05
 """Differences below this print as 0.0 and are called equal."""
 _OF_ONE_RUN = frozenset({"job", "run", "seed", "mix", "synthetic"})
-"""Settings that make a run this run, and not the protocol."""
+"""Settings that identify a run and are not part of the protocol."""
 
 
 def headline(study: Study) -> list[str]:
-    """What came out, the first sentence first; then where it does not hold."""
+    """The main result in the first sentence; then its uncertainty, other metrics, and the paper's result."""
     if not study.cls:
-        return ["No classifier was trained yet: this report shows the GANs alone."]
+        return ["No classifier was trained yet: this report shows only the GANs."]
     table = {row.name: row for row in rows(study)}
     sentences = _highest(study, table["Balanced accuracy"])
     sentences += _highest_otherwise(table)
@@ -60,27 +60,27 @@ def _highest(study: Study, row: Row) -> list[str]:
     sentence = f"{on_test}, {first.mix} has the highest balanced accuracy, {score}: {above}."
     if leads[second] <= margin:
         verdict = (
-            f"So few test images cannot tell {first.mix} and {second} apart: their number alone leaves the "
-            f"difference open by ± {margin:.1f} points (95 %)."
+            f"The difference between {first.mix} and {second} is not conclusive: the number of test images alone "
+            f"gives an uncertainty of ± {margin:.1f} points (95 % interval), without the variation between trainings."
         )
     else:
         verdict = (
-            f"The lead over {second} is more than the ± {margin:.1f} points that the number of test images "
-            "alone leaves open (95 %)."
+            f"The difference between {first.mix} and {second} exceeds the uncertainty due to the number of test "
+            f"images alone, ± {margin:.1f} points (95 % interval), which excludes the variation between trainings."
         )
     return [sentence, verdict]
 
 
 def _highest_otherwise(table: dict[str, Row]) -> list[str]:
-    """A sentence where accuracy or AUROC would name another mix as the best one."""
+    """A sentence if another mix is the best by accuracy or AUROC."""
     first = {cell.mix for cell in table["Balanced accuracy"].cells if cell.is_best}
     parts = []
     for name in ("Total", "Macro AUROC"):
         best = [cell for cell in table[name].cells if cell.is_best]
         if first and best and first.isdisjoint(cell.mix for cell in best):
             label = "accuracy (Total)" if name == "Total" else "macro AUROC"
-            parts.append(f"by {label} it is {_and([cell.mix for cell in best])}, {best[0].ours_text}")
-    return [f"Balanced accuracy does not say it all: {_and(parts)}."] if parts else []
+            parts.append(f"{label} is highest for {_and([cell.mix for cell in best])} ({best[0].ours_text})")
+    return [f"Other metrics rank the mixes differently: {_and(parts)}."] if parts else []
 
 
 def _class_by_class(classes: Sequence[Row]) -> str:
@@ -98,12 +98,12 @@ def _class_by_class(classes: Sequence[Row]) -> str:
             (gained if difference > 0 else lost).append((difference, row.name))
     parts = []
     if lost:
-        parts.append("loses in " + _and(_named(sorted(lost))))
+        parts.append("lower for " + _and(_named(sorted(lost))))
     if gained:
-        parts.append("gains in " + _and(_named(sorted(gained, reverse=True))))
+        parts.append("higher for " + _and(_named(sorted(gained, reverse=True))))
     if equal:
-        parts.append("is equal in " + _and(equal))
-    return f"Class by class against DS1, in points, DS3 {'; '.join(parts)}."
+        parts.append("equal for " + _and(equal))
+    return f"Recall per class of DS3 compared with DS1, in points: {'; '.join(parts)}."
 
 
 def _named(differences: Iterable[tuple[float, str]]) -> list[str]:
@@ -115,16 +115,16 @@ def _beside_paper(total: Row) -> str:
     ours = (total.ours("DS3") or 0.0) - (total.ours("DS1") or 0.0)
     return (
         f"In the paper, the accuracy over all classes (Total) rises by {paper:.1f} points from DS1 to DS3; "
-        f"here the difference is {signed(ours)}."
+        f"here it changes by {signed(ours)} points."
     )
 
 
 def banner(study: Study) -> tuple[str, str]:
-    """Which data: a title and a paragraph."""
+    """The data of the study: a title and a paragraph."""
     source = study.cls[0].summary if study.cls else study.gan[0].summary
     data = source.get("data", {})
     if not data:
-        return "Data", "These runs do not say which data they read. Nothing here is clinical."
+        return "Data", "The runs do not record which data they read. This report makes no clinical claim."
     sizes = []
     for split in ("train", "val", "test"):
         total = sum(sum(origins.values()) for origins in data.get("counts", {}).get(split, {}).values())
@@ -132,23 +132,24 @@ def banner(study: Study) -> tuple[str, str]:
     what = (
         f"{', '.join(sizes[:-1])} and {sizes[-1]} images of {len(study.classes)} classes, "
         f"{data['image_size']} × {data['image_size']} px, split by patient, read by the importer "
-        f"{data['importer']}, label rule {data['label_rule']}."
+        f"{data['importer']}"
     )
+    what += f", label rule {data['label_rule']}." if data["label_rule"] else "."
     if data["is_phantom"]:
         return (
             "Computed phantoms, not patients",
-            f"{data['release']}: {what} Every image was drawn by a program; what stands here shows that the "
-            "machinery works, and says nothing about any disease. It claims nothing clinical.",
+            f"{data['release']}: {what} Every real image of this study was computed by a program. The results show "
+            "that the pipeline works; they say nothing about any disease and make no clinical claim.",
         )
     return (
-        f"{data['release']}, real radiographs",
-        f"{what} This is a study of a method at this size; it claims nothing clinical, and no figure "
-        "here says how well anything would serve a patient.",
+        f"Data: {data['release']}",
+        f"{what} This is a study of a method at this scale. It makes no clinical claim: no result here shows a "
+        "benefit for patients.",
     )
 
 
 def table_notes(study: Study) -> list[str]:
-    """What the numbers of Table 1 are, and how much they can bear."""
+    """Definitions of the numbers in Table 1, and their resolution."""
     least, most, total = one_image(study)
     counts = test_counts(study)
     spread = any(len(of_mix) > 1 for of_mix in seeds(study).values())
@@ -156,14 +157,14 @@ def table_notes(study: Study) -> list[str]:
         "Ours: recall of each class on the test split in % (the paper’s accuracy of a class); Total is the "
         f"accuracy over all {sum(counts.values()):,} test images; {_seed_text(study)}. "
         "Bold: the best mix of the row.",
-        f"One test image is {_span(least, most)} points of a class’s recall and {total:.1f} of Total"
+        f"One test image is worth {_span(least, most)} points of a class’s recall and {total:.1f} of Total"
         + (
-            "; the std over seeds leaves that out, since every seed is tested on the same images."
+            "; the std over seeds does not include this, since all seeds are tested on the same images."
             if spread
             else "."
         ),
-        "Paper: its Table 1, on its own images, many more and of 256 × 256 px. "
-        "The columns stand beside each other; they are not a comparison on the same data.",
+        "Paper: its Table 1, measured on another and much larger set of 256 × 256 px images. "
+        "The columns are shown side by side, but they do not compare methods on the same data.",
     ]
 
 
@@ -171,37 +172,37 @@ def _seed_text(study: Study) -> str:
     per_mix = seeds(study)
     lengths = {len(s) for s in per_mix.values()}
     if lengths == {1}:
-        return "one seed per mix, so no spread is known"
+        return "one seed per mix, so the spread over seeds is unknown"
     if len(lengths) == 1:
         return f"mean ± std over {lengths.pop()} seeds per mix"
     return "mean ± std over seeds (" + ", ".join(f"{mix}: {len(s)}" for mix, s in per_mix.items()) + ")"
 
 
 def budget(study: Study) -> tuple[str, bool]:
-    """Whether the arms saw equally many images, and whether that is so."""
+    """A paragraph on the training budgets of the mixes, and whether they are equal."""
     per_mix = {mix: sorted({int(r.summary["images_seen"]) for r in study.of(mix)}) for mix in study.mixes}
     distinct = []
     for mix in study.mixes:
         real, synthetic = epoch_images(study.of(mix)[0])
         distinct.append(f"{mix} {real + synthetic:,}" + (f" ({synthetic:,} synthetic)" if synthetic else ""))
-    unlike = f"The mixes differ in the images of an epoch: {', '.join(distinct)}."
+    epochs = f"Images per epoch: {', '.join(distinct)}."
     seen = {n for counts in per_mix.values() for n in counts}
     if len(seen) == 1:
         return (
             f"Equal budgets: every run saw {seen.pop():,} training images, so no mix was trained longer than "
-            f"another. {unlike} A smaller mix therefore ran more epochs."
+            f"another. {epochs} A mix with a smaller epoch was therefore trained for more epochs."
         ), True
     each = ", ".join(f"{mix} {_span(c[0], c[-1], ',.0f')}" for mix, c in per_mix.items())
     return (
-        f"Unequal budgets: the runs did not see equally many training images ({each}), so a difference in "
-        f"score may come from the longer training alone. {unlike}"
+        f"Unequal budgets: the runs saw different numbers of training images ({each}), so a difference in the "
+        f"results may be due to longer training alone. {epochs}"
     ), False
 
 
 def settings(
     runs: Sequence[ClsRun] | Sequence[GanRun],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """The settings that all runs share, and those that differ with every value they take."""
+    """The settings that are equal in all runs, and those that differ, with all their values."""
     flat = [dict(_flat(run.config)) for run in runs]
     names = dict.fromkeys(name for config in flat for name in config)
     shared: list[tuple[str, str]] = []
@@ -223,21 +224,21 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
 
 
 def notices(study: Study) -> list[str]:
-    """What a reader must know before the figures: runs left out, and images that do not belong together."""
+    """Warnings about the runs: skipped ones, other training data, warnings of the GAN training."""
     found = list(study.skipped)
     for run in study.cls:
         if run.summary.get("other_lineage_allowed"):
             found.append(
-                f"{relative(run.folder)} was allowed synthetic images of another real set: their generator "
-                "may have seen test patients."
+                f"{relative(run.folder)} was run with --allow-other-lineage: the generator of its synthetic images "
+                "may have been trained on test patients."
             )
     real = study.cls[0].summary["shards"].get("real") if study.cls else None
     for gan in study.gan:
         read = gan.summary["shards"].get("real")
         if study.cls and read != real:
             found.append(
-                f"{relative(gan.folder)} read another real set ({str(read)[:12]}) than the classifiers "
-                f"({str(real)[:12]}): its GANs did not draw the synthetic images of this study."
+                f"{relative(gan.folder)} was trained on another real set ({str(read)[:12]}) than the classifiers "
+                f"({str(real)[:12]}): its samples may differ from the synthetic images of this study."
             )
         for model in gan.models:
             warnings = model.summary.get("warnings", [])
@@ -246,7 +247,7 @@ def notices(study: Study) -> list[str]:
 
 
 def run_names(runs: Sequence[ClsRun] | Sequence[GanRun]) -> str:
-    """``runs/demo: ds1-0, ds1-1``: the runs behind a figure, each parent folder named once."""
+    """The runs behind a figure, grouped by parent folder: ``runs/demo: ds1-0, ds1-1``."""
     by_parent: dict[str, list[str]] = {}
     for run in runs:
         path = Path(relative(run.folder))

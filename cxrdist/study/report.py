@@ -1,6 +1,6 @@
-"""The report: run folders in, ``index.html``, ``report.md`` and ``figures/*.png`` out.
+"""Write the report of run folders: ``index.html``, ``report.md`` and ``figures/*.png``.
 
-Both texts are rendered from one context, so that a number cannot differ between them.
+HTML and Markdown are rendered from the same context, so that they contain the same numbers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from cxrdist.study.figures import (
     DARK,
     LIGHT,
     MARKERS,
+    Drawn,
     arm,
     confusion_figure,
     counts_figure,
@@ -35,20 +36,22 @@ from cxrdist.study.tables import NONE, PAPER, PAPER_MIXES, Cell, columns, epoch_
 _WHAT = {
     "DS1": "all real images, as they are",
     "DS2": "real images, balanced",
-    "DS3": "all real images, filled with synthetic ones",
+    "DS3": "all real images, balanced with synthetic ones",
 }
 _DIGITS = 12
-"""Of a digest or commit, in tables."""
+"""Digits of a digest or commit in tables."""
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
-    """Writes ``out/index.html`` (self-contained), ``out/report.md`` and ``out/figures/*.png``.
+    """Write ``out/index.html`` (self-contained), ``out/report.md`` and ``out/figures/*.png``.
 
-    ``runs`` are run folders, or folders that hold runs at any depth. Returns the path of the page. The same
-    runs give the same bytes. Raises UserError where the runs may not be compared, or ``out`` not be written.
+    ``runs``: run folders, or folders that contain runs at any depth. Returns the path of ``index.html``. The same
+    runs give the same bytes. Raises UserError if the runs are not comparable or ``out`` cannot be written.
     """
     study = collect(runs)
-    pngs: dict[str, bytes] = {}
+    charts = _charts(study) if study.cls else {}
+    pairs_shown = _pairs(study)
+    gans = [_gan(run, number) for number, run in enumerate(study.gan)]
     context = {
         "study": study,
         "title": _title(study),
@@ -56,15 +59,15 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         "banner": prose.banner(study),
         "notices": prose.notices(study),
         "paper": PAPER,
-        "figures": _charts(study, pngs) if study.cls else {},
+        "figures": {name: Markup(chart.svg) if chart else None for name, chart in charts.items()},
         "tiles": _tiles(study),
         "columns": [
             {"mix": mix, "arm": arm(study, mix), "paper": mix in PAPER_MIXES} for mix in columns(study)
         ],
         "rows": rows(study),
         "notes": prose.table_notes(study) if study.cls else [],
-        "pairs": _pairs(study, pngs),
-        "gans": [_gan(run, i, pngs) for i, run in enumerate(study.gan)],
+        "pairs": pairs_shown,
+        "gans": gans,
         "cls_names": prose.run_names(study.cls),
         "gan_names": prose.run_names(study.gan),
         "cls_rows": [_cls_row(run, study) for run in study.cls],
@@ -80,6 +83,10 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     }
     page = _environment(escape=True).get_template("report.html.j2").render(context)
     text = _environment(escape=False).get_template("report.md.j2").render(context)
+    pngs = {f"{name}.png": chart.png for name, chart in charts.items() if chart}
+    if pairs_shown and pairs_shown["png"]:
+        pngs["fig3.png"] = pairs_shown["png"]
+    pngs |= {card["file"]: card["grid"] for cards in gans for card in cards if card["grid"]}
     try:
         for name, png in pngs.items():
             write_atomic(out / "figures" / name, png)
@@ -106,18 +113,16 @@ def _environment(*, escape: bool) -> jinja2.Environment:
 def _title(study: Study) -> str:
     mixes = study.mixes
     if not mixes:
-        return "The GANs, class by class"
-    return f"{', '.join(mixes[:-1])} and {mixes[-1]}, beside the paper" if len(mixes) > 1 else mixes[0]
+        return "Samples of the GANs"
+    return f"{', '.join(mixes[:-1])} and {mixes[-1]}" if len(mixes) > 1 else mixes[0]
 
 
-def _charts(study: Study, pngs: dict[str, bytes]) -> dict[str, Markup | None]:
-    drawn = {
+def _charts(study: Study) -> dict[str, Drawn | None]:
+    return {
         "fig4": counts_figure(study),
         "fig5": curves_figure(study),
         "confusion": confusion_figure(study),
     }
-    pngs.update({f"{name}.png": figure.png for name, figure in drawn.items() if figure})
-    return {name: Markup(figure.svg) if figure else None for name, figure in drawn.items()}
 
 
 def _tiles(study: Study) -> list[dict[str, Any]]:
@@ -140,12 +145,10 @@ def _tiles(study: Study) -> list[dict[str, Any]]:
     return tiles
 
 
-def _pairs(study: Study, pngs: dict[str, bytes]) -> dict[str, Any] | None:
+def _pairs(study: Study) -> dict[str, Any] | None:
     if not study.cls:
         return None
     found = pairs(study)
-    if found.rows:
-        pngs["fig3.png"] = pairs_png(found.rows)
     shown = [
         {
             "name": row.name,
@@ -154,19 +157,23 @@ def _pairs(study: Study, pngs: dict[str, bytes]) -> dict[str, Any] | None:
         }
         for row in found.rows
     ]
-    return {"rows": shown, "notes": found.notes, "gates": found.gates, "names": prose.run_names([found.run])}
+    return {
+        "rows": shown,
+        "notes": found.notes,
+        "gates": found.gates,
+        "names": prose.run_names([found.run]),
+        "png": pairs_png(found.rows) if found.rows else None,
+    }
 
 
-def _gan(run: GanRun, number: int, pngs: dict[str, bytes]) -> list[dict[str, Any]]:
-    """A card for each class, also where one GAN draws several."""
+def _gan(run: GanRun, number: int) -> list[dict[str, Any]]:
+    """A card for each class, also if one GAN generates several."""
     cards = []
     for model in run.models:
         for name, path in model.grids.items():
             grid = grid_png(path) if path else None
-            # Several GAN runs hold the same classes: the first keeps the plain file name.
+            # Several GAN runs may have the same classes: those of the first have plain file names.
             file = f"gan{number + 1 if number else ''}-{slug(name)}.png"
-            if grid:
-                pngs[file] = grid
             of_all = f" (one GAN of {len(model.grids)} classes)" if len(model.grids) > 1 else ""
             cards.append(
                 {"name": name, "grid": grid, "file": file, "of_all": of_all, **_gan_figures(model.summary)}
@@ -228,18 +235,18 @@ def _short(digest: object) -> str:
 
 
 def _commit(commit: object) -> str:
-    # A run from changed files says so by a plus sign, which must not be cut off.
+    # A plus sign marks a run of changed files and must not be cut off.
     return _short(commit) + ("+" if str(commit).endswith("+") else "")
 
 
 def _lane(cell: Cell) -> dict[str, float | None]:
-    """Where a cell's two figures stand on an axis of 0 to 100."""
+    """Positions of a cell's two values on an axis from 0 to 100."""
     ours = None if cell.ours is None else cell.ours * (100 if cell.is_score else 1)
     return {"paper": cell.paper, "ours": ours}
 
 
 def _marker(arm_number: int) -> str:
-    """The SVG path of an arm's marker, the one of the charts, about 7 px across and centred on 0, 0."""
+    """SVG path of an arm's marker, as in the charts; about 7 px wide, centred on 0, 0."""
     return {
         "o": "M-3.4 0a3.4 3.4 0 1 0 6.8 0a3.4 3.4 0 1 0 -6.8 0Z",
         "s": "M-3 -3H3V3H-3Z",
@@ -251,7 +258,7 @@ def _marker(arm_number: int) -> str:
 
 
 def _glue(text: str) -> str:
-    """No line break between a figure and its sign."""
+    """No line break between a number and its sign."""
     return text.replace(" %", "\u00a0%").replace("± ", "±\u00a0")
 
 

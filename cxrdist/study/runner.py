@@ -1,6 +1,6 @@
-"""A study: import, GANs, synthesis, a classifier per mix and seed, report; each step a process of its own.
+"""Run a study: import, GANs, synthesis, a classifier per mix and seed, report; each step in its own process.
 
-Every step resumes or finds itself finished, so the same command goes on after any interruption.
+Every step resumes, or does nothing if it is finished, so running the same command again resumes a study.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cxrdist.config import find, find_named, load_yaml
+from cxrdist.config.yaml_files import find, find_named, load_yaml
 from cxrdist.console import duration, say
 from cxrdist.data.mix.rules import OTHERS, WeightRule, rule_from
 from cxrdist.data.shards.manifest import MANIFEST
 from cxrdist.data.shards.open import synthetic_place
 from cxrdist.data.storage.store import store_of
-from cxrdist.errors import UserError
-from cxrdist.process import die_with_parent
+from cxrdist.errors import OptionError, UserError
+from cxrdist.process import available_cores, die_with_parent
 from cxrdist.run.tracking import TrackingConfig
 from cxrdist.study.report import write_report
 from cxrdist.study.tables import print_table
@@ -29,38 +29,39 @@ from cxrdist.study.tables import print_table
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Run the whole experiment of a YAML in configs/study/ and write its report."""
+    """Run all steps of a study from a YAML file in configs/study/ and write the report."""
 
     name: str = "demo"
-    """Name of the study: its runs lie in runs/<name>, and W&B groups them under it."""
+    """Name of the study: its runs are in runs/<name>, and it is their W&B group."""
     shards: str = "shards/demo"
-    """Set of real images; the synthetic one is made beside it, as <shards>-synthetic."""
+    """Set of real images; the synthetic one is written to <shards>-synthetic."""
     source: str | None = "phantom --size 64 --seed 0"
-    """Words of `cxrdist import` (without --out) that make the set where it is absent; null: it is there."""
+    """Arguments of `cxrdist import` (without --out) that create the set; null: it must exist."""
     gan_config: str = "configs/gan/demo.yaml"
     """Config of train_gan.py."""
     gan_options: tuple[str, ...] = ()
-    """More options of train_gan.py, such as '--budget=20000 images'."""
+    """Additional options of train_gan.py, such as '--budget=20000 images'."""
     cls_config: str | None = None
-    """Config of train_cls.py; null: the preset that fits the image size."""
+    """Config of train_cls.py; null: the preset for the image size."""
     cls_options: tuple[str, ...] = ()
-    """More options of train_cls.py."""
+    """Additional options of train_cls.py."""
     mixes: tuple[str, ...] = ("DS1", "DS2", "DS3")
-    """Mixes to compare; the last one that uses synthetic images says how many are made."""
+    """Mixes to compare; the last one that uses synthetic images determines how many are generated."""
     seeds: tuple[int, ...] = (0,)
-    """A classifier is trained per mix and seed."""
+    """Seeds of the classifiers; one is trained per mix and seed."""
     processes: int = 0
-    """Processes per job; 0: one per GPU, or on CPU one per core, two at most."""
+    """Processes per job; 0: one per GPU, or on CPU one per core, at most two."""
     report: str = "report"
     """Folder of the report."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 
     def __post_init__(self) -> None:
-        if not self.mixes or not self.seeds:
-            raise UserError("a study needs at least one mix and one seed")
+        for name in ("mixes", "seeds"):
+            if not getattr(self, name):
+                raise OptionError(name, "must name at least one")
         if self.processes < 0:
-            raise UserError(f"--processes {self.processes}: 0 (as many as fit) or more")
+            raise OptionError("processes", f"must be 0 (as many as fit) or more, not {self.processes}")
 
     @property
     def folder(self) -> Path:
@@ -101,7 +102,7 @@ def steps_of(config: StudyConfig) -> list[Step]:
         words = [*shlex.split(config.source), "--out", config.shards]
         steps.append(Step(f"import {words[0]}", [sys.executable, "-m", "cxrdist", "import", *words]))
     elif not store_of(config.shards).exists(MANIFEST):
-        raise UserError(f"{config.shards}: no such shard set; import it first, or give the study a source")
+        raise UserError(f"{config.shards}: no such shard set; import it first, or set the option source")
     launch = launcher(config.processes)
     common = ["--shards", config.shards, *tracking_words(config)]
     synthetic_mix = last_synthetic_mix(config.mixes)
@@ -128,7 +129,7 @@ def steps_of(config: StudyConfig) -> list[Step]:
 
 
 def last_synthetic_mix(mixes: tuple[str, ...]) -> str | None:
-    """The mix that synthesis works for. Raises UserError where another one needs classes that it does not make."""
+    """The mix that images are synthesized for. Raises UserError if another one needs classes that it does not."""
     rules = {mix: rule_from(load_yaml(find_named("mix", mix))) for mix in mixes}
     last = next((mix for mix in reversed(mixes) if rules[mix].needs_synthetic), None)
     if last is None:
@@ -142,8 +143,8 @@ def last_synthetic_mix(mixes: tuple[str, ...]) -> str | None:
             if rule.may_take("synthetic", name) and not rules[last].may_take("synthetic", name):
                 which = "classes that it does not name" if name == OTHERS else name
                 raise UserError(
-                    f"mixes: the synthetic images are made for {last}, the last one that uses any, but {mix} needs "
-                    f"some of {which} too: put {mix} last, or give {which} a synthetic weight in {last}"
+                    f"mixes: synthetic images are generated for {last}, the last mix that uses any, but {mix} also "
+                    f"needs some of {which}: put {mix} last, or give {which} a synthetic weight in {last}"
                 )
     return last
 
@@ -170,13 +171,11 @@ def script(name: str) -> str:
 
 
 def launcher(processes: int) -> list[str]:
-    """``accelerate launch`` for this machine."""
+    """The command line of ``accelerate launch`` for this machine."""
     import torch
 
-    from cxrdist.distributed.machine import cores
-
     gpus = torch.cuda.device_count()
-    processes = processes or gpus or min(2, cores())
+    processes = processes or gpus or min(2, available_cores())
     words = [sys.executable, "-m", "accelerate.commands.launch"]
     if processes == 1:
         plain = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
@@ -186,7 +185,7 @@ def launcher(processes: int) -> list[str]:
 
 
 def run_step(step: Step) -> None:
-    """Run a step, its output shown as it comes. Raises UserError where it fails."""
+    """Run a step and forward its output. Raises UserError if it fails."""
     process = subprocess.Popen(
         step.command,
         stderr=subprocess.PIPE,
@@ -195,19 +194,19 @@ def run_step(step: Step) -> None:
         env=quiet_environment(),
     )
     assert process.stderr is not None
-    told = False
+    has_error = False
     for line in process.stderr:
-        # After our own one-line error the launcher adds a traceback of its own, which helps nobody.
-        told = told or line.startswith("error: ")
-        if not told or line.startswith("error: "):
+        # After the job's one-line error the launcher prints a traceback of its own, which is of no use.
+        has_error = has_error or line.startswith("error: ")
+        if not has_error or line.startswith("error: "):
             sys.stderr.write(line)
     if process.wait():
         raise UserError(
-            f"the step '{step.title}' failed{'' if told else f' with exit code {process.returncode}'}; "
-            "the same command goes on from it"
+            f"the step '{step.title}' failed{'' if has_error else f' with exit code {process.returncode}'}; run the "
+            "same command again to resume from it"
         )
 
 
 def quiet_environment() -> dict[str, str]:
-    """torchrun warns where OMP_NUM_THREADS is unset; the jobs set their own number of threads."""
+    """torchrun warns if OMP_NUM_THREADS is not set; the jobs set their own number of threads."""
     return {"OMP_NUM_THREADS": "1", **os.environ}

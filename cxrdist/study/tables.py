@@ -1,4 +1,4 @@
-"""The numbers: the paper's Table 1 and ours, row by row. HTML, Markdown and terminal print the same rows."""
+"""The paper's Table 1 and ours, row by row, for HTML, Markdown and terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PAPER_TABLE_1 = {
 }
 """Accuracy in % by class and mix: Table 1 of the paper. Its classes average 92.01 for DS3, not 92.10."""
 PAPER_TOTAL_STD = {"DS1": 0.47, "DS2": 0.48, "DS3": 0.41}
-"""The ± beside the paper's Total, in points."""
+"""The ± of the paper's Total, in points."""
 
 NONE = "–"
 _TIE = 1e-9  # means of the same fractions, summed in another order
@@ -39,7 +39,7 @@ _Z95 = 1.96
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One mix in one row: percent, or a plain 0..1 score where the row says so. None: there is no figure."""
+    """One mix in one row: percent, or a score from 0 to 1 if ``is_score``. None: no value."""
 
     mix: str
     paper: float | None
@@ -67,12 +67,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A class, or one of the figures over all classes."""
+    """A class, or one of the metrics over all classes."""
 
     name: str
     is_class: bool
     n: int
-    """Test images behind the row."""
+    """Number of test images."""
     cells: tuple[Cell, ...]
     """One per mix, in the order of ``columns``."""
 
@@ -81,7 +81,7 @@ class Row:
 
 
 def columns(study: Study) -> tuple[str, ...]:
-    """The paper's three mixes, run or not, then the study's own arms."""
+    """The paper's three mixes, whether run or not, then the study's own ones."""
     return PAPER_MIXES + tuple(mix for mix in study.mixes if mix not in PAPER_MIXES)
 
 
@@ -93,8 +93,8 @@ def rows(study: Study) -> list[Row]:
     total = sum(counts.values())
     table = []
     for name, n in counts.items():
-        table.append(_row(study, name, n, partial(_recall, name), paper=name, is_class=True))
-    table.append(_row(study, "Total", total, lambda m: m["accuracy"], paper="Total"))
+        table.append(_row(study, name, n, partial(_recall, name), is_class=True))
+    table.append(_row(study, "Total", total, lambda m: m["accuracy"]))
     table.append(_row(study, "Balanced accuracy", total, lambda m: m["balanced_accuracy"]))
     table.append(_row(study, "Macro AUROC", total, lambda m: m["macro_auroc"], is_score=True))
     return table
@@ -105,7 +105,7 @@ def _recall(name: str, metrics: dict[str, Any]) -> object:
 
 
 def test_counts(study: Study) -> dict[str, int]:
-    """Test images per class; every run read the same real set, so the first speaks for all."""
+    """Test images per class, the same for all runs, since they read the same real set."""
     n = study.cls[0].test["n"]
     return {name: int(n.get(name, 0)) for name in study.classes}
 
@@ -116,21 +116,20 @@ def _row(
     n: int,
     pick: Callable[[dict[str, Any]], object],
     *,
-    paper: str = "",
     is_class: bool = False,
     is_score: bool = False,
 ) -> Row:
     ours = {mix: _mean_std([pick(run.test) for run in study.of(mix)], is_score) for mix in columns(study)}
     means = [mean for mean, _ in ours.values() if mean is not None]
-    # A row in which every mix is equal has no best one.
+    # If all mixes are equal, there is no best one.
     best = max(means) if len(means) > 1 and max(means) - min(means) > _TIE else math.inf
     cells = []
     for mix, (mean, std) in ours.items():
         cells.append(
             Cell(
                 mix=mix,
-                paper=PAPER_TABLE_1.get(paper, {}).get(mix),
-                paper_std=PAPER_TOTAL_STD.get(mix) if paper == "Total" else None,
+                paper=PAPER_TABLE_1.get(name, {}).get(mix),
+                paper_std=PAPER_TOTAL_STD.get(mix) if name == "Total" else None,
                 ours=mean,
                 ours_std=std,
                 is_score=is_score,
@@ -154,10 +153,11 @@ def seeds(study: Study) -> dict[str, tuple[int, ...]]:
 
 
 def balanced_margin(study: Study, a: str, b: str) -> float:
-    """Half width of a 95 % interval around the difference of two balanced accuracies, in points.
+    """Half width of the 95 % interval of the difference of two balanced accuracies, in points.
 
-    Binomial per class, over the test images alone: images are taken as independent (several of one patient
-    are not), the two mixes as unpaired, and more seeds do not narrow it, since they share the test images.
+    Normal approximation of a binomial per class, over the test images alone. It treats images as independent (several
+    of one patient are not) and the two mixes as unpaired. More seeds do not narrow it, since they share the test
+    images. It is too narrow for few test images, and 0 for recalls of 0 and 1.
     """
     table = rows(study)
     variance = 0.0
@@ -170,25 +170,25 @@ def balanced_margin(study: Study, a: str, b: str) -> float:
 
 
 def one_image(study: Study) -> tuple[float, float, float]:
-    """What one test image weighs, in points: least in a class, most in a class, in Total."""
+    """Weight of one test image in points: smallest and largest in a class, and in Total."""
     counts = [n for n in test_counts(study).values() if n]
     return 100 / max(counts), 100 / min(counts), 100 / sum(counts)
 
 
 def print_table(runs: Sequence[Path], console: Console | None = None) -> None:
-    """Prints Table 1 of the runs in (or below) the given folders. Raises UserError as ``collect`` does."""
+    """Print Table 1 of the runs in (or below) the given folders. Raises UserError as ``collect`` does."""
     study = collect(runs)
     console = console or Console()
     if not study.cls:
-        console.print("no classifier run yet: there are no results to print")
+        console.print("no results yet: no classifier was trained")
         return
     counts = {mix: len(s) for mix, s in seeds(study).items()}
-    # No padding on the left: with it three mixes need more than 80 columns.
+    # Without padding on the left, three mixes fit in 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("test, %", no_wrap=True)
     table.add_column("n", justify="right", style="dim")
     for mix in columns(study):
-        # Other arms have no figure in the paper, and a terminal no room for an empty column.
+        # Other mixes are not in the paper, and a terminal has no room for an empty column.
         if mix in PAPER_MIXES:
             table.add_column("paper", justify="right", style="dim", no_wrap=True)
         table.add_column(mix, justify="right", no_wrap=True)
@@ -204,7 +204,7 @@ def print_table(runs: Sequence[Path], console: Console | None = None) -> None:
     least, most, total = one_image(study)
     number_of_seeds = ", ".join(f"{mix} {n}" for mix, n in counts.items())
     console.print(
-        f"ours: mean ± std over seeds ({number_of_seeds}); one test image is {least:.1f} to {most:.1f} "
+        f"ours: mean ± std over seeds ({number_of_seeds}); one test image is worth {least:.1f} to {most:.1f} "
         f"points of a class, {total:.1f} of Total",
         style="dim",
         highlight=False,

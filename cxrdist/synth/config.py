@@ -1,4 +1,4 @@
-"""What can be chosen in synthesis."""
+"""Options of the synthesis (launch/synthesize.py)."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from cxrdist.run.tracking import TrackingConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SynthConfig:
-    """Write the synthetic images that a mix lacks straight into a shard set.
+    """Generate the synthetic images of a mix and write them to a shard set.
 
-    The same command again finishes an unfinished set, bit for bit the same; a finished one is left as it is.
+    Running the same command again completes an unfinished set, with identical bytes. A finished set is not changed.
     """
 
     gan: str = "runs/gan"
-    """Run of train_gan.py whose generators are used."""
+    """Run folder of train_gan.py with the generators to use."""
     shards: str = DEFAULT_SET
-    """Set of real images that the generators were trained on."""
+    """Real shard set that the generators were trained on."""
     mix: str = "DS3"
-    """Mix whose synthetic images are made."""
+    """Mix to generate synthetic images for, as many as one epoch contains."""
     out: str | None = None
-    """Folder of the new set, or its URL (s3://bucket/set, gs://...); by default <shards>-synthetic."""
+    """Folder or URL of the new set (s3://bucket/set, gs://...); null: <shards>-synthetic."""
     run: str | None = None
-    """Folder of this job's config and summary; by default runs/synth-<out>."""
+    """Folder of this job's config and summary; null: runs/synth-<out>."""
     encoding: Literal["png", "jpg", "npy"] = "png"
-    """How images are stored."""
+    """Encoding of the images."""
     seed: int = 0
-    """Seed of z."""
+    """Seed of the latent vectors z."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

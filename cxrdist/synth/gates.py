@@ -1,8 +1,8 @@
-"""Admission: which generated images may enter a set.
+"""The gate of the synthesis: which generated images are written to the set.
 
-The paper had radiologists remove inappropriate images. This gate removes only what is blank, washed out or
-saturated: brightness (mean) or contrast (standard deviation) far outside what the class's real training
-images span. It knows nothing of anatomy, and replaces no reader.
+In the paper, radiologists removed inappropriate images. This gate removes only images that are blank, washed out or
+saturated: those whose brightness (mean) or contrast (standard deviation) lies far outside the range of the class's
+real training images. It does not look at anatomy and does not replace a reader.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class GreyGate:
 
     @staticmethod
     def from_real(shards: ShardSet, class_name: str) -> GreyGate:
-        """From the class's real train images (at most 2,000): brightness within 64 grey values of theirs,
-        contrast from a quarter of their lowest to twice their highest."""
+        """Ranges from the class's real train images (at most 2,000): brightness from 64 grey values below their
+        lowest to 64 above their highest, contrast from a quarter of their lowest to twice their highest."""
         scores = np.array([scores_of(i) for i in shards.images("train", class_name, "real", MEASURED_IMAGES)])
         (brightness_low, contrast_low), (brightness_high, contrast_high) = scores.min(0), scores.max(0)
         factor_low, factor_high = CONTRAST_FACTORS

@@ -1,21 +1,21 @@
-"""Which generators of a run make which classes, and what they have learnt from."""
+"""Find the generator of each class in a GAN run, and check that it was trained on the set."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from cxrdist.data.shards.lineage import descends_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import slug
-from cxrdist.models import ALL_CLASSES, MODEL_FILE, TrainedGenerator, load_generator
+from cxrdist.models import ALL_CLASSES, MODEL_FILE, TrainedGenerator, load_generator, mismatch_with
 
 
 def load_generators(gan_run: Path, classes: Iterable[str], shards: ShardSet) -> dict[str, TrainedGenerator]:
-    """``{class: its generator}``: a class's own, else the one of all classes, which is then the same object.
+    """``{class: generator}``: the generator of that class alone, else the one of all classes (the same object for
+    each of them).
 
-    Raises UserError where one is missing, changed, of another image size, or has learnt from anything but the
+    Raises UserError if one is missing, was changed, has another image size, or was trained on anything but the
     train split of ``shards`` or of a set of its family.
     """
     loaded: dict[Path, TrainedGenerator] = {}
@@ -27,8 +27,8 @@ def load_generators(gan_run: Path, classes: Iterable[str], shards: ShardSet) -> 
             _check(loaded[folder], folder, gan_run, shards)
         if name not in loaded[folder].classes:
             raise UserError(
-                f"{folder}: this generator makes {', '.join(loaded[folder].classes)}, not {name}; train one that "
-                f"does with `{_training(gan_run, shards)}-other`"
+                f"{folder}: the classes of this generator are {', '.join(loaded[folder].classes)}, not {name}; train "
+                f"another with `{_training(gan_run, shards)}-other`"
             )
         found[name] = loaded[folder]
     return found
@@ -44,17 +44,19 @@ def _folder_of(gan_run: Path, class_name: str, shards: ShardSet) -> Path:
 
 
 def _check(generator: TrainedGenerator, folder: Path, gan_run: Path, shards: ShardSet) -> None:
-    again = f"train one on it with `{_training(gan_run, shards)}-other`"
-    if not descends_from(generator.lineage, shards):
-        raise UserError(
-            f"{folder}: this generator has learnt from another set ({generator.lineage['real_digest'][:12]}) than "
-            f"{shards} ({shards.digest[:12]}); {again}"
+    problem = mismatch_with(generator, shards)
+    if problem is None:
+        return
+    if problem.kind == "lineage":
+        reason = (
+            f"was trained on another set ({problem.generator[:12]}) than the train split of {shards} "
+            f"({problem.shards[:12]})"
         )
-    if generator.image_size != shards.image_size:
-        raise UserError(
-            f"{folder}: this generator makes images of {generator.image_size} px, and {shards} has "
-            f"{shards.image_size} px; {again}"
-        )
+    else:
+        reason = f"generates images of {problem.generator} px, but {shards} has {problem.shards} px"
+    raise UserError(
+        f"{folder}: this generator {reason}; train one on this set with `{_training(gan_run, shards)}-other`"
+    )
 
 
 def _training(gan_run: Path, shards: ShardSet) -> str:

@@ -1,27 +1,26 @@
-"""Writing generated images straight into shards: each rank its own shards, one manifest at the end.
+"""Write generated images straight into shards: each rank writes its own shards, rank 0 the manifest.
 
-    mix rule + real counts -> images to make per class
-      -> shard tasks, dealt over the ranks
-        -> candidates 0, 1, 2 ... of a shard: z from (seed, class, shard, candidate) -> G -> gate -> tar
-      -> tables, manifest with lineage, written last
+    mix rule + real counts -> images per class            plan.py
+      -> generators of the GAN run, grey gates            lineage.py, gates.py
+        -> shard tasks, every world_size-th for this rank
+          -> candidates 0, 1, 2 ... of a shard: z from (seed, class, shard, candidate) -> G -> gate -> tar
+            -> tables, then the manifest with the lineage
 
-A shard's bytes are a function of generator, seed, class and shard number: not of the rank that writes it.
+A shard's bytes are a function of generator, seed, class and shard number, and not of the rank that writes it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import find_named, load_yaml, to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
-from cxrdist.data.loading.mix_sets import train_counts
-from cxrdist.data.mix.rules import quotas, rule_from
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.manifest import (
     MANIFEST,
@@ -34,246 +33,185 @@ from cxrdist.data.shards.manifest import (
 from cxrdist.data.shards.schema import check_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
-from cxrdist.data.shards.tar import Sample, finished_shard, samples_per_shard, write_shard
-from cxrdist.data.shards.write_job import claim, finished_set, remove_leftovers, settle
+from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
+from cxrdist.data.shards.write_job import claimed, finished_set, mark_finished, remove_leftovers
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.distributed.dist import Dist
-from cxrdist.errors import UserError
 from cxrdist.models import TrainedGenerator
-from cxrdist.run.folder import SUMMARY, environment, holding, write_summary
-from cxrdist.run.tracking import start
+from cxrdist.run.folder import SUMMARY, locked_run
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
 from cxrdist.synth.lineage import load_generators
-
-CANDIDATE_BATCH = 64
-PROBED_CANDIDATES = 4 * CANDIDATE_BATCH
-LEAST_PASS_RATE = 0.05
-LEAST_SHARDS_PER_CLASS = 8
+from cxrdist.synth.plan import (
+    CANDIDATE_BATCH,
+    Source,
+    SynthTask,
+    check_pass_rate,
+    images_to_make,
+    provenance_of,
+    shard_tasks,
+)
+from cxrdist.synth.report import report
 
 
 @dataclass(frozen=True)
-class SynthTask:
-    """One shard to write."""
+class WrittenShard:
+    """One finished shard; ranks send each other these."""
 
-    class_name: str
-    number: int
-    samples: int
+    task: SynthTask
+    row: dict[str, Any]
+    """Its row of the shard table."""
+    tried: int
+    """Candidates that were generated for it."""
 
 
 def synthesize(config: SynthConfig) -> None:
-    """Make the synthetic set of a mix, over all processes."""
+    """Write the synthetic set of a mix, over all processes."""
     began_s = time.monotonic()
     dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)
     check_classes(real.classes)
-    wanted = images_to_make(config, real)
-    generators = load_generators(Path(config.gan), wanted, real)
-    gates = {name: GreyGate.from_real(real, name) for name in wanted}
-    provenance = provenance_of(config, generators, gates, wanted)
+    sources = find_sources(config, real)
+    total = sum(source.images for source in sources)
+    provenance = provenance_of(config, sources)
     check_provenance(provenance, f"--out {config.out_place}")
     store = store_of(config.out_place)
-    with holding(config.run_folder, "synth", to_dict(config), dist):
+    with locked_run(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):
             if dist.is_main and not (config.run_folder / SUMMARY).exists():
                 report(config, manifest, time.monotonic() - began_s, dist)
             dist.close()
             return
-        for name in wanted:
-            generators[name].network.to(dist.device)
-            probe(generators[name], name, gates[name], config)
-        say(f"synthesis of {sum(wanted.values()):,} images for {config.mix}; {dist.describe()}")
-        releases: list[Callable[[], None]] = []
-        dist.on_main(lambda: releases.append(claim(store, provenance)))
-        try:
-            rows = write_my_shards(store, config, real, wanted, generators, gates, dist)
-            manifest = dist.on_main(lambda: conclude(store, real, config, provenance, rows))
-        finally:
-            for release in releases:
-                release()
+        for source in sources:
+            source.generator.network.to(dist.device)
+            check_pass_rate(source, config)
+        say(f"synthesis of {total:,} images for {config.mix}; {dist.describe()}")
+        with dist.hold_on_main(claimed(store, provenance)):
+            shards = dist.gather_objects(write_my_shards(store, config, sources, real, dist))
+            manifest = dist.on_main(lambda: conclude(store, real, config, provenance, shards))
         seconds = time.monotonic() - began_s
         if dist.is_main:
             report(config, manifest, seconds, dist)
-    say(f"{store}: {sum(wanted.values()):,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
+    say(f"{store}: {total:,} images in {duration(seconds)}, digest {manifest['digest'][:12]}")
     dist.close()
+
+
+def find_sources(config: SynthConfig, real: ShardSet) -> list[Source]:
+    """The classes that the mix needs synthetic images of, in the order of the mix."""
+    wanted = images_to_make(config, real)
+    generators = load_generators(Path(config.gan), wanted, real)
+    return [
+        Source(name, images, generators[name], GreyGate.from_real(real, name))
+        for name, images in wanted.items()
+    ]
 
 
 def finished_before(store: Store, provenance: dict[str, Any]) -> Manifest | None:
     return finished_set(store, provenance) if store.exists(MANIFEST) else None
 
 
-def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
-    """``{class: images}``, those of one epoch. Raises UserError for a mix that uses no synthetic images."""
-    rule = rule_from(load_yaml(find_named("mix", config.mix)))
-    if not rule.needs_synthetic:
-        raise UserError(f"{rule.name} uses no synthetic images: take a mix that does, such as --mix DS3")
-    quota = quotas(rule, train_counts(real, None))
-    wanted = {name: q["synthetic"] for name, q in quota.items() if q.get("synthetic")}
-    if not wanted:
-        raise UserError(
-            f"an epoch of {rule.name} on {real} takes no synthetic image: raise what the rule asks of them"
-        )
-    return wanted
-
-
-def provenance_of(
-    config: SynthConfig,
-    generators: dict[str, TrainedGenerator],
-    gates: dict[str, GreyGate],
-    wanted: dict[str, int],
-) -> dict[str, Any]:
-    return {
-        "importer": "synthesis",
-        "release": "generated images",
-        "is_phantom": False,
-        "options": {
-            "encoding": config.encoding,
-            "seed": config.seed,
-            "mix": config.mix,
-            "images": wanted,
-            "label_rule": None,
-        },
-        "generators": {name: g.weights_sha256 for name, g in generators.items()},
-        "grey_ranges": {
-            name: {
-                "brightness": [gate.brightness.low, gate.brightness.high],
-                "contrast": [gate.contrast.low, gate.contrast.high],
-            }
-            for name, gate in gates.items()
-        },
-    }
-
-
-def probe(generator: TrainedGenerator, class_name: str, gate: GreyGate, config: SynthConfig) -> None:
-    """Raises UserError, before anything is written, where hardly an image of a generator passes its gate."""
-    z = generator.z(config.seed, f"probe {class_name}", range(PROBED_CANDIDATES))
-    images = generator.images(class_name, z)
-    passed = sum(gate.admits(*scores_of(image)) for image in images)
-    if passed < LEAST_PASS_RATE * PROBED_CANDIDATES:
-        raise UserError(
-            f"of {PROBED_CANDIDATES} images of {class_name} only {passed} have the brightness and "
-            f"contrast of real ones: look at its samples in {config.gan}, and train it longer (--budget)"
-        )
-
-
-def plan(wanted: dict[str, int], image_size: int, encoding: str) -> list[SynthTask]:
-    """The shards of all classes; enough of them that several ranks have work, a function of counts alone."""
-    tasks = []
-    for name, images in wanted.items():
-        length = min(
-            samples_per_shard(image_size, encoding),
-            max(CANDIDATE_BATCH, -(-images // LEAST_SHARDS_PER_CLASS)),
-        )
-        for number, first in enumerate(range(0, images, length)):
-            tasks.append(SynthTask(name, number, min(length, images - first)))
-    return tasks
-
-
 def write_my_shards(
-    store: Store,
-    config: SynthConfig,
-    real: ShardSet,
-    wanted: dict[str, int],
-    generators: dict[str, TrainedGenerator],
-    gates: dict[str, GreyGate],
-    dist: Dist,
-) -> list[tuple[str, int, dict[str, Any]]]:
-    """Write this rank's shards; returns those of all ranks as (class, number, row of the table)."""
-    tasks = plan(wanted, real.image_size, config.encoding)
-    mine = tasks[dist.rank :: dist.world_size]
-    rows = []
-    total = sum(task.samples for task in mine)
-    title = (
-        "synthesis"
-        if dist.world_size == 1
-        else f"synthesis, this process's share of {sum(wanted.values()):,}:"
-    )
-    with Progress(title, total) as progress:
-        for task in mine:
-            stratum = Stratum("train", task.class_name, "synthetic")
-            label = real.classes.index(task.class_name)
-            done = finished_shard(
-                store, task.number, stratum, label, config.encoding, lambda sample: sample.meta
+    store: Store, config: SynthConfig, sources: Sequence[Source], real: ShardSet, dist: Dist
+) -> list[WrittenShard]:
+    """Write every ``world_size``-th shard."""
+    mine = shard_tasks(sources, real.image_size, config.encoding)[dist.rank :: dist.world_size]
+    of_class = {source.class_name: source for source in sources}
+    title = "synthesis"
+    if dist.world_size > 1:
+        title += f", this process's share of {sum(source.images for source in sources):,}:"
+    with Progress(title, sum(task.samples for task in mine)) as progress:
+        return [
+            write_one(
+                store, config, task, of_class[task.class_name], real.classes.index(task.class_name), progress
             )
-            prefix = key_prefix(generators[task.class_name].weights_sha256, config.seed, task.class_name)
-            # An earlier version gave other keys: a shard of such a job is written again.
-            if done and all(key == key_of(prefix, task.number, candidate_of(key)) for key in done[1]):
-                row = done[0] | {"tried": candidate_of([*done[1]][-1]) + 1}
-                progress.advance(task.samples)
-            else:
-                tried: list[int] = []
-                samples = admitted(
-                    task,
-                    generators[task.class_name],
-                    gates[task.class_name],
-                    config,
-                    tried,
-                    progress,
-                )
-                row = write_shard(store, task.number, stratum, label, config.encoding, samples)
-                row["tried"] = tried[-1] + 1
-            rows.append((task.class_name, task.number, row))
-    return dist.gather_objects(rows)
+            for task in mine
+        ]
 
 
-def admitted(
-    task: SynthTask,
-    generator: TrainedGenerator,
-    gate: GreyGate,
-    config: SynthConfig,
-    tried: list[int],
-    progress: Progress,
-) -> Iterator[Sample]:
-    """The first candidates of a shard that pass the gate, as many as the shard holds; ``tried`` gets the
-    numbers of all that were looked at."""
-    made = first = 0
-    purpose = f"synthesis {task.class_name} {task.number}"
-    prefix = key_prefix(generator.weights_sha256, config.seed, task.class_name)
-    while made < task.samples:
-        z = generator.z(config.seed, purpose, range(first, first + CANDIDATE_BATCH))
-        for number, image in enumerate(generator.images(task.class_name, z), first):
-            tried.append(number)
+def write_one(
+    store: Store, config: SynthConfig, task: SynthTask, source: Source, label: int, progress: Progress
+) -> WrittenShard:
+    """Write a shard, or take over the one that an earlier, killed job finished."""
+    stratum = Stratum("train", task.class_name, "synthetic")
+    admitted = AdmittedSamples(task, source.generator, source.gate, config)
+    done = finished_shard(store, task.number, stratum, label, config.encoding, lambda sample: sample.meta)
+    # An earlier version gave other keys: a shard of such a job is written again.
+    if done and all(key == admitted.key(candidate_of(key)) for key in done[1]):
+        row, samples = done
+        progress.advance(task.samples)
+        return WrittenShard(task, row, tried=candidate_of([*samples][-1]) + 1)
+    row = write_shard(store, task.number, stratum, label, config.encoding, counted(admitted, progress))
+    return WrittenShard(task, row, admitted.tried)
+
+
+def counted(samples: Iterable[Sample], progress: Progress) -> Iterator[Sample]:
+    for sample in samples:
+        yield sample
+        progress.advance()
+
+
+class AdmittedSamples:
+    """The samples of one shard: the first candidates that pass the gate, as many as the shard holds."""
+
+    def __init__(
+        self, task: SynthTask, generator: TrainedGenerator, gate: GreyGate, config: SynthConfig
+    ) -> None:
+        self.task, self.generator, self.gate, self.config = task, generator, gate, config
+        self.prefix = key_prefix(generator.weights_sha256, config.seed, task.class_name)
+        self.tried = 0
+        """Candidates up to the last sample yielded, itself included."""
+
+    def key(self, candidate: int) -> str:
+        return key_of(self.prefix, self.task.number, candidate)
+
+    def __iter__(self) -> Iterator[Sample]:
+        admitted = 0
+        for candidate, image in self._candidates():
             brightness, contrast = scores_of(image)
-            if gate.admits(brightness, contrast):
-                meta = {
-                    "patient": None,
-                    "origin": "synthetic",
-                    "source": generator.architecture,
-                    "generator_sha256": generator.weights_sha256,
-                    "seed": config.seed,
-                    "shard": task.number,
-                    "candidate": number,
-                    "scores": {"brightness": brightness, "contrast": contrast},
-                }
-                yield Sample(key_of(prefix, task.number, number), encode(image, config.encoding), meta)
-                made += 1
-                progress.advance()
-                if made == task.samples:
-                    return
-        first += CANDIDATE_BATCH
+            self.tried = candidate + 1
+            if not self.gate.admits(brightness, contrast):
+                continue
+            meta = {
+                "patient": None,
+                "origin": "synthetic",
+                "source": self.generator.architecture,
+                "generator_sha256": self.generator.weights_sha256,
+                "seed": self.config.seed,
+                "shard": self.task.number,
+                "candidate": candidate,
+                "scores": {"brightness": brightness, "contrast": contrast},
+            }
+            yield Sample(self.key(candidate), encode(image, self.config.encoding), meta)
+            admitted += 1
+            if admitted == self.task.samples:
+                return
+
+    def _candidates(self) -> Iterator[tuple[int, Any]]:
+        """(number, image [H, W] uint8), without end."""
+        purpose = f"synthesis {self.task.class_name} {self.task.number}"
+        first = 0
+        while True:
+            z = self.generator.z(self.config.seed, purpose, range(first, first + CANDIDATE_BATCH))
+            yield from enumerate(self.generator.images(self.task.class_name, z), first)
+            first += CANDIDATE_BATCH
 
 
 def conclude(
-    store: Store,
-    real: ShardSet,
-    config: SynthConfig,
-    provenance: dict[str, Any],
-    rows: list[tuple[str, int, dict[str, Any]]],
-) -> dict[str, Any]:
-    """Tables and manifest, on rank 0, when all ranks have written their shards."""
-    shards: dict[str, list[dict[str, Any]]] = {}
+    store: Store, real: ShardSet, config: SynthConfig, provenance: dict[str, Any], shards: list[WrittenShard]
+) -> Manifest:
+    """Write tables and manifest, on rank 0, after all ranks have written their shards."""
+    rows: dict[str, list[dict[str, Any]]] = {}
     gates: dict[str, dict[str, int]] = {}
-    for name, _, row in sorted(rows, key=lambda r: r[:2]):
-        tried = row.pop("tried")
-        gate = gates.setdefault(name, {"tried": 0, "admitted": 0})
-        gate["tried"] += tried
-        gate["admitted"] += row["samples"]
-        shards.setdefault(name, []).append(row)
+    for shard in sorted(shards, key=lambda s: (s.task.class_name, s.task.number)):
+        gate = gates.setdefault(shard.task.class_name, {"tried": 0, "admitted": 0})
+        gate["tried"] += shard.tried
+        gate["admitted"] += shard.row["samples"]
+        rows.setdefault(shard.task.class_name, []).append(shard.row)
     strata = [
-        write_table(store, Stratum("train", name, "synthetic"), rows_) for name, rows_ in shards.items()
+        write_table(store, Stratum("train", name, "synthetic"), of_class) for name, of_class in rows.items()
     ]
-    remove_leftovers(store, strata, shards.values())
+    remove_leftovers(store, strata, rows.values())
     manifest = write_manifest(
         store,
         classes=real.classes,
@@ -283,25 +221,5 @@ def conclude(
         provenance=provenance | {"gates": gates},
         lineage={"kind": "synthetic", **made_from(real), "generators": provenance["generators"]},
     )
-    settle(store)
+    mark_finished(store)
     return manifest
-
-
-def report(config: SynthConfig, manifest: dict[str, Any], seconds: float, dist: Dist) -> None:
-    for name, gate in manifest["provenance"]["gates"].items():
-        say(f"  {name}: {gate['admitted']:,} images, {gate['admitted'] / gate['tried']:.1%} of those made")
-    summary = {
-        "job": "synth",
-        "status": "finished",
-        "shards": {"real": manifest["lineage"]["real_digest"], "synthetic": manifest["digest"]},
-        "generators": manifest["provenance"]["generators"],
-        "metrics": {"gates": manifest["provenance"]["gates"]},
-        "images_made": sum(s["samples"] for s in manifest["strata"]),
-        "seconds": round(seconds, 1),
-        "world_size": dist.world_size,
-        "device": dist.device_name,
-        **environment(),
-    }
-    tracker = start(config.run_folder, config.tracking, job="synth", settings=to_dict(config), is_main=True)
-    write_summary(config.run_folder, summary)
-    tracker.finish(summary)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrdist.cli import COMMANDS, Commands
+from cxrdist.cli.main import COMMANDS, Commands
 from tests.helpers.images import draw_folder
 from tests.helpers.launching import CLONE
 
@@ -20,6 +20,10 @@ pytestmark = pytest.mark.slow
 
 Done = subprocess.CompletedProcess[str]
 TINY = ("--size", "32", "--val", "0.2", "--test", "0.2")
+UNKNOWN_PATIENTS = (
+    "warning: 32 images name no patient, so each counts as a patient of its own: two images of one patient may be in "
+    "two splits\n"
+)
 
 
 def cxrdist(cwd: Path, *words: str | Path) -> Done:
@@ -103,11 +107,11 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "phantom", "--out", "new", "--classes", "Edema"],
-            "phantom: unknown class 'Edema'; did you mean 'Pulmonary Edema'?",
+            "--classes: 'Edema' is not a choice; did you mean 'Pulmonary Edema'?",
         ),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--encoding", "pgn"],
-            "--encoding pgn: unknown; did you mean 'png'?",
+            "--encoding: 'pgn' is not a choice; did you mean 'png'?",
         ),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--val", "0"],
@@ -143,7 +147,10 @@ def test_there_are_seven_commands() -> None:
         (["shards", "convert"], "shards/phantom is not there yet"),
         (["shards", "stats"], "shards/phantom is not there yet"),
         (["shards", "preview", "tiny", "--out", "tiny/a.png"], "--out tiny/a.png: "),
-        (["shards", "convert", "tiny", "--encoding", "pgn"], "--encoding pgn: unknown; did you mean 'png'?"),
+        (
+            ["shards", "convert", "tiny", "--encoding", "pgn"],
+            "--encoding: 'pgn' is not a choice; did you mean 'png'?",
+        ),
         (["shards", "convert", "tiny", "--size", "64"], "--size 64: tiny has images of 32 px, and a larger"),
         (["shards", "verify", "root"], "root: not a shard set, or an unfinished one (no manifest.json)"),
         (["mix", "show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),
@@ -176,8 +183,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path, images: Path)
 def test_import_prints_a_table_and_makes_the_set(tmp_path: Path, images: Path, tiny_set: Path) -> None:
     out = tmp_path / "new" / "set"
     done = cxrdist(tmp_path, "import", "folder", "--root", images, "--out", out, *TINY, "--workers", "1")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "warning: 32 images name no patient, so each counts as one" in done.stdout
+    assert (done.returncode, done.stderr) == (0, UNKNOWN_PATIENTS)
     assert (
         """
 images read               32
@@ -333,3 +339,11 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+
+def test_presets_load_no_importer() -> None:
+    program = (
+        "import sys, cxrdist.cli.presets\n"
+        "print([name for name in sys.modules if 'cxrdist.cli.main' in name or 'importers' in name])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"

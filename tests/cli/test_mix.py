@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cxrdist.cli import dispatch
+from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.codecs import encode
-from cxrdist.data.loading.mix_sets import repeat_lines
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.mix_sets import repeated_strata
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
 from cxrdist.data.shards.shard_set import ShardSet
@@ -119,8 +119,8 @@ def test_ds3_tells_what_is_to_make(capsys: Capture) -> None:
 
 def test_ds3_with_a_synthetic_set_that_is_too_small(capsys: Capture) -> None:
     words = ("show", "DS3", "--shards", "tiny", "--synthetic", "tiny-synthetic")
-    effusion = "Pleural Effusion: 10 synthetic images an epoch from 5, so each comes about 2.0 times"
-    pneumothorax = "Pneumothorax: 12 synthetic images an epoch from 3, so each comes about 4.0 times"
+    effusion = "Pleural Effusion: 10 synthetic images an epoch from 5, so each is used about 2.0 times"
+    pneumothorax = "Pneumothorax: 12 synthetic images an epoch from 3, so each is used about 4.0 times"
     assert mix(capsys, *words) == [
         "DS3 of tiny and tiny-synthetic: 48 images an epoch",
         "class             real  synthetic  target   share          repeats per image",
@@ -139,11 +139,9 @@ def test_ds3_with_a_synthetic_set_that_is_too_small(capsys: Capture) -> None:
 
 
 def test_the_classifier_warns_in_the_same_words() -> None:
-    lines = repeat_lines(
-        {"A": {"real": 3, "synthetic": 2_500}}, {"A": {"real": 3, "synthetic": 1_000}}, warn_above=1
-    )
-    assert list(lines) == [
-        "warning: A: 2,500 synthetic images an epoch from 1,000, so each comes about 2.5 times"
+    repeated = repeated_strata({"A": {"real": 3, "synthetic": 2_500}}, {"A": {"real": 3, "synthetic": 1_000}})
+    assert [str(repeat) for repeat in repeated] == [
+        "A: 2,500 synthetic images an epoch from 1,000, so each is used about 2.5 times"
     ]
 
 
@@ -166,8 +164,8 @@ def test_weights(capsys: Capture) -> None:
         "Pneumothorax         8         20      28   93.3%  real 2.00, synthetic 1.67",
         "total               10         20      30  100.0%",
         "note: Normal: not in an epoch, as the mix takes none of its images",
-        "note: Pneumothorax: 8 real images an epoch from 4, so each comes about 2.0 times",
-        "note: Pneumothorax: 20 synthetic images an epoch from 12, so each comes about 1.7 times",
+        "note: Pneumothorax: 8 real images an epoch from 4, so each is used about 2.0 times",
+        "note: Pneumothorax: 20 synthetic images an epoch from 12, so each is used about 1.7 times",
     ]
 
 
@@ -222,8 +220,8 @@ def test_as_json(capsys: Capture) -> None:
         "synthetic": "tiny-synthetic",
         "epoch_images": 48,
         "remarks": [
-            "note: Pleural Effusion: 10 synthetic images an epoch from 5, so each comes about 2.0 times",
-            "warning: Pneumothorax: 12 synthetic images an epoch from 3, so each comes about 4.0 times",
+            "note: Pleural Effusion: 10 synthetic images an epoch from 5, so each is used about 2.0 times",
+            "warning: Pneumothorax: 12 synthetic images an epoch from 3, so each is used about 4.0 times",
         ],
     }
     told = json.loads("".join(mix(capsys, *words)))
@@ -246,7 +244,7 @@ def keys_read(desk: Path, step: int, *, rank: int = 0, ranks: int = 1, seed: int
     """What a training of this seed reads, pixels and all."""
     real, synthetic = ShardSet(desk / "tiny"), ShardSet(desk / "tiny-synthetic")
     order = derive(seed, "cls order")
-    stream = Stream(real, synthetic, DS3, batch=16, seed=order, rank=rank, world_size=ranks)
+    stream = Stream(real, synthetic, DS3, StreamOptions(batch=16, seed=order, rank=rank, world_size=ranks))
     return [key.decode() for key in stream.read(step).keys.tolist()]
 
 
@@ -327,24 +325,24 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
         (["show", "--shards", "tiny-synthetic"], "tiny-synthetic is a synthetic set: give it as --synthetic"),
         (["order", "--shards", "tiny-synthetic"], "tiny-synthetic is a synthetic set: give it as --synthetic"),
         (["show", "--shards", "tiny", "--synthetic", "tiny"], "tiny is a set of real images: give it as --shards"),
-        (["show", "--shards", "tiny", "--warn-repeats", "0"], "--warn-repeats 0.0: more than 0"),
-        (["show", "--shards", "tiny", "--warn-repeats", "nan"], "--warn-repeats: expected a number, got 'nan'"),
-        (["show", "misspelt", "--shards", "tiny"], "mix m: weights: Norml: no class of this set; did you mean 'Norm"),
-        (["show", "both", "--shards", "tiny"], "mix b: images_per_class and epoch_images belong to two kinds"),
+        (["show", "--shards", "tiny", "--warn-repeats", "0"], "--warn-repeats: must be more than 0, not 0.0"),
+        (["show", "--shards", "tiny", "--warn-repeats", "nan"], "--warn-repeats: expected a valid number, got 'nan'"),
+        (["show", "misspelt", "--shards", "tiny"], "mix m: weights: Norml: not a class of this set; did you mean"),
+        (["show", "both", "--shards", "tiny"], "mix b: images_per_class and epoch_images belong to different"),
         (["show", "digits", "--shards", "tiny"], "configs/mix/digits.yaml: not YAML: Exceeds the limit"),
         (["show", "brackets", "--shards", "tiny"], "configs/mix/brackets.yaml: not YAML: maximum recursion depth"),
-        (["show", "largest", "--shards", "tiny"], "mix l: an epoch of 27,021,597,764,222,976 images, of 9,007,199,"),
+        (["show", "largest", "--shards", "tiny"], "mix l: an epoch of 27,021,597,764,222,976 images; at most 9,007"),
         (["order", "--shards", "tiny", "--synthetic", "part"], "part: no synthetic images of Pleural Effusion in"),
-        (["order", "--shards", "tiny", "--synthetic", "no"], "DS3 needs synthetic images, and there are none in no."),
+        (["order", "--shards", "tiny", "--synthetic", "no"], "DS3 needs synthetic images, and no has none. These"),
         (
             ["order", "--shards", "tiny", "--batch", "64", "--ranks", "3"],
             "a global batch of 64 does not divide among 3 processes: take --batch 63 or 66",
         ),
-        (["order", "--shards", "tiny", "--batch", "0"], "--batch 0: 1 or more"),
-        (["order", "--shards", "tiny", "--ranks", "0"], "--ranks 0: 1 or more"),
-        (["order", "--shards", "tiny", "--epochs", "0"], "--epochs 0: 1 or more"),
-        (["order", "--shards", "tiny", "--workers", "-1"], "--workers -1: 0 or more"),
-        (["order", "--shards", "tiny", "--from-step", "-1"], "--from-step -1: 0 or more"),
+        (["order", "--shards", "tiny", "--batch", "0"], "--batch: must be 1 or more, not 0"),
+        (["order", "--shards", "tiny", "--ranks", "0"], "--ranks: must be 1 or more, not 0"),
+        (["order", "--shards", "tiny", "--epochs", "0"], "--epochs: must be 1 or more, not 0"),
+        (["order", "--shards", "tiny", "--workers", "-1"], "--workers: must be 0 or more, not -1"),
+        (["order", "--shards", "tiny", "--from-step", "-1"], "--from-step: must be 0 or more, not -1"),
         (
             ["order", "--shards", "tiny", "--batch", "16", "--from-step", "3"],
             "--from-step 3: the last step that begins before the end of --epochs 1 is 2",

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from cxrdist.cli import COMMANDS, dispatch
-from cxrdist.config import load_yaml
+from cxrdist.cli.main import COMMANDS, dispatch
+from cxrdist.config.yaml_files import load_yaml
 from cxrdist.data.imaging.radiograph import FOREIGN
 from cxrdist.data.importers.registry import IMPORTERS
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.manifest import MANIFEST, index_bytes
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import index_name, index_row
@@ -125,7 +125,7 @@ def use(place: Path) -> Iterator[str]:
         list(ShardSet(place).stratum(*vars(STRATUM).values()).whole(0))
 
     def stream() -> None:
-        Stream(ShardSet(place), None, {"Normal": {"real": len(KEYS)}}, batch=3, seed=0).read(0)
+        Stream(ShardSet(place), None, {"Normal": {"real": len(KEYS)}}, StreamOptions(batch=3, seed=0)).read(0)
 
     for reading in (pixels, whole, stream):
         try:

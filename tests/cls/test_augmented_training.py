@@ -15,8 +15,9 @@ import torch
 from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.train import Trainer, train
-from cxrdist.config import to_yaml
+from cxrdist.cls.train import train
+from cxrdist.cls.trainer import Trainer
+from cxrdist.config.parser import to_yaml
 from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AugmentConfig, augment, to_float

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.config import load_yaml, parse
+from cxrdist.config.parser import parse
+from cxrdist.config.yaml_files import load_yaml
 from cxrdist.data.transforms import AugmentConfig, affine, augment, to_float, to_uint8
 from cxrdist.errors import UserError
 from cxrdist.seeds import uniform
@@ -255,11 +256,11 @@ def test_autocast_changes_nothing(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--augment.rotate_degrees=46", "--augment.rotate-degrees: rotate_degrees 46.0: from 0 to 45"),
-        ("--augment.shift=-0.1", "--augment.shift: shift -0.1: from 0 to 0.5"),
-        ("--augment.zoom=1", "--augment.zoom: zoom 1.0: from 0 to 0.5"),
-        ("--augment.brightness=0.6", "--augment.brightness: brightness 0.6: from 0 to 0.5"),
-        ("--augment.contrast=0.51", "--augment.contrast: contrast 0.51: from 0 to 0.5"),
+        ("--augment.rotate_degrees=46", "--augment.rotate-degrees: must be from 0 to 45, not 46.0"),
+        ("--augment.shift=-0.1", "--augment.shift: must be from 0 to 0.5, not -0.1"),
+        ("--augment.zoom=1", "--augment.zoom: must be from 0 to 0.5, not 1.0"),
+        ("--augment.brightness=0.6", "--augment.brightness: must be from 0 to 0.5, not 0.6"),
+        ("--augment.contrast=0.51", "--augment.contrast: must be from 0 to 0.5, not 0.51"),
     ],
 )
 def test_an_amount_out_of_bounds_is_refused(word: str, message: str) -> None:
@@ -269,7 +270,7 @@ def test_an_amount_out_of_bounds_is_refused(word: str, message: str) -> None:
 
 
 def test_not_a_number_is_refused() -> None:
-    with pytest.raises(UserError, match=r"shift nan: from 0 to 0\.5"):
+    with pytest.raises(UserError, match=r"shift: must be from 0 to 0\.5, not nan"):
         AugmentConfig(shift=float("nan"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import nn
 
 from cxrdist.distributed.dist import Dist
-from cxrdist.distributed.engines import LocalEngine, laid_out_as
+from cxrdist.distributed.engines import LocalEngine, in_layout_of
+from cxrdist.errors import UserError
 
 
 @pytest.fixture
@@ -84,5 +86,34 @@ def test_parts_add_up_to_the_gradient_of_the_whole(dist: Dist) -> None:
 def test_what_has_the_layout_is_not_copied() -> None:
     parameter = torch.zeros(4, 3, 2, 2)
     same, other = torch.ones(4, 3, 2, 2), torch.ones(4, 3, 2, 2).to(memory_format=torch.channels_last)
-    assert laid_out_as(parameter, same) is same
-    assert laid_out_as(parameter, other).stride() == parameter.stride()
+    assert in_layout_of(parameter, same) is same
+    assert in_layout_of(parameter, other).stride() == parameter.stride()
+
+
+def test_rank_0_holds_a_context_for_the_duration_of_the_block(dist: Dist) -> None:
+    events = []
+
+    @contextlib.contextmanager
+    def manager() -> Iterator[None]:
+        events.append("entered")
+        try:
+            yield
+        finally:
+            events.append("exited")
+
+    @contextlib.contextmanager
+    def refused() -> Iterator[None]:
+        raise OSError("disk full")
+        yield
+
+    with pytest.raises(ValueError, match="within"), dist.hold_on_main(manager()):
+        assert events == ["entered"]
+        raise ValueError("within")
+    assert events == ["entered", "exited"]
+    dist.rank = 1
+    with dist.hold_on_main(manager()):
+        assert events == ["entered", "exited"]
+    dist.rank = 0
+    with pytest.raises(UserError, match="disk full"), dist.hold_on_main(refused()):
+        events.append("not reached")
+    assert events == ["entered", "exited"]

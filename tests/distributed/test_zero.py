@@ -20,8 +20,8 @@ from tests.helpers.launching import CLONE, launch
 
 STAGE = {"zero_optimization": {"stage": 2}}
 REFUSED: list[tuple[Any, str]] = [
-    ({"zero_optimization": {"stage": 3}}, "stage 3 splits the weights themselves, and neither R1"),
-    ({"zero_optimization": {"stage": 0}}, "stage 0: 1 or 2; for neither, launch with"),
+    ({"zero_optimization": {"stage": 3}}, "stage 3 partitions the weights, and neither R1"),
+    ({"zero_optimization": {"stage": 0}}, "stage 0: must be 1 or 2; without ZeRO, launch with"),
     ({**STAGE, "fp16": {"enabled": True}}, "fp16: not shown to train as DDP does"),
     ({**STAGE, "bf16": {"enabled": True}, "optimizer": {"type": "Adam"}}, "bf16, optimizer: not shown"),
     ({**STAGE, "gradient_clipping": 1.0}, "gradient_clipping: not shown"),
@@ -73,7 +73,9 @@ def test_fields_beside_the_config_file_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(CLONE / "configs/deepspeed/zero2.json"))
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     monkeypatch.setenv("ACCELERATE_CONFIG_DS_FIELDS", "zero_stage")
-    with pytest.raises(UserError, match="sets DeepSpeed's fields beside deepspeed_config_file: launch with"):
+    with pytest.raises(
+        UserError, match="sets fields of DeepSpeed next to deepspeed_config_file: launch with"
+    ):
         plugins(ENGINES, on_cpu=True)
 
 
@@ -86,14 +88,14 @@ def test_deepspeed_and_use_cpu_are_refused_together(monkeypatch: pytest.MonkeyPa
 
 def test_a_job_without_engines_is_not_launched_with_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UserError, match="trains GANs only"):
+    with pytest.raises(UserError, match="which only GAN training supports"):
         Dist("fp32")
 
 
 @pytest.mark.parametrize(("variable", "name"), [("FSDP", "FSDP"), ("MEGATRON_LM", "Megatron-LM")])
 def test_other_launchers_are_refused(variable: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
-    with pytest.raises(UserError, match=f"launched with {name}, which these jobs do not train right"):
+    with pytest.raises(UserError, match=f"launched with {name}, which these jobs do not support"):
         Dist("fp32", engines=ENGINES)
 
 
@@ -101,9 +103,7 @@ def test_a_classifier_under_deepspeed_ends_with_one_line(tmp_path: Path, tiny_se
     words = ["--mix", "DS1", "--shards", str(tiny_set), "--run", "r"]
     done = launch("train_cls.py", *words, cwd=tmp_path, processes=2, config="zero2_cpu.yaml")
     assert done.returncode != 0
-    assert (
-        done.stderr.count("error: launched with DeepSpeed, which trains GANs only in these jobs: launch") == 1
-    )
+    assert done.stderr.count("error: launched with DeepSpeed, which only GAN training supports: launch") == 1
     assert not (tmp_path / "r").exists()
 
 

@@ -39,12 +39,12 @@ def test_a_conditional_model_learns_all_classes_equally_often(tiny_set: Path) ->
 
 
 def test_a_conditional_model_of_some_classes_is_refused(tiny_set: Path) -> None:
-    with pytest.raises(UserError, match="--classes Normal: a conditional GAN learns all classes"):
+    with pytest.raises(UserError, match="--classes Normal: a conditional GAN trains on all classes"):
         plan(replace(CONDITIONAL, classes=("Normal",)), ShardSet(tiny_set))
 
 
 def test_a_mix_with_synthetic_images_is_refused(tiny_set: Path) -> None:
-    with pytest.raises(UserError, match="--mix DS3: a GAN learns from real images alone"):
+    with pytest.raises(UserError, match="--mix DS3: a GAN trains on real images only"):
         plan(replace(CONDITIONAL, mix="DS3"), ShardSet(tiny_set))
 
 
@@ -104,12 +104,12 @@ def test_shares_are_all_models_once_and_even(steps: list[int], processes: int, e
     [
         (
             {"minibatch_std": True},
-            "--minibatch-std: the paper's dcgan has none; take --architecture conditional",
+            "minibatch_std: the paper's dcgan has none; use --architecture conditional",
         ),
-        ({"regularizer": "spectral"}, "--regularizer spectral: the paper's dcgan has none"),
-        ({"beta1": 1.0}, "--beta1 1.0: from 0 to below 1"),
-        ({"rate_images": 0}, "--rate-images 0: 1 or more, or null"),
-        ({"ema_half_life_images": -1}, "--ema-half-life-images -1: 0 or more"),
+        ({"regularizer": "spectral"}, "regularizer: the paper's dcgan has none"),
+        ({"beta1": 1.0}, "beta1: must be at least 0 and below 1, not 1.0"),
+        ({"rate_images": 0}, "rate_images: must be 1 or more, or null, not 0"),
+        ({"ema_half_life_images": -1}, "ema_half_life_images: must be 0 or more, not -1"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:

@@ -15,7 +15,7 @@ from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.plan import plan
-from cxrdist.gan.step import ENGINES, STATS
+from cxrdist.gan.step import ENGINES, STATS, MeanStats
 from cxrdist.gan.trainer import ModelTrainer
 from cxrdist.run.tracking import NoTracker
 from cxrdist.seeds import uniform
@@ -117,11 +117,21 @@ def test_seed_and_class_give_the_weights(config: GANConfig, dist: Dist) -> None:
     assert not torch.equal(one, first_weight(0, 1))
 
 
-def test_divergence_stops_with_advice(trainer: ModelTrainer) -> None:
-    sums = torch.ones(len(STATS))
-    sums[0] = float("nan")
-    with pytest.raises(UserError, match="no longer finite"):
-        trainer.means(sums, 1, 64)
+def test_divergence_stops_with_advice(trainer: ModelTrainer, dist: Dist) -> None:
+    stats = MeanStats(dist)
+    stats.add(torch.ones(len(STATS)))
+    stats.add(torch.tensor([float("nan"), *range(1, len(STATS))]))
+    with pytest.raises(UserError, match="after 64 images loss_d is no longer finite"):
+        trainer.watch.check_finite(64, stats.means())
+
+
+def test_stats_are_means_over_the_steps_since_they_were_cleared(dist: Dist) -> None:
+    stats = MeanStats(dist)
+    stats.add(torch.full((len(STATS),), 9.0))
+    stats.clear()
+    stats.add(torch.zeros(len(STATS)))
+    stats.add(torch.arange(len(STATS)) / 3)
+    assert stats.means() == {name: round(i / 6, 5) for i, name in enumerate(STATS)}
 
 
 def test_r1_comes_every_so_many_steps_and_is_not_in_the_loss_that_is_told(
@@ -142,5 +152,5 @@ def test_r1_comes_every_so_many_steps_and_is_not_in_the_loss_that_is_told(
 def test_the_moving_average_draws_and_is_kept(config: GANConfig, dist: Dist) -> None:
     trainer = built(replace(config, ema_half_life_images=100), dist)
     assert set(trainer.networks) == {"generator", "discriminator", "ema"}
-    assert trainer.drawing is trainer.networks["ema"]
+    assert trainer.sampler is trainer.networks["ema"]
     assert set(built(config, dist).networks) == {"generator", "discriminator"}

@@ -18,7 +18,7 @@ def looks(watch: Watch, accuracies: list[float], every: int = 2000, start: int =
     found = []
     for number, accuracy in enumerate(accuracies, 1):
         warnings = watch.look(start + number * every, {"d_accuracy": accuracy}, {"Normal": 1.0})
-        found.append(["D" if "D has told every image right" in w else w for w in warnings])
+        found.append(["D" if "D has classified every image correctly" in w else w for w in warnings])
     return found
 
 
@@ -33,7 +33,10 @@ def test_d_has_collapsed_when_it_is_always_right_for_three_looks_and_5000_images
 def test_a_cause_that_went_and_came_again_is_told_again() -> None:
     watch = Watch("warn")
     assert looks(watch, [1.0, 1.0, 1.0, 0.5, 1.0, 1.0, 1.0]) == [[], [], ["D"], [], [], [], ["D"]]
-    assert [line.split(" D has")[0] for line in watch.said] == ["after 6,000 images", "after 14,000 images"]
+    assert [line.split(" D has")[0] for line in watch.warnings] == [
+        "after 6,000 images",
+        "after 14,000 images",
+    ]
 
 
 def test_classes_are_watched_apart() -> None:
@@ -43,9 +46,12 @@ def test_classes_are_watched_apart() -> None:
         spread = {"Mass": 0.29, "Nodule": 0.29 if number > 1 else 0.3, "Normal": 0.31}
         told.append(watch.look(number * 3000, {"d_accuracy": 0.8}, spread))
     assert [len(warnings) for warnings in told] == [0, 0, 1, 1]
-    assert "the samples of Mass have been nearly alike for 9,000 (they differ 0.29 times" in told[2][0]
-    assert "the samples of Nodule have been nearly alike for 9,000" in told[3][0]
-    assert watch.said == [told[2][0], told[3][0]]
+    assert (
+        "the samples of Mass have been nearly alike for 9,000 images (their diversity is 0.29 of"
+        in told[2][0]
+    )
+    assert "the samples of Nodule have been nearly alike for 9,000 images" in told[3][0]
+    assert watch.warnings == [told[2][0], told[3][0]]
 
 
 def test_a_resumed_watch_says_what_the_uninterrupted_one_does() -> None:
@@ -58,13 +64,13 @@ def test_a_resumed_watch_says_what_the_uninterrupted_one_does() -> None:
         again = Watch("warn")
         again.load_state_dict(json.loads(json.dumps(first.state_dict())))
         assert before + looks(again, accuracies[cut:], start=cut * 2000) == expected
-        assert again.said == whole.said and again.state_dict() == whole.state_dict()
+        assert again.warnings == whole.warnings and again.state_dict() == whole.state_dict()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_figures_that_are_not_finite_stop_with_advice(value: float) -> None:
     message = (
-        r"after 64 images loss_g is no longer finite: lower --learning-rate, or take --precision fp32, "
+        r"after 64 images loss_g is no longer finite: lower --learning-rate or set --precision fp32, "
         "and start again with another --run"
     )
     with pytest.raises(UserError, match=message):
@@ -78,14 +84,16 @@ def test_figures_that_are_not_finite_stop_with_advice(value: float) -> None:
 def test_a_collapse_stops_where_that_was_asked() -> None:
     watch = Watch("stop")
     assert looks(watch, [1.0, 1.0]) == [[], []]
-    with pytest.raises(UserError, match=r"D has told every image right for 6,000.*--regularizer r1"):
+    with pytest.raises(
+        UserError, match=r"D has classified every image correctly for 6,000.*--regularizer r1"
+    ):
         watch.look(6000, {"d_accuracy": 1.0}, {})
-    assert len(watch.said) == 1
+    assert len(watch.warnings) == 1
     again = Watch("stop")
     again.load_state_dict(watch.state_dict())
-    with pytest.raises(UserError, match="D has told every image right for 8,000"):
+    with pytest.raises(UserError, match="D has classified every image correctly for 8,000"):
         again.look(8000, {"d_accuracy": 1.0}, {})
-    assert len(again.said) == 1
+    assert len(again.warnings) == 1
 
 
 def test_the_nearest_other_image_counts() -> None:
@@ -110,7 +118,7 @@ def test_what_stopped_at_the_last_look_is_not_finished_by_starting_it_again() ->
             again.check_end()
             continue
         with pytest.raises(
-            UserError, match=r"D has told every image right for 6,000.*--on-collapse warn keeps"
+            UserError, match=r"D has classified every image correctly for 6,000.*--on-collapse warn keeps"
         ):
             again.check_end()
         again.look(8000, {"d_accuracy": 0.9}, {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cxrdist.cli import dispatch
+from cxrdist.cli.main import dispatch
 from cxrdist.process import main as process_main
 
 Capture = pytest.CaptureFixture[str]

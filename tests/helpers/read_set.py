@@ -18,10 +18,7 @@ ROWS = 3
 def open_set(place: str | Path) -> list[StratumReader]:
     """The train strata."""
     shards = ShardSet(place)
-    readers = [shards.stratum("train", name, "real") for name in shards.classes]
-    for reader in readers:
-        reader.block_rows = ROWS
-    return readers
+    return [shards.stratum("train", name, "real").with_block_rows(ROWS) for name in shards.classes]
 
 
 def digest_of(readers: list[StratumReader], seed: int) -> str:

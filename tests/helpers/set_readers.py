@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import TargetRule
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.info import print_info
@@ -27,7 +27,7 @@ def read_whole(place: Path) -> None:
 def stream(place: Path) -> None:
     shards = ShardSet(place)
     quota = {"Normal": {"real": shards.samples("train", "Normal", "real")}}
-    Stream(shards, None, quota, batch=2, seed=0).read(0)
+    Stream(shards, None, quota, StreamOptions(batch=2, seed=0)).read(0)
 
 
 def mix(place: Path) -> None:

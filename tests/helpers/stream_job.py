@@ -19,7 +19,7 @@ def main() -> None:
     from cxrdist.data.loading.config import LoaderConfig
     from cxrdist.data.loading.order_digest import OrderDigest
     from cxrdist.data.loading.prefetch import read_ahead
-    from cxrdist.data.loading.stream import Stream
+    from cxrdist.data.loading.stream import Stream, StreamOptions
     from cxrdist.data.shards.shard_set import ShardSet
     from cxrdist.distributed.dist import Dist
     from cxrdist.errors import UserError
@@ -31,10 +31,7 @@ def main() -> None:
         ShardSet(given["set"]),
         synthetic,
         given["quotas"],
-        batch=given["batch"],
-        seed=3,
-        rank=dist.rank,
-        world_size=dist.world_size,
+        StreamOptions(batch=given["batch"], seed=3, rank=dist.rank, world_size=dist.world_size),
     )
     for workers in given["workers"]:
         config = LoaderConfig(workers=workers, on_corrupt=given.get("on_corrupt", "raise"))

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import quotas, rule_from
 from cxrdist.data.shards.shard_set import ShardSet, hash_keys
 from cxrdist.data.tools.mix_order import OrderOptions, order_lines
@@ -177,7 +177,8 @@ def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path
         if name == "manifest.json" or name.endswith(".json") or "normal" in name:
             (work / "killed" / name).unlink()
     (work / "killed/.train-normal-synthetic-000000.tar.1.tmp").write_bytes(b"half")
-    assert "going on with an unfinished set" in run("synthesize.py", *words, cwd=work)
+    done = launch("synthesize.py", *words, cwd=work)
+    assert done.returncode == 0 and "killed: continuing an unfinished set\n" in done.stderr, done.stderr
     assert {p.name: p.read_bytes() for p in (work / "killed").iterdir()} == whole
 
 
@@ -245,7 +246,7 @@ def test_killing_the_launcher_kills_the_ranks_and_the_same_command_resumes(
     wait_until(lambda: not alive(ranks), timeout_s=20)
     assert not (work / "cut/summary.json").exists()
 
-    assert "resumes at" in run("train_cls.py", *words, "--run", "cut", cwd=work, processes=2)
+    assert "resumes at" in launch("train_cls.py", *words, "--run", "cut", cwd=work, processes=2).stderr
     cut, whole = summary(work / "cut"), summary(work / "whole")
     for key in ("weights_sha256", "order_sha256", "metrics", "images_seen", "best_images"):
         assert cut[key] == whole[key], key
@@ -259,8 +260,8 @@ def test_a_resumed_gan_is_the_gan_that_was_not_interrupted(work: Path, alone: Pa
         path.unlink()
     last = alone / "checkpoints/images-000000001600"
     (last / "generator.safetensors").write_bytes(b"torn")
-    said = run("train_gan.py", *GAN, "--shards", str(tiny_set), *ALONE, cwd=work)
-    assert "resumes at 800 images" in said
+    done = launch("train_gan.py", *GAN, "--shards", str(tiny_set), *ALONE, cwd=work)
+    assert "resumes at 800 images" in done.stderr
     again = summary(alone)
     for key in ("weights_sha256", "order_sha256", "metrics"):
         assert again[key] == whole[key], key
@@ -286,11 +287,11 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
     said = run(script, *words, "--run", "run", cwd=tmp_path)
     whole = summary(folder)
     assert whole["substituted"] in expected
-    assert said.count("another of its class takes its place") == whole["substituted"]
+    assert said.count("another sample of its class replaces it") == whole["substituted"]
     for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
         path.unlink()
     (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")
-    assert f"resumes at {half} images" in run(script, *words, "--run", "run", cwd=tmp_path)
+    assert f"resumes at {half} images" in launch(script, *words, "--run", "run", cwd=tmp_path).stderr
     again = summary(folder)
     for key in ("substituted", "order_sha256", "weights_sha256"):
         assert again[key] == whole[key], key
@@ -393,7 +394,7 @@ def test_synthetic_images_of_another_lineage_are_refused(
     assert summary(tmp_path / "r2")["other_lineage_allowed"] is True
     done = launch("synthesize.py", "--gan", str(work / "gan"), "--shards", str(other), cwd=tmp_path)
     assert done.returncode == 2
-    assert "has learnt from another set" in done.stderr
+    assert "was trained on another set" in done.stderr
 
 
 def test_sets_may_lie_in_an_object_store(
@@ -410,7 +411,7 @@ def test_sets_may_lie_in_an_object_store(
     here = ShardSet(tiny_set), ShardSet(work / "synthetic")
     assert summary(tmp_path / "cls")["shards"] == digests_of(*here)
     quotas_ = quotas(rule_from(load_yaml(find_named("mix", "DS3"))), train_counts(*here))
-    local, order = Stream(*here, quotas_, batch=16, seed=derive(0, "cls order")), OrderDigest()
+    local, order = Stream(*here, quotas_, StreamOptions(batch=16, seed=derive(0, "cls order"))), OrderDigest()
     for step in range(4):
         order.saw(local.read(step))
     expected = order.flush(lambda keys: keys, 1, torch.device("cpu"))

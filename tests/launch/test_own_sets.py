@@ -226,7 +226,6 @@ def real(tmp_path: Path) -> Path:
         export_generator(
             tmp_path / "gan" / slug(name),
             generator,
-            architecture="dcgan",
             preset="demo",
             classes=[name],
             lineage=made_from(shards),

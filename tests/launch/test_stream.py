@@ -12,7 +12,7 @@ import pytest
 
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
 from tests.helpers.images import draw_folder
 from tests.helpers.launching import launch
@@ -56,7 +56,7 @@ def job(path: Path, processes: int, **given: Any) -> tuple[int, list[dict[str, A
 
 
 def expected(path: Path, steps: range) -> list[list[bytes]]:
-    stream = Stream(ShardSet(path), None, quotas(path), batch=BATCH, seed=3)
+    stream = Stream(ShardSet(path), None, quotas(path), StreamOptions(batch=BATCH, seed=3))
     return [stream.keys(step).tolist() for step in steps]
 
 

@@ -45,13 +45,13 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
 
 
 def test_only_a_whole_checkpoint_is_the_best(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"images-000000000008: no whole checkpoint"):
+    with pytest.raises(UserError, match=r"images-000000000008: not a complete checkpoint"):
         mark_best(tmp_path, 8, {})
     save(tmp_path, 8)
     mark_best(tmp_path, 8, {})
     for name in ("../images-000000000008", 8, None):
         (tmp_path / "best.json").write_text(json.dumps({"checkpoint": name}))
-        with pytest.raises(UserError, match=r"best\.json: names no checkpoint"):
+        with pytest.raises(UserError, match=r"best\.json: does not name a checkpoint"):
             save(tmp_path, 16)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.synth.gates import GreyGate, Range, scores_of
-from cxrdist.synth.synthesize import SynthTask, plan
+from cxrdist.synth.plan import Source, SynthTask, shard_tasks
 
 
 def test_scores_are_mean_and_standard_deviation() -> None:
@@ -32,7 +32,8 @@ def test_the_gates_ranges_follow_from_the_real_images(tiny_set: Path) -> None:
 
 
 def test_the_plan_of_shards_is_a_function_of_counts_alone() -> None:
-    tasks = plan({"a": 1000, "b": 3}, 64, "png")
+    sources = [Source(name, images, None, None) for name, images in (("a", 1000), ("b", 3))]  # type: ignore[arg-type]
+    tasks = shard_tasks(sources, 64, "png")
     assert sum(t.samples for t in tasks if t.class_name == "a") == 1000
     assert [t.samples for t in tasks if t.class_name == "a"] == [125] * 8
     assert tasks[-1] == SynthTask("b", 0, 3)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.common.base import Record, check_choice
+from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
 from cxrdist.data.importers.common.tables import cell, find_table, once, plain_name, rows_of, view_of
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import UserError, check_choice, nearest
 
 LABELERS = ("chexpert", "negbio")
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
@@ -53,7 +53,7 @@ class MimicCxrJpg(CheXpertLabelled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("--labeler", self.labeler, LABELERS)
+        check_choice("labeler", self.labeler, LABELERS)
 
     def records(self) -> Iterator[Record]:
         root = Path(self.root)

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from cxrdist.data.imaging.radiograph import load_grey
-from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import (
     Row,
@@ -24,7 +24,7 @@ from cxrdist.data.importers.common.tables import (
     sex_of,
     view_of,
 )
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError, check_choice
 
 TABLES = (
     "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv",
@@ -79,9 +79,9 @@ class PadChest(FileImporter):
 
     def __post_init__(self) -> None:
         if not self.views:
-            raise UserError(f"--views: names none; choose among {', '.join(PROJECTIONS)}")
+            raise OptionError("views", f"names none; choose among {', '.join(PROJECTIONS)}")
         for view in self.views:
-            check_choice("--views", view, PROJECTIONS)
+            check_choice("views", view, PROJECTIONS)
         check_intensity(self.intensity)
 
     def records(self) -> Iterator[Record]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.shards.open import DEFAULT_SET
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, check_choice
 from cxrdist.phantom import CLASSES, describe, render
 from cxrdist.phantom.anatomy import Stream, generator
 
@@ -58,14 +58,13 @@ class Phantom(Importer):
 
     def __post_init__(self) -> None:
         if self.images < 1:
-            raise UserError(f"phantom: images is {self.images}; ask for 1 or more")
+            raise OptionError("images", f"must be 1 or more, not {self.images}")
         if self.seed < 0:
-            raise UserError(f"phantom: seed is {self.seed}; give 0 or more")
+            raise OptionError("seed", f"must be 0 or more, not {self.seed}")
         if not self.classes:
-            raise UserError(f"phantom: classes is empty; choose among {', '.join(CLASSES)}")
+            raise OptionError("classes", f"names none; choose among {', '.join(CLASSES)}")
         for wanted in self.classes:
-            if wanted not in CLASSES:
-                raise UserError(f"phantom: unknown class {wanted!r}{nearest(wanted, CLASSES)}")
+            check_choice("classes", wanted, CLASSES)
 
     def records(self) -> Iterator[Record]:
         """All records by patient, then study; patients of several studies may change class between them."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, with_header
 from cxrdist.data.importers.common.tables import Row, cell, find_table, plain_name, rows_of
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, check_choice
 
 TABLE_OF = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
 READERS = ("majority", "any", "all")
@@ -48,7 +48,7 @@ class VinDr(FileImporter):
     normal = "No finding"
 
     def __post_init__(self) -> None:
-        check_choice("--readers", self.readers, READERS)
+        check_choice("readers", self.readers, READERS)
         check_burned_in(self.burned_in)
 
     def records(self) -> Iterator[Record]:

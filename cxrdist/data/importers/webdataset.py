@@ -22,7 +22,7 @@ from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.shards.manifest import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError, is_plain
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
@@ -78,21 +78,22 @@ class WebDataset(FileImporter):
     def __post_init__(self) -> None:
         names = self.class_names or ()
         if repeated := [name for name in names if names.count(name) > 1]:
-            raise UserError(f"--class-names: {repeated[0]} stands twice")
+            raise OptionError("class_names", f"{repeated[0]} occurs twice")
         check_burned_in(self.burned_in)
         check_intensity(self._intensity)
         if self.in_place and self._intensity != "full":
-            raise UserError(
-                f"--intensity {self.intensity}: with --in-place images are read as others wrote them; leave out one "
-                "of the two"
+            raise OptionError(
+                "intensity",
+                f"{self.intensity} does not go with --in-place, which reads images as they were written; remove one "
+                "of the two",
             )
 
     @property
     def _intensity(self) -> str:
         return self.intensity or ("full" if self.in_place else "percentiles")
 
-    def judgements(self) -> dict[str, Any]:
-        return super().judgements() | {"intensity": self._intensity}
+    def source_options(self) -> dict[str, Any]:
+        return super().source_options() | {"intensity": self._intensity}
 
     def records(self) -> Iterator[Record]:
         return described(self._records(), self.burned_in)
@@ -293,4 +294,4 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     text = value.strip()
-    return None if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text) else text
+    return text if is_plain(text) else None

@@ -1,60 +1,67 @@
-"""A folder of others' tars that is being made a set: which files in it are ours, to be written or removed."""
+"""In-place indexing beside external tars: which files in the folder are ours, to be written or removed.
+
+A folder that is indexed in place is its owner's. Tars are never written or removed, and another file only if its
+content, not its name alone, shows that an earlier import wrote it.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from cxrdist.console import say
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.shards.manifest import FORMAT, INDEX_DTYPE, MANIFEST
 from cxrdist.data.shards.schema import is_name
 from cxrdist.data.shards.tar import index_name
-from cxrdist.data.shards.write_job import JOB_FILE, TABLE_FILE, check_same_job, job_of
-from cxrdist.data.storage.store import Store, write_to
+from cxrdist.data.shards.write_job import JOB_FILE, TABLE_FILE
+from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, is_temporary, sha256_bytes
+from cxrdist.files import is_temporary, sha256_bytes
 
 INDEX_ENDING = index_name("")
 
 
 def tars_of(importer: WebDataset) -> list[str]:
-    """The tars of the folder itself. Raises UserError for one that no set can name."""
+    """The tars of the folder itself. Raises UserError for one that cannot be part of a set."""
     tars = importer.tar_names()
     for tar in tars:
         where = Path(importer.root, tar)
         if "/" in tar:
             raise UserError(
-                f"{where}: a set is one folder: index {where.parent} on its own, or leave --in-place away"
+                f"{where}: a set is one folder: index {where.parent} on its own, or remove --in-place"
             )
         if not is_name(tar) or not tar.endswith(".tar"):
-            raise UserError(f"{where}: rename it to plain text that ends in .tar, or leave --in-place away")
+            raise UserError(f"{where}: rename it to plain text that ends in .tar, or remove --in-place")
     return tars
 
 
-def refuse_strangers(store: Store) -> None:
-    """Raises UserError where a file of somebody else's has a name that the set needs; its own of an earlier import
-    are written anew."""
+def refuse_occupied_names(store: Store) -> None:
+    """Raises UserError if a file that no import wrote has a name that the set needs.
+
+    Files of an earlier import are overwritten.
+    """
     taken = [name for name in store.names() if name.endswith(INDEX_ENDING) and not is_our_index(store, name)]
     if store.exists(MANIFEST) and not is_our_manifest(store.read(MANIFEST)):
         taken.append(MANIFEST)
     if taken:
-        raise UserError(f"{store}/{taken[0]}: a file of somebody else's stands in the way; move it elsewhere")
+        raise UserError(
+            f"{store}/{taken[0]}: no import wrote this file, and the set needs its name; move it elsewhere"
+        )
 
 
 def is_our_index(store: Store, name: str) -> bool:
+    """True for an index of a shard set, by its dtype."""
     try:
         return np.lib.format.read_array(io.BytesIO(store.read(name)), allow_pickle=False).dtype == INDEX_DTYPE
-    except Exception:  # on foreign bytes it may raise nearly anything
+    except Exception:  # numpy may raise nearly anything for untrusted bytes
         return False
 
 
 def is_our_manifest(data: bytes) -> bool:
-    """Whether it is one of ours, damaged perhaps."""
+    """True for the manifest of a shard set, even a damaged one."""
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError):
@@ -63,22 +70,17 @@ def is_our_manifest(data: bytes) -> bool:
 
 
 def is_our_table(store: Store, name: str) -> bool:
-    """Whether a file of this name is a shard table, named by its digest."""
+    """True for a shard table, by the digest in its name."""
     return bool(TABLE_FILE.fullmatch(name)) and sha256_bytes(store.read(name))[:12] == name.split(".")[-2]
 
 
-def begin(store: Store, provenance: dict[str, Any]) -> None:
-    """Mark the folder as this job's. Raises UserError where it is another's."""
-    if store.exists(JOB_FILE):
-        check_same_job(store, job_of(store), provenance)
-        say(f"{store}: going on with an unfinished set")
-        remove_own_temporaries(store)
-        return
-    write_to(store, JOB_FILE, canonical_json(provenance))
-
-
 def remove_own_temporaries(store: Store) -> None:
-    """What a killed run of this job left; files of the owner may have names of the same form."""
+    """Remove temporary files of an unfinished job of ours; none if there is no job file.
+
+    Other files of the folder's owner may have names of the same form.
+    """
+    if not store.exists(JOB_FILE):
+        return
     names = store.names()
     own = {JOB_FILE, MANIFEST, *(index_name(name) for name in names if name.endswith(".tar"))}
     for name in names:
@@ -87,9 +89,8 @@ def remove_own_temporaries(store: Store) -> None:
             store.remove(name)
 
 
-def remove_leftovers(store: Store, named: set[str]) -> None:
-    """Before the manifest is written: remove indexes and tables of an earlier run, which saw other tars. Never a tar:
-    it may be called like one of ours."""
+def remove_own_leftovers(store: Store, named: set[str]) -> None:
+    """Remove indexes and tables of an earlier run that are not ``named``, just before the manifest is written."""
     for name in store.names():
         is_ours = is_our_index(store, name) if name.endswith(INDEX_ENDING) else is_our_table(store, name)
         if is_ours and name not in named:

@@ -2,33 +2,37 @@
 
     records of an importer
       -> labels.assign        one class each, or left out with a reason
-      -> near-duplicate films are one patient (where asked: a first look at all images)
+      -> near-duplicate films count as one patient (on request: decodes all images first)
       -> split_patients       train, val, test, disjoint by patient
       -> shard tasks          per stratum, sorted by key, a fixed number of samples each
       -> worker processes     decode, resize, encode, write the tar, index it, hash it
       -> tables, manifest     written last
 
-Every step is a function of its input, the options, the seed and the salt: not of the number of workers, nor
-of how often the import was killed and started again.
+Every step is a function of its input, the options, the seed and the salt. The result does not depend on the number of
+workers, nor on how often the import was killed and resumed.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cxrdist.console import say
 from cxrdist.data.importers.common.base import FileImporter, Importer, Record
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.ingest.fingerprints import FingerprintTable
+from cxrdist.data.ingest.fingerprints import FingerprintTable, report_near_duplicates
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.options import IngestOptions
-from cxrdist.data.ingest.plan import Prepared, prepare, settle_splits
+from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together, plan_import
+from cxrdist.data.ingest.provenance import provenance_of
+from cxrdist.data.ingest.report import print_plan
 from cxrdist.data.ingest.tasks import ImportTask
 from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
 from cxrdist.data.shards.tar import cuts, samples_per_shard
-from cxrdist.data.shards.write_job import claimed, clear, finished_set, remove_leftovers, settle
-from cxrdist.data.shards.write_pool import ShardResult, ShardTask, UndecodableSource, rows_of, write_all
+from cxrdist.data.shards.write_job import claimed, clear, finished_set, mark_finished, remove_leftovers
+from cxrdist.data.shards.write_pool import Results, UndecodableSource, rows_of, write_each
 from cxrdist.data.storage.store import LocalStore, Store, store_of
 from cxrdist.errors import UserError
 
@@ -38,8 +42,8 @@ __all__ = ["IngestOptions", "ingest"]
 def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     """Import a source into a shard set; returns its manifest.
 
-    A finished set of the same source and options is left as it is. Raises UserError for input that is not
-    right, before anything is written or with everything that was written removed.
+    A finished set of the same source and options is left as it is; an unfinished one is continued. Raises UserError
+    for invalid input, before anything is written or after everything that was written has been removed.
     """
     if isinstance(importer, WebDataset) and importer.in_place:
         return index_in_place(importer, options)
@@ -47,32 +51,41 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
         raise UserError("--out: must be given: the folder of the new set, or its URL")
     store = store_of(options.out)
     refuse_inside(store, importer)
-    prepared = prepare(importer, options)
+    plan = plan_import(importer, options)
+    provenance = provenance_of(importer, options, plan)
     if store.exists(MANIFEST):
-        return finished_set(store, prepared.provenance)
-    with claimed(store, prepared.provenance):
-        settle_splits(prepared, importer, options, lambda: clear(store))
-        manifest = fill(store, plan(store, options, importer, prepared), options, prepared)
+        return finished_set(store, provenance)
+    with claimed(store, provenance):
+        try:
+            plan = keep_films_together(plan, importer, options)
+            print_plan(plan, provenance)
+            manifest = write_set(store, importer, options, plan, provenance)
+        except (SplitError, UndecodableSource):
+            clear(store)
+            raise
     images = sum(entry["samples"] for entry in manifest["strata"])
     say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
     return manifest
 
 
 def refuse_inside(store: Store, importer: Importer) -> None:
-    """Raises UserError for a set in the folder that it is made of: the same command would next read it, too."""
+    """Raises UserError for a set inside the folder that it is made from: the next import would read it, too."""
     if not (isinstance(importer, FileImporter) and importer.walks_root and isinstance(store, LocalStore)):
         return
     root = Path(importer.root)
     if store.folder.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"--out {store}: lies in --root {root}, which is read: name a folder elsewhere")
+        raise UserError(
+            f"--out {store}: lies in --root {root}, all of which is read: name a folder elsewhere"
+        )
 
 
-def plan(store: Store, options: IngestOptions, importer: Importer, prepared: Prepared) -> list[ImportTask]:
+def shard_tasks(
+    store: Store, importer: Importer, options: IngestOptions, plan: ImportPlan
+) -> list[ImportTask]:
     """The shards to write: per stratum, in the order of the keys, which is as good as random."""
-    salt = prepared.salt
-    makes_hashes = prepared.provenance["options"]["find_duplicates"] and prepared.near_duplicates is None
+    salt = plan.salt
     by_stratum: dict[Stratum, list[Record]] = {}
-    for record, label, split in zip(prepared.records, prepared.labels, prepared.splits):
+    for record, label, split in zip(plan.records, plan.labels, plan.splits):
         by_stratum.setdefault(Stratum(split, label, "real"), []).append(record)
     length = samples_per_shard(options.size, options.encoding)
     tasks = []
@@ -81,68 +94,66 @@ def plan(store: Store, options: IngestOptions, importer: Importer, prepared: Pre
         for number, (start, stop) in enumerate(cuts(len(records), length, options.min_shards)):
             tasks.append(
                 ImportTask(
-                    store,
-                    number,
-                    stratum,
-                    prepared.classes.index(stratum.class_name),
-                    options.encoding,
-                    options.size,
-                    options.fit,
-                    importer,
-                    salt,
-                    records[start:stop],
-                    makes_hashes,
+                    store=store,
+                    number=number,
+                    stratum=stratum,
+                    class_index=plan.classes.index(stratum.class_name),
+                    encoding=options.encoding,
+                    image_size=options.size,
+                    fit=options.fit,
+                    importer=importer,
+                    salt=salt,
+                    records=records[start:stop],
+                    makes_hashes=plan.makes_hashes,
                 )
             )
     return tasks
 
 
-def fill(store: Store, tasks: list[ImportTask], options: IngestOptions, prepared: Prepared) -> Manifest:
-    """Write all files of the set, the manifest last. Raises UserError, with all that was written removed,
-    where too many images do not decode."""
-    near = prepared.near_duplicates
-    way = prepared.provenance["options"]["split"]
-    films = Films(tasks, way) if any(task.makes_hashes for task in tasks) else None
-    try:
-        results = write_all(tasks, f"import {store}", options.workers, films.take if films else None)
-        rows = rows_of(results)
-        prepared.check_still_covered(rows)
-    except UndecodableSource:
-        clear(store)
-        raise
-    if films:
-        near = films.compare()
+def write_set(
+    store: Store, importer: Importer, options: IngestOptions, plan: ImportPlan, provenance: dict[str, Any]
+) -> Manifest:
+    """Write all files of the set, the manifest last.
+
+    Raises UndecodableSource, with no manifest written, if too many images do not decode.
+    """
+    tasks = shard_tasks(store, importer, options, plan)
+    results, table = write_shards(tasks, f"import {store}", options.workers, makes_hashes=plan.makes_hashes)
+    rows = rows_of(results)
+    plan.check_still_covered(rows)
+    near_duplicates = plan.near_duplicates
+    if table:
+        records = [record for task in tasks for record in task.records]
+        splits = [task.stratum.split for task in tasks for _ in task.records]
+        groups = table.groups("comparing films")
+        near_duplicates = report_near_duplicates(groups, records, splits, plan.split_way)
     strata = [write_table(store, stratum, shards) for stratum, shards in rows.items()]
     remove_leftovers(store, strata, rows.values())
     undecodable = sum(len(result.undecodable) for result in results.values())
     manifest = write_manifest(
         store,
-        classes=list(prepared.classes),
+        classes=list(plan.classes),
         image_size=options.size,
         encoding=options.encoding,
         strata=strata,
-        provenance=prepared.provenance | {"undecodable": undecodable, "near_duplicates": near},
+        provenance=provenance | {"undecodable": undecodable, "near_duplicates": near_duplicates},
         lineage={"kind": "real"},
     )
-    settle(store)
+    mark_finished(store)
     return manifest
 
 
-class Films:
-    """The images of all shards, compared with one another when they are written."""
-
-    def __init__(self, tasks: list[ImportTask], way: str) -> None:
-        self._tasks, self._way = tasks, way
-        ends = list(itertools.accumulate(task.images for task in tasks))
-        self._start = {(t.stratum, t.number): end - t.images for t, end in zip(tasks, ends)}
-        self._table = FingerprintTable(ends[-1])
-
-    def take(self, task: ShardTask, result: ShardResult) -> None:
-        self._table.put(self._start[task.stratum, task.number], bytes(result.hashes))
-        result.hashes.clear()  # a kilobyte an image
-
-    def compare(self) -> dict[str, int]:
-        """Tell of near-duplicates; what the manifest keeps of them."""
-        records = [record for task in self._tasks for record in task.records]
-        splits = [task.stratum.split for task in self._tasks for _ in task.records]
-        return self._table.compare(records, splits, self._way)
+def write_shards(
+    tasks: list[ImportTask], title: str, workers: int, *, makes_hashes: bool
+) -> tuple[Results, FingerprintTable | None]:
+    """Write all shards; returns their results, and the hashes of all images in the order of the tasks, if made."""
+    ends = list(itertools.accumulate(task.images for task in tasks))
+    table = FingerprintTable(ends[-1]) if makes_hashes else None
+    start = {(task.stratum, task.number): end - task.images for task, end in zip(tasks, ends)}
+    results: Results = {}
+    for task, result in write_each(tasks, title, workers):
+        name = (task.stratum, task.number)
+        if table:
+            table.put(start[name], result.hashes)
+        results[name] = replace(result, hashes=b"")  # the table holds them, a kilobyte per image
+    return results, table

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cxrdist.data.imaging.codecs import ENCODINGS
 from cxrdist.data.imaging.radiograph import FITS
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, check_choice
 
 SPLIT_WAYS = ("drawn", "official")
 
@@ -52,17 +52,15 @@ class IngestOptions:
     """Processes that decode and write; 0: one per core."""
 
     def __post_init__(self) -> None:
-        if self.encoding not in ENCODINGS:
-            raise UserError(f"--encoding {self.encoding}: unknown{nearest(self.encoding, ENCODINGS)}")
-        if self.fit not in FITS:
-            raise UserError(f"--fit {self.fit}: unknown{nearest(self.fit, FITS)}")
-        if self.split not in (None, *SPLIT_WAYS):
-            raise UserError(f"--split {self.split}: unknown{nearest(self.split, SPLIT_WAYS)}")
+        check_choice("encoding", self.encoding, ENCODINGS)
+        check_choice("fit", self.fit, FITS)
+        if self.split is not None:
+            check_choice("split", self.split, SPLIT_WAYS)
         if self.dedup and not self.find_duplicates:
-            raise UserError("--dedup needs the near-duplicates: leave --no-find-duplicates away")
+            raise OptionError("dedup", "needs the near-duplicates: remove --no-find-duplicates")
         if self.min_shards < 1:
-            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
+            raise OptionError("min_shards", f"must be 1 or more, not {self.min_shards}")
         if not 16 <= self.size <= 2048:
-            raise UserError(f"--size {self.size}: from 16 to 2048 pixels")
+            raise OptionError("size", f"must be from 16 to 2048 pixels, not {self.size}")
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+            raise OptionError("workers", f"must be 0 (one per core) or more, not {self.workers}")

@@ -1,28 +1,25 @@
-"""What an import knows before it writes: classes, patients and splits of the images that are used.
+"""What an import decides before it writes: which images are used, with which class, in which split.
 
 records -> classes (labels.assign) -> patients -> splits
                                           ^
-                    near-duplicate films as one patient, where asked
+                    near-duplicate films count as one patient, on request
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cxrdist.console import say
 from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.importers.common.base import Importer, Record
-from cxrdist.data.ingest.fingerprints import FingerprintTable, count_groups, one_patient_each, tell
+from cxrdist.data.ingest.fingerprints import FingerprintTable, one_patient_each, report_near_duplicates
 from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
-from cxrdist.data.ingest.provenance import patient_of, provenance_of
-from cxrdist.data.ingest.report import print_rules, print_table
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.manifest import SPLITS, Stratum, check_classes
-from cxrdist.data.shards.schema import check_provenance
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
 
@@ -30,27 +27,51 @@ NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 IMAGES_PER_HASH_TASK = 256
 
 
-@dataclass
-class Prepared:
-    """The images that are used, each with its class and split; lists of one length."""
+class SplitError(UserError):
+    """With near-duplicate films as one patient, too few patients are left for the splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportPlan:
+    """The images that an import uses, each with its class and split.
+
+    ``records``, ``labels`` and ``splits`` are parallel lists.
+    """
 
     salt: Salt
     labelling: Labelling
     records_read: int
+    """Records of the source, used or left out."""
     records: list[Record]
     labels: list[str]
     splits: list[str]
+    split_way: str
+    """How the splits are made: "drawn" or "official"."""
+    finds_duplicates: bool
+    """Compare all images, and report near-duplicate films."""
     dedup: bool
-    provenance: dict[str, Any]
+    """Compare them before the split is drawn, and keep near-duplicates in one split."""
+    unknown_patients: int
+    """Images that name no patient in the source."""
     near_duplicates: dict[str, int] | None = None
-    """What the manifest keeps of near-duplicate films; None while nobody has looked."""
+    """The entry in the manifest; None if the images have not been compared."""
 
     @property
     def classes(self) -> tuple[str, ...]:
         return self.labelling.classes
 
+    @property
+    def patients(self) -> list[str]:
+        """The patient of each image."""
+        return [record.patient for record in self.records]
+
+    @property
+    def makes_hashes(self) -> bool:
+        """True if perceptual hashes are computed as the images are written."""
+        return self.finds_duplicates and self.near_duplicates is None
+
     def check_still_covered(self, rows: Mapping[Stratum, list[dict[str, Any]]]) -> None:
-        """Raises UndecodableSource where a class has no image left in a split."""
+        """Raises UndecodableSource if a class has no image left in a split."""
         for name in self.classes:
             for split in SPLITS:
                 if not rows.get(Stratum(split, name, "real")):
@@ -59,11 +80,14 @@ class Prepared:
                     )
 
 
-def prepare(importer: Importer, options: IngestOptions) -> Prepared:
-    """All that the source's tables tell. Raises UserError for input that is not right; writes nothing."""
+def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
+    """Read the source's tables, assign classes and draw splits. Decodes no image and writes nothing.
+
+    Raises UserError for invalid tables or options.
+    """
     if options.size > importer.largest_size:
         raise UserError(
-            f"--size {options.size}: {importer.release} gives at most {importer.largest_size} pixels"
+            f"--size {options.size}: {importer.release} has images of at most {importer.largest_size} pixels"
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     say(f"reading {importer.release}")
@@ -77,44 +101,59 @@ def prepare(importer: Importer, options: IngestOptions) -> Prepared:
     check_classes(labelling.classes)
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
-    is_unknown = not all(record.patient_id for record in used)
-    is_drawn = way == "drawn" or TRAIN_VAL in said_splits(used)
+    dedup = needs_dedup(importer, used, way, options)
+    # Drawn also if the images are compared first: data that cannot be split is reported at once.
+    splits = splits_of(used, [record.patient for record in used], labels, way, options)
+    return ImportPlan(
+        salt=salt,
+        labelling=labelling,
+        records_read=len(records),
+        records=used,
+        labels=labels,
+        splits=splits,
+        split_way=way,
+        finds_duplicates=options.find_duplicates and not importer.is_phantom,
+        dedup=dedup,
+        unknown_patients=sum(not record.patient_id for record in used),
+    )
+
+
+def needs_dedup(importer: Importer, used: list[Record], way: str, options: IngestOptions) -> bool:
+    """True if near-duplicates are to be found before the split is drawn.
+
+    Raises UserError if --dedup is given and nothing is drawn.
+    """
+    is_drawn = way == "drawn" or TRAIN_VAL in official_splits(used)
     if options.dedup and not is_drawn:
         raise UserError(
-            "--dedup: the source's own split is taken as it is; take --split drawn, or leave it away"
+            "--dedup: the source's own split is used as it is; add --split drawn, or remove --dedup"
         )
-    asked = is_unknown and options.find_duplicates if options.dedup is None else options.dedup
-    dedup = is_drawn and asked and not importer.is_phantom  # whose patients are known
-    # Also drawn before the images are looked at: what can't be split is told at once.
-    splits = splits_of(used, [patient_of(record) for record in used], labels, way, options)
-    provenance = provenance_of(importer, options, way, dedup, salt, labelling, used, labels)
-    check_provenance(provenance, f"import {importer.name}")
-    return Prepared(salt, labelling, len(records), used, labels, splits, dedup, provenance)
+    if options.dedup is None:
+        wanted = options.find_duplicates and not all(record.patient_id for record in used)
+    else:
+        wanted = options.dedup
+    return is_drawn and wanted and not importer.is_phantom  # all patients of the phantom are known
 
 
-def settle_splits(
-    prepared: Prepared, importer: Importer, options: IngestOptions, give_up: Callable[[], None]
-) -> None:
-    """Look for near-duplicate films where asked, draw the splits again so that they are not parted, and print what
-    is to be imported. Raises UserError, after ``give_up``, where too few patients are left for the splits."""
-    unknown = sum(not record.patient_id for record in prepared.records)
-    if prepared.dedup:
-        groups = looked_at(importer, options, prepared.records)
-        prepared.records, together = one_patient_each(prepared.records, groups)
-        way = prepared.provenance["options"]["split"]
-        try:
-            prepared.splits = splits_of(prepared.records, together, prepared.labels, way, options)
-        except UserError as error:
-            give_up()
-            raise UserError(f"with near-duplicate films as one patient: {error}") from None
-        prepared.near_duplicates = asdict(count_groups(groups, prepared.splits))
-        tell(groups, prepared.records, prepared.splits, way)
-    print_table(prepared.records_read, prepared.labelling, prepared.labels, prepared.splits)
-    print_rules(prepared.provenance, unknown)
+def keep_films_together(plan: ImportPlan, importer: Importer, options: IngestOptions) -> ImportPlan:
+    """The plan with its splits drawn again, near-duplicate films as one patient; decodes every image.
+
+    The same plan if it has no ``dedup``. Raises SplitError if too few patients are left for the splits.
+    """
+    if not plan.dedup:
+        return plan
+    groups = film_groups(importer, options, plan.records)
+    records, together = one_patient_each(plan.records, groups)
+    try:
+        splits = splits_of(records, together, plan.labels, plan.split_way, options)
+    except UserError as error:
+        raise SplitError(f"with near-duplicate films as one patient: {error}") from None
+    near_duplicates = report_near_duplicates(groups, records, splits, plan.split_way)
+    return replace(plan, records=records, splits=splits, near_duplicates=near_duplicates)
 
 
-def looked_at(importer: Importer, options: IngestOptions, records: list[Record]) -> list[int]:
-    """For each image the lowest index among those that show the same film."""
+def film_groups(importer: Importer, options: IngestOptions, records: list[Record]) -> list[int]:
+    """For each image the lowest index of the images that show the same film."""
     table = FingerprintTable(len(records))
     starts = range(0, len(records), IMAGES_PER_HASH_TASK)
     tasks = [
@@ -128,27 +167,31 @@ def looked_at(importer: Importer, options: IngestOptions, records: list[Record])
 
 
 def split_way(importer: Importer, records: list[Record], options: IngestOptions) -> str:
-    """ "drawn" or "official". Raises UserError where an official split is asked for and the source has none."""
-    is_said = any(record.split for record in records)
-    if options.split == "official" and not is_said:
+    """Return "drawn" or "official". Raises UserError for --split official if the source has no split of its own."""
+    has_split = any(record.split for record in records)
+    if options.split == "official" and not has_split:
         raise UserError(f"--split official: {importer.release} {importer.no_official_split}")
-    return options.split or (importer.default_split if is_said else "drawn")
+    return options.split or (importer.default_split if has_split else "drawn")
 
 
 def splits_of(
     records: list[Record], together: list[str], labels: list[str], way: str, options: IngestOptions
 ) -> list[str]:
-    """``together``: whom a drawn split keeps on one side, a patient or all who share a film."""
+    """The split of each image.
+
+    ``together`` names for each image the group that a drawn split keeps in one split: a patient, or several patients
+    who share a film. Raises UserError if the images cannot be split.
+    """
     if way == "official":
-        patients = [patient_of(record) for record in records]
-        said = said_splits(records)
-        return official_split(patients, labels, said, together, val=options.val, seed=options.seed)
+        patients = [record.patient for record in records]
+        official = official_splits(records)
+        return official_split(patients, labels, official, together, val=options.val, seed=options.seed)
     return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed)
 
 
-def said_splits(records: list[Record]) -> list[str]:
-    """What the source says of each image; where it only tells test apart, the others are train-val."""
-    said = [record.split or "" for record in records]
-    if "val" in said:
-        return said
-    return [TRAIN_VAL if split == "train" else split for split in said]
+def official_splits(records: list[Record]) -> list[str]:
+    """The source's own split of each image; a source that only separates test has train-val for all others."""
+    splits = [record.split or "" for record in records]
+    if "val" in splits:
+        return splits
+    return [TRAIN_VAL if split == "train" else split for split in splits]

@@ -1,79 +1,68 @@
-"""Where a set comes from, and what the metadata of a sample says."""
+"""The provenance in the manifest: the source and the options that make the same set again, without any path."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
-from cxrdist.data.deidentify import OLDEST_TOLD_YEARS, Salt
-from cxrdist.data.importers.common.base import Importer, Record
-from cxrdist.data.ingest.labels import Labelling
+from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.ingest.options import IngestOptions
-
-
-def patient_of(record: Record) -> str:
-    """The source's name of the patient; an image of nobody known is its own patient."""
-    return record.patient_id or record.source_id
-
-
-def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any]:
-    """What a sample's ``.json`` says of it."""
-    return {
-        "patient": salt.patient(patient_of(record)),
-        "origin": "real",
-        "source": importer.name,
-        "phantom": importer.is_phantom,
-        "view": record.view,
-        "sex": record.sex,
-        "age": None if record.age is None else min(record.age, OLDEST_TOLD_YEARS),
-        "findings": [*record.findings, *record.uncounted],
-    }
+from cxrdist.data.ingest.plan import ImportPlan
+from cxrdist.data.ingest.tasks import sample_meta
+from cxrdist.data.shards.schema import check_provenance
 
 
 def provenance_of(
-    importer: Importer,
-    options: IngestOptions,
-    way: str,
-    dedup: bool,
-    salt: Salt,
-    labelling: Labelling,
-    records: list[Record],
-    labels: list[str],
+    importer: Importer, options: IngestOptions, plan: ImportPlan, unused_options: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Where a set comes from, without a path: enough to tell whether a command would make the same set."""
-    content = hashlib.sha256()
-    keys = [salt.key(record.source_id) for record in records]
-    for i in sorted(range(len(keys)), key=keys.__getitem__):
-        line = [keys[i], labels[i], records[i].split, sample_meta(records[i], importer, salt)]
-        content.update(json.dumps(line).encode() + b"\n")
-    return {
+    """The provenance of the set that an import makes, before near-duplicates are looked for.
+
+    Two imports with equal provenance make the same set. ``unused_options`` are not recorded. Raises UserError if an
+    option or a note is not plain text.
+    """
+    recorded = {
+        "size": options.size,
+        "encoding": options.encoding,
+        "fit": options.fit,
+        "label_rule": options.label_rule if importer.targets else None,
+        "split": plan.split_way,
+        "find_duplicates": plan.finds_duplicates,
+        "dedup": plan.dedup,
+        # 20.0 and 20 ask for the same set.
+        "val": options.val if options.val < 1 else int(options.val),
+        "test": options.test if options.test < 1 else int(options.test),
+        "seed": options.seed,
+        "classes": list(plan.classes),
+        "min_shards": options.min_shards,
+    }
+    provenance = {
         "importer": importer.name,
         "release": importer.release,
         "is_phantom": importer.is_phantom,
-        "options": {
-            "size": options.size,
-            "encoding": options.encoding,
-            "fit": options.fit,
-            "label_rule": options.label_rule if importer.targets else None,
-            "split": way,
-            "find_duplicates": options.find_duplicates and not importer.is_phantom,
-            "dedup": dedup,
-            # 20.0 asks for the set that 20 asks for.
-            "val": options.val if options.val < 1 else int(options.val),
-            "test": options.test if options.test < 1 else int(options.test),
-            "seed": options.seed,
-            "classes": list(labelling.classes),
-            "min_shards": options.min_shards,
-        },
+        "options": {name: value for name, value in recorded.items() if name not in unused_options},
         "source_options": {
             name: list(value) if isinstance(value, tuple) else value
-            for name, value in importer.judgements().items()
+            for name, value in importer.source_options().items()
             if not hasattr(options, name)
         },
-        "salt_fingerprint": salt.fingerprint,
-        "records_sha256": content.hexdigest(),
-        "left_out": labelling.left_out,
-        "notes": dict(sorted(Counter(note for record in records for note in record.notes).items())),
+        "salt_fingerprint": plan.salt.fingerprint,
+        "records_sha256": records_sha256(importer, plan),
+        "left_out": plan.labelling.left_out,
+        "notes": dict(sorted(Counter(note for record in plan.records for note in record.notes).items())),
     }
+    check_provenance(provenance, f"import {importer.name}")
+    return provenance
+
+
+def records_sha256(importer: Importer, plan: ImportPlan) -> str:
+    """A digest of the images that are used, with class, split and metadata, in the order of their keys."""
+    content = hashlib.sha256()
+    keys = [plan.salt.key(record.source_id) for record in plan.records]
+    for i in sorted(range(len(keys)), key=keys.__getitem__):
+        record = plan.records[i]
+        line = [keys[i], plan.labels[i], record.split, sample_meta(record, importer, plan.salt)]
+        content.update(json.dumps(line).encode() + b"\n")
+    return content.hexdigest()

@@ -1,23 +1,36 @@
-"""The shards of an import, each written by a worker process: decode, resize, encode."""
+"""The shards of an import, each written by a worker process: decode, resize, encode, describe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cxrdist.data.deidentify import Salt
+from cxrdist.data.deidentify import AGE_CAP_YEARS, Salt
 from cxrdist.data.imaging.codecs import LOSSLESS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import NO_HASH
-from cxrdist.data.ingest.provenance import sample_meta
 from cxrdist.data.shards.tar import Sample
-from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image
+from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, count_image
+
+
+def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any]:
+    """The metadata of a sample, as its ``.json`` holds it: no name of the source's, only salted hashes."""
+    return {
+        "patient": salt.patient(record.patient),
+        "origin": "real",
+        "source": importer.name,
+        "phantom": importer.is_phantom,
+        "view": record.view,
+        "sex": record.sex,
+        "age": None if record.age is None else min(record.age, AGE_CAP_YEARS),
+        "findings": [*record.findings, *record.uncounted],
+    }
 
 
 @dataclass(frozen=True)
@@ -35,47 +48,48 @@ class ImportTask(ShardTask):
     def images(self) -> int:
         return len(self.records)
 
-    def samples(self, result: ShardResult) -> Iterator[Sample]:
+    def outcomes(self) -> Iterator[Outcome]:
         for record in self.records:
-            count_image()
             try:
                 pixels = self.importer.pixels(record, self.image_size, self.fit)
             except UndecodableImage as error:
-                result.undecodable.append(str(error))
-                result.hashes += NO_HASH
+                yield Outcome(undecodable=str(error), image_hash=NO_HASH)
                 continue
             image = encode(pixels, self.encoding)
+            image_hash = NO_HASH
             if self.makes_hashes:
-                # Of what the set holds, so that a shard taken over from a killed job gives the same.
+                # Of the pixels that the set holds, so that a shard that is taken over has the same hashes.
                 is_lossless = self.encoding in LOSSLESS
-                result.hashes += perceptual_hash(pixels if is_lossless else self.decoded(image))
+                image_hash = perceptual_hash(pixels if is_lossless else self.decoded(image))
             meta = sample_meta(record, self.importer, self.salt)
-            yield Sample(self.salt.key(record.source_id), image, meta)
+            yield Outcome(Sample(self.salt.key(record.source_id), image, meta), image_hash=image_hash)
 
     def decoded(self, image: bytes) -> np.ndarray:
         return decode(image, self.encoding, self.image_size)
 
-    def look(self, sample: Sample) -> tuple[dict[str, Any], bytes]:
+    def inspect(self, sample: Sample) -> tuple[dict[str, Any], bytes]:
         return sample.meta, perceptual_hash(self.decoded(sample.image)) if self.makes_hashes else NO_HASH
 
     def take_over(
-        self, row: dict[str, Any], samples: dict[str, tuple[dict[str, Any], bytes]]
+        self, row: dict[str, Any], samples: Mapping[str, tuple[dict[str, Any], bytes]]
     ) -> ShardResult | None:
-        result = ShardResult(row)
-        left = dict(samples)
+        undecodable: list[str] = []
+        hashes: list[bytes] = []
+        unmatched = dict(samples)
         for record in self.records:
-            meta, image_hash = left.pop(self.salt.key(record.source_id), (None, NO_HASH))
-            result.hashes += image_hash
+            meta, image_hash = unmatched.pop(self.salt.key(record.source_id), (None, NO_HASH))
+            hashes.append(image_hash)
             if meta is None:
                 reason = self.why_undecodable(record)
                 if reason is None:
-                    return None  # repaired since: the shard is written again, with it
-                result.undecodable.append(reason)
+                    return None  # the image has been repaired since: write the shard again, with it
+                undecodable.append(reason)
             elif meta != sample_meta(record, self.importer, self.salt):
                 return None
-        return None if left else result
+        return None if unmatched else ShardResult(row, undecodable, b"".join(hashes))
 
     def why_undecodable(self, record: Record) -> str | None:
+        """The file and the reason; None if the image decodes."""
         try:
             self.importer.pixels(record, self.image_size, self.fit)
         except UndecodableImage as error:
@@ -85,7 +99,7 @@ class ImportTask(ShardTask):
 
 @dataclass(frozen=True)
 class HashTask:
-    """Some images whose perceptual hashes are wanted before the split is drawn."""
+    """A run of images, from index ``start`` on, to hash before the split is drawn."""
 
     start: int
     image_size: int
@@ -95,7 +109,7 @@ class HashTask:
 
 
 def hash_images(task: HashTask) -> bytes:
-    """The hashes of a task's images, one after the other; ``NO_HASH`` where one does not decode."""
+    """The perceptual hashes of a task's images, one after the other; ``NO_HASH`` for one that does not decode."""
     hashes = bytearray()
     for record in task.records:
         count_image()

@@ -1,4 +1,4 @@
-"""Batch memory that is reused once no tensor refers to it any more."""
+"""Batch memory that is reused once no tensor references it any more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class InUseArrays:
-    """Arrays that were handed out as tensors and are still referred to, at most ``limit`` of them."""
+    """Arrays that were handed out as tensors and are still referenced, at most ``limit`` of them."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -21,7 +21,7 @@ class InUseArrays:
         return len(self._arrays) == self.limit
 
     def hand_out(self, ticket: int, array: np.ndarray) -> torch.Tensor:
-        """The array as a tensor that shares its memory; ``ticket`` names it in ``released``."""
+        """The array as a tensor that shares its memory; ``ticket`` identifies it in ``released``."""
         # A view, so that only this object and the tensor hold references to it.
         self._arrays[ticket] = array.view()
         self._own_references[ticket] = self._references(ticket)

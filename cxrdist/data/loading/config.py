@@ -1,4 +1,4 @@
-"""What can be chosen in loading samples, and how the ranks of a job hear of each other's trouble."""
+"""Options of the loader, and what it needs of the other ranks of a job."""
 
 from __future__ import annotations
 
@@ -6,37 +6,40 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How images are read; none of it changes which ones, or their order."""
+    """How images are read. No option changes which images are read, or their order."""
 
     workers: int | None = None
-    """Processes that decode PNG and JPEG; 0: a thread of the job itself. null: on GPUs as many as cores are free."""
+    """Processes that decode PNG and JPEG; 0: decode in a thread of the job itself. null: one per free core on GPUs,
+    0 on CPU."""
     on_corrupt: Literal["raise", "substitute"] = "raise"
-    """Of a training image. raise: stop, naming it; substitute: take another of its class and origin, and count it."""
+    """What to do at a corrupt training image. raise: stop, naming it; substitute: use another image of its class and
+    origin, and count it."""
     most_substitutes: int = 10
-    """Stop when more samples than these had to be substituted, over all processes and all of the run."""
+    """Stop when more samples than this were substituted, over all processes and the whole run."""
     ahead: int = 3
-    """Batches that are read while one is worked on."""
+    """Batches that are read ahead of the one in use."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
-            raise UserError(f"--loader.workers {self.workers}: 0 or more, or null")
+            raise OptionError("workers", f"must be 0 or more, or null, not {self.workers}")
         if self.most_substitutes < 0:
-            raise UserError(f"--loader.most-substitutes {self.most_substitutes}: 0 or more")
+            raise OptionError("most_substitutes", f"must be 0 or more, not {self.most_substitutes}")
         if self.ahead < 1:
-            raise UserError(f"--loader.ahead {self.ahead}: 1 or more")
+            raise OptionError("ahead", f"must be 1 or more, not {self.ahead}")
 
 
 class Peers(Protocol):
-    """The other ranks of the job, which make the same calls in the same order, from a thread of their own."""
+    """The ranks of a job, as the loader's threads reach them. All ranks make the same calls in the same order, from
+    one thread each."""
 
     @property
     def spare_cores(self) -> int:
-        """How many cores of this process's share training leaves idle."""
+        """Cores of this process's share that training leaves idle."""
         ...
 
     def total(self, numbers: Sequence[int]) -> list[int]:

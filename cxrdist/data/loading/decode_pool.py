@@ -1,9 +1,9 @@
-"""Batches decoded by worker processes, each straight into memory that it shares with the one that asked.
+"""Worker processes that decode batches, each straight into memory that it shares with the process that asked.
 
     submit(ticket, strata, samples) -> a slot -> worker: Gather.fill -> result(ticket) -> free(ticket)
 
-A slot holds a batch: what is asked for, and the pixels and keys that come of it. Between the processes go a few words
-only, so no image is pickled or collated, and the pipe to a worker never fills up.
+A slot holds one batch: the samples that were asked for, and their pixels and keys. Only short messages pass between
+the processes, so no image is pickled or collated, and the pipe to a worker never fills up.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from cxrdist import logs
 from cxrdist.data.loading.gather import Gather, OnCorrupt, Substitution
 from cxrdist.data.shards.schema import KEY_DTYPE
 from cxrdist.data.shards.shard_set import StratumReader
@@ -34,14 +35,16 @@ FAILED_START_WAIT_S = 5.0
 
 
 class Slots:
-    """Memory for ``count`` batches of up to ``batch`` images, shared with the processes that it is pickled to.
+    """Memory for ``count`` batches of up to ``batch`` images of ``size`` x ``size``, shared with the processes that
+    it is pickled to.
 
-    It has no name, so that nothing of it is left once the last of these processes has ended, however it ended.
+    The memory has no name in the file system, so the kernel frees it when the last of these processes ends, even if
+    it is killed.
     """
 
     def __init__(self, count: int, batch: int, size: int, descriptor: int) -> None:
         self.count, self.batch, self.size = count, batch, size
-        # Pixels first, each slot from a page of its own on: what is pinned, or copied to a device, is aligned.
+        # Pixels first, and each slot starts on a page: memory that is pinned or copied to a device is aligned.
         self.slot_bytes = -(-batch * (size**2 + 8 + 8 + 40) // PAGE_BYTES) * PAGE_BYTES
         self._descriptor = descriptor
         os.ftruncate(descriptor, count * self.slot_bytes)
@@ -51,7 +54,8 @@ class Slots:
         return _attached, (self.count, self.batch, self.size, DupFd(self._descriptor))
 
     def close(self) -> None:
-        """No process can be given it any more; the memory itself stays until the last view of it is gone."""
+        """Close the descriptor: the slots can't be sent to a process any more. The memory stays until the last view
+        of it is gone."""
         os.close(self._descriptor)
 
     def view(self, slot: int, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -59,7 +63,7 @@ class Slots:
         at = slot * self.slot_bytes
         pixels = np.frombuffer(self._memory, np.uint8, images * self.size**2, at)
         at += self.batch * self.size**2
-        # Behind the pixels nothing is aligned; numpy does not mind.
+        # The columns after the pixels are not aligned; numpy supports that.
         columns = []
         for dtype in (KEY_DTYPE, "<i8", "<i8"):
             columns.append(np.frombuffer(self._memory, dtype, images, at))
@@ -85,7 +89,7 @@ def _unnamed_file() -> int:
 class _Worker:
     process: BaseProcess
     connection: Connection
-    asked: int = 0
+    pending: int = 0
     """Tickets that it has not answered yet."""
 
 
@@ -97,11 +101,12 @@ class _Ticket:
 
 
 class DecodePool:
-    """``workers`` processes that fill batches of up to ``batch`` images from ``readers``, ``slots`` at most at once;
-    ``on_corrupt`` and ``taking`` are those of ``Gather``.
+    """``workers`` processes that fill batches of up to ``batch`` images from ``readers``, at most ``slots`` at a
+    time. ``on_corrupt`` and ``samples_in_use`` are those of ``Gather``.
 
-    It is there at once: the processes start while the caller goes on. They end when the thread that made the pool
-    does, so make it in one that lives as long. Meant for one thread; not for a set in the memory of this process.
+    The constructor returns at once, while the processes start. They end with the thread that made the pool, so make
+    it in a thread that lives as long as the pool is used. Use a pool from one thread only, and not for a set in the
+    memory of this process.
     """
 
     def __init__(
@@ -112,7 +117,7 @@ class DecodePool:
         batch: int,
         slots: int,
         on_corrupt: OnCorrupt = "raise",
-        taking: Sequence[int] | None = None,
+        samples_in_use: Sequence[int] | None = None,
     ) -> None:
         # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
         context = multiprocessing.get_context("spawn")
@@ -120,51 +125,53 @@ class DecodePool:
         self._free = [*reversed(range(slots))]
         self._tickets: dict[int, _Ticket] = {}
         self._workers: list[_Worker] = []
-        # The parent alone takes a ctrl-C and stops the workers, which would each print a traceback. Python's resource
-        # tracker comes with the first of them, and would let ctrl-C through again.
+        # Only the parent receives ctrl-C, and stops the workers: each of them would print a traceback. Python's
+        # resource tracker starts with the first worker, and would unblock ctrl-C again.
         resource_tracker.ensure_running()
         with without_interrupts():
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(
                     target=_work,
-                    args=(os.getpid(), theirs, self._slots, Gather(readers, on_corrupt, taking)),
+                    args=(os.getpid(), theirs, self._slots, Gather(readers, on_corrupt, samples_in_use)),
                     name="cxrdist-decode",
                     daemon=True,
                 )
                 process.start()
-                theirs.close()  # else its end would not be seen when the worker ends
+                theirs.close()  # else this process would not notice that the worker has ended
                 self._workers.append(_Worker(process, ours))
         self._slots.close()
 
     def submit(self, ticket: int, strata: np.ndarray, samples: np.ndarray) -> None:
-        """Ask for a batch, as of ``Gather.fill``; a slot must be free. Raises UserError where a worker was killed."""
+        """Ask for a batch, with the arguments of ``Gather.fill``; a slot must be free. Raises UserError if a worker
+        was killed."""
         assert self._free and ticket not in self._tickets and len(strata) <= self._slots.batch
         slot, images = self._free.pop(), len(strata)
         _, _, strata_there, samples_there = self._slots.view(slot, images)
         strata_there[:], samples_there[:] = strata, samples
         self._tickets[ticket] = _Ticket(slot, images)
-        worker = min(self._workers, key=lambda w: w.asked)
-        worker.asked += 1
+        worker = min(self._workers, key=lambda w: w.pending)
+        worker.pending += 1
         try:
             worker.connection.send((ticket, slot, images))
         except OSError:
             raise _ended(worker) from None
 
     def result(self, ticket: int) -> tuple[np.ndarray, np.ndarray, list[Substitution]]:
-        """Pixels [n, 1, H, W] uint8, valid until the ticket is freed, keys [n] S40, and what was substituted.
+        """Wait for a batch. Returns pixels [n, 1, H, W] uint8, valid until the ticket is freed, keys [n] S40, and the
+        substitutions.
 
-        Raises what ``Gather.fill`` raised in the worker, which frees the ticket; UserError where one was killed.
+        Raises what ``Gather.fill`` raised in the worker, and then frees the ticket; UserError if a worker was killed.
         """
-        asked = self._tickets[ticket]
-        while asked.answer is None:
+        batch = self._tickets[ticket]
+        while batch.answer is None:
             for connection in wait([worker.connection for worker in self._workers]):
                 self._receive(next(w for w in self._workers if w.connection is connection))
-        substitutions, error = asked.answer
+        substitutions, error = batch.answer
         if error is not None:
             self.free(ticket)
             raise error
-        pixels, keys, _, _ = self._slots.view(asked.slot, asked.images)
+        pixels, keys, _, _ = self._slots.view(batch.slot, batch.images)
         return pixels, keys.copy(), substitutions
 
     def _receive(self, worker: _Worker) -> None:
@@ -172,16 +179,17 @@ class DecodePool:
             ticket, substitutions, error = worker.connection.recv()
         except (EOFError, OSError):
             raise _ended(worker) from None
-        worker.asked -= 1
+        worker.pending -= 1
         self._tickets[ticket].answer = substitutions, error
 
     def free(self, ticket: int) -> None:
-        """Give the slot of a ticket whose result was taken back; its pixels are another batch's from now on."""
+        """Reuse the slot of a ticket whose result was received: its pixels will be overwritten by another batch."""
         self._free.append(self._tickets.pop(ticket).slot)
 
     def close(self) -> None:
+        """Kill the workers."""
         for worker in self._workers:
-            worker.process.kill()  # it writes nothing that outlives it
+            worker.process.kill()  # a worker writes no files
         for worker in self._workers:
             worker.process.join()
             worker.connection.close()
@@ -193,18 +201,19 @@ def _ended(worker: _Worker) -> UserError:
     code = worker.process.exitcode
     if code is not None and code < 0:
         return UserError(
-            "a process that decodes images was killed, by the system if memory ran out: run the same command again, "
-            "with fewer of them",
+            "a process that decodes images was killed, by the system if memory ran out: run the same command again "
+            "with fewer --loader.workers",
             every_rank=True,
         )
     return UserError(
-        f"a process that decodes images ended by itself (exit code {code}); what it printed tells why",
+        f"a process that decodes images exited by itself (exit code {code}); it printed the reason",
         every_rank=True,
     )
 
 
 def _work(parent: int, connection: Connection, slots: Slots, gather: Gather) -> None:
     die_with_parent(parent)
+    logs.configure_child()
     keep_freed_memory()
     while True:
         try:
@@ -218,7 +227,8 @@ def _work(parent: int, connection: Connection, slots: Slots, gather: Gather) -> 
             substitutions = gather.fill(strata, samples, pixels, keys)
         except MemoryError:
             failed = UserError(
-                "memory ran out in a process that decodes images: run the same command again, with fewer of them",
+                "memory ran out in a process that decodes images: run the same command again with fewer "
+                "--loader.workers",
                 every_rank=True,
             )
         except Exception as error:

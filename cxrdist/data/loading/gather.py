@@ -1,11 +1,12 @@
-"""The samples of a batch from the shards into one array: encoded bytes -> pixels, every hash checked.
+"""Reads the samples of a batch from the shards into one array: encoded bytes -> pixels, every hash checked.
 
     (strata, samples) of a batch
       -> shard and row of each            one search over all shards of all strata
-        -> StratumReader.spans            a shard at a time, in the order in which the images lie in it
-          -> pixels [n, 1, H, W] uint8    npy: copied, and hashed while still in the cache; else hashed, decoded
+        -> StratumReader.spans            a shard at a time, in the order of the images in the shard
+          -> pixels [n, 1, H, W] uint8    npy: copied, then hashed while still in the CPU cache; else hashed, decoded
 
-What is not plainly right is read again by the reader, which says what is wrong with it.
+This is the fast path. A sample that fails any check here is read again by the StratumReader, which raises an error
+that says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ OnCorrupt = Literal["raise", "substitute"]
 
 @dataclass(frozen=True, kw_only=True)
 class Substitution:
-    """A corrupt sample whose place in a batch another one of its stratum took."""
+    """A corrupt sample, and the sample of its stratum that replaced it in a batch."""
 
     row: int
-    """In the batch."""
+    """Row of the batch."""
     stratum: int
+    """Stratum, as a number among the readers."""
     sample: int
+    """The corrupt sample of the stratum."""
     instead: int
+    """The sample that replaced it."""
     message: str
     """What is wrong with ``sample``."""
 
@@ -45,50 +49,52 @@ class Substitution:
 class Gather:
     """Fills batches from several strata, all of one image size.
 
-    ``on_corrupt`` "raise" raises CorruptSample for the first corrupt sample of a batch; "substitute" takes the next
-    sample of its stratum that is whole, the same one whoever reads it: of the first ``taking[i]`` of stratum i, where
-    not all take part. A shard that is missing always raises.
+    ``on_corrupt``: "raise" raises CorruptSample for the first corrupt sample of a batch; "substitute" uses the next
+    intact sample of its stratum instead, the same one on every rank. ``samples_in_use``: number of samples of each
+    stratum that take part, from the first on, by default all; substitutes are chosen among them. A missing shard
+    always raises.
     """
 
     def __init__(
         self,
         readers: Sequence[StratumReader],
         on_corrupt: OnCorrupt = "raise",
-        taking: Sequence[int] | None = None,
+        samples_in_use: Sequence[int] | None = None,
     ) -> None:
         self.readers = readers
         self.on_corrupt = on_corrupt
-        self.taking = taking or [reader.samples for reader in readers]
+        self.samples_in_use = samples_in_use or [reader.samples for reader in readers]
         self._samples = np.array([reader.samples for reader in readers], np.int64)
         self._first = np.cumsum(self._samples) - self._samples
-        """Where the samples of each stratum begin, if those of all strata are numbered in one go."""
+        """[strata] int64: number of each stratum's first sample if the samples of all strata are numbered in a
+        row."""
 
     @cached_property
     def _shard_ends(self) -> np.ndarray:
-        """[shards of all strata] int64, in that numbering."""
+        """[shards of all strata] int64: end of each shard in that numbering."""
         return np.concatenate([reader.ends + first for reader, first in zip(self.readers, self._first)])
 
     @cached_property
     def _first_shard(self) -> np.ndarray:
-        """[strata] int64: its place among the shards of all strata."""
+        """[strata] int64: index of each stratum's first shard among the shards of all strata."""
         shards = np.array([len(reader.shards) for reader in self.readers], np.int64)
         return np.cumsum(shards) - shards
 
     def keys(self, strata: np.ndarray, samples: np.ndarray) -> np.ndarray:
-        """[n] S40: the keys of samples, their images unread."""
+        """[n] S40: the keys of samples [n]; no image is read."""
         keys = np.empty(len(strata), KEY_DTYPE)
         for reader, shard, rows, places in self._shards(strata, samples):
             keys[places] = reader.index(shard)["key"][rows]
         return keys
 
     def prefetch(self, strata: np.ndarray, samples: np.ndarray) -> None:
-        """Have what samples need of sets that are not local fetched meanwhile; see ``StratumReader.prefetch``."""
+        """Start to fetch the samples [n] that belong to remote sets; see ``StratumReader.prefetch``."""
         for stratum, reader in enumerate(self.readers):
             if reader.blocks is not None:
                 reader.prefetch(samples[strata == stratum])
 
     def note_used(self, strata: np.ndarray, samples: np.ndarray) -> None:
-        """Another process has read these, for which they were prefetched."""
+        """Record that another process has read these samples [n], which were prefetched for it."""
         for stratum, reader in enumerate(self.readers):
             if reader.blocks is not None:
                 note_used(reader, reader.blocks, samples[strata == stratum])
@@ -96,22 +102,25 @@ class Gather:
     def fill(
         self, strata: np.ndarray, samples: np.ndarray, pixels: np.ndarray, keys: np.ndarray
     ) -> list[Substitution]:
-        """Sample ``samples[i]`` of stratum ``strata[i]`` ([n] int each) into row i of ``pixels`` ([n, 1, H, W] uint8,
-        contiguous), its key into ``keys`` ([n] S40); returns what was substituted, by row.
+        """Read sample ``samples[i]`` of stratum ``strata[i]`` ([n] int64 each) into row i of ``pixels`` ([n, 1, H, W]
+        uint8, C-contiguous) and its key into ``keys`` ([n] S40). Returns the substitutions, sorted by row.
 
-        Raises CorruptSample, or UserError for what is wrong with the files of a set as a whole.
+        The caller passes the arrays, as for ``readinto``, because a batch is written straight into pinned or shared
+        memory that is reused: returning new arrays would copy every batch once more.
+
+        Raises CorruptSample, or UserError for a missing or damaged file of a set.
         """
         n = len(strata)
         assert pixels.flags.c_contiguous and pixels.dtype == np.uint8 and len(samples) == len(keys) == n
         assert pixels.shape == (n, 1, *2 * (self.readers[0].image_size,)), pixels.shape
         self.prefetch(strata, samples)
-        doubtful: list[int] = []
+        failed: list[int] = []
         for reader, shard, rows, places in self._shards(strata, samples):
             keys[places] = reader.index(shard)["key"][rows]
-            doubtful += _fill(reader, shard, rows, places.tolist(), pixels)
+            failed += _fill(reader, shard, rows, places.tolist(), pixels)
         substitutions = []
-        for row in sorted(doubtful):
-            substitution = self._settle(row, int(strata[row]), int(samples[row]), pixels, keys)
+        for row in sorted(failed):
+            substitution = self._read_again(row, int(strata[row]), int(samples[row]), pixels, keys)
             if substitution:
                 substitutions.append(substitution)
         return substitutions
@@ -119,9 +128,9 @@ class Gather:
     def _shards(
         self, strata: np.ndarray, samples: np.ndarray
     ) -> Iterator[tuple[StratumReader, int, np.ndarray, np.ndarray]]:
-        """The shards of a batch: reader and shard, the rows in it, and the places of these in the batch."""
+        """The shards of a batch: reader, shard, rows [m] of the shard, and their places [m] in the batch."""
         if (samples < 0).any() or (samples >= self._samples[strata]).any():
-            raise IndexError("a sample that its stratum does not have")
+            raise IndexError("a sample number is out of the range of its stratum")
         numbers = self._first[strata] + samples
         order = np.argsort(numbers, kind="stable")
         numbers = numbers[order]
@@ -135,9 +144,10 @@ class Gather:
             here = slice(bounds[i], bounds[i + 1])
             yield self.readers[stratum], shard, rows[here], order[here]
 
-    def _settle(
+    def _read_again(
         self, row: int, stratum: int, sample: int, pixels: np.ndarray, keys: np.ndarray
     ) -> Substitution | None:
+        """Read a sample that failed a check by the slow path; returns the substitution if it was replaced."""
         reader = self.readers[stratum]
         try:
             reader.pixels(sample, pixels[row, 0])
@@ -146,8 +156,9 @@ class Gather:
             if self.on_corrupt == "raise":
                 raise
             message = str(error)
-        for step in range(1, self.taking[stratum]):
-            instead = (sample + step) % self.taking[stratum]
+        in_use = self.samples_in_use[stratum]
+        for step in range(1, in_use):
+            instead = (sample + step) % in_use
             try:
                 reader.pixels(instead, pixels[row, 0])
             except CorruptSample:
@@ -155,8 +166,8 @@ class Gather:
             keys[row] = reader.key(instead)
             return Substitution(row=row, stratum=stratum, sample=sample, instead=instead, message=message)
         raise UserError(
-            f"{reader.store}: not one of the {self.taking[stratum]} samples of {reader.entry['table']} can be read, "
-            f"so none can take the place of another; {reader.remedy}",
+            f"{reader.store}: none of the {in_use} samples of {reader.entry['table']} can be read, so a corrupt one "
+            f"cannot be substituted; {reader.remedy}",
             every_rank=True,
         )
 
@@ -164,35 +175,36 @@ class Gather:
 def _fill(
     reader: StratumReader, shard: int, rows: np.ndarray, places: list[int], pixels: np.ndarray
 ) -> list[int]:
-    """Some rows of a shard into their places of a batch; returns the places where something is not as usual."""
+    """Read rows [m] of a shard into their places of a batch; returns the places whose sample failed a check."""
     wanted = reader.index(shard)["xxh3_64"][rows].tolist()
     spans = reader.spans(shard, rows)
     if reader.encoding == "npy":
         return _copy(spans, wanted, places, pixels.reshape(len(pixels), -1), reader.image_size)
-    doubtful = []
+    failed = []
     for span, digest, place in zip(spans, wanted, places):
         try:
             if xxh3_64_intdigest(span) != digest:
-                raise UndecodableImage("not what was written")
+                raise UndecodableImage("its hash differs from the index")
             decode(span, reader.encoding, reader.image_size, pixels[place, 0])
         except UndecodableImage:
-            doubtful.append(place)
-    return doubtful
+            failed.append(place)
+    return failed
 
 
 def _copy(
     spans: list[memoryview], wanted: list[int], places: list[int], pixels: np.ndarray, size: int
 ) -> list[int]:
-    """The pixels behind the usual header of an npy into rows of ``pixels`` [n, H * W]."""
+    """Copy the pixels after the usual npy header into rows of ``pixels`` [n, H * W]; returns the places whose sample
+    failed a check."""
     header = npy_header(size)
     before, count = len(header), size * size
-    whole = before + count
-    doubtful = []
+    expected = before + count
+    failed = []
     for span, digest, place in zip(spans, wanted, places):
-        if len(span) == whole:
-            # Copied first, by numpy, which lets other threads run while the system fetches what is not in memory yet.
+        if len(span) == expected:
+            # Copied before it is hashed: numpy releases the GIL while the system reads pages that are not in memory.
             pixels[place] = np.frombuffer(span, np.uint8, count, before)
             if xxh3_64_intdigest(span) == digest and span[:before].tobytes() == header:
                 continue
-        doubtful.append(place)
-    return doubtful
+        failed.append(place)
+    return failed

@@ -1,4 +1,4 @@
-"""What the mix really was: counted over the samples that were delivered, an epoch at a time, for the tracker."""
+"""Statistics of the mix that was delivered, for each epoch: shares, different images and repeats of each stratum."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from cxrdist.data.loading.stream import Batch, Stream
 
 LARGEST_EPOCH = 2**23
-"""Images; above it nothing is counted: at the end of an epoch, counting which of them came takes up to 140 bytes for
-each, and a resumed run first works out the part of the epoch that it had (1 s for a million)."""
+"""Images. Longer epochs are not counted: counting different images takes up to 140 bytes for each image of an epoch,
+and a resumed run first calculates the part of the epoch that was delivered before (1 s per million images)."""
 _NONE = -1
 
 
 class MixLog:
-    """Counts for one rank; ``first_step`` is where the run goes on."""
+    """The samples that this rank received. ``first_step``: the step at which the run starts or resumes."""
 
     def __init__(self, stream: Stream, first_step: int) -> None:
         self.stream = stream
@@ -26,8 +26,8 @@ class MixLog:
         self.is_on = epoch <= LARGEST_EPOCH
         self._logged = first_step * stream.batch // epoch * epoch  # a position
         self._seen: list[tuple[range, np.ndarray]] = []
-        # What the run delivered of this epoch before it was interrupted is what the order says, but for substitutes,
-        # which nobody knows any more.
+        # The part of this epoch that was delivered before an interruption is recalculated from the order. Samples
+        # that were substituted in it are counted as themselves: checkpoints do not list them.
         for step in range(self._logged // stream.batch, first_step if self.is_on else 0):
             self._note(stream.positions(step), *stream.planned(step))
 
@@ -39,7 +39,7 @@ class MixLog:
         self._seen.append((positions, np.stack([strata, samples])))
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether an epoch ends in global batch ``step``; the same on all ranks."""
+        """True if an epoch ends in global batch ``step``; the same on all ranks."""
         return self.is_on and self._end_of(step) > self._logged
 
     def _end_of(self, step: int) -> int:
@@ -49,14 +49,17 @@ class MixLog:
     def flush(
         self, step: int, gather: Callable[[torch.Tensor], torch.Tensor], world_size: int, device: torch.device
     ) -> dict[str, float]:
-        """Shares, different images and mean repeats of each class and origin, over the epochs that ended since the
-        last call (one, unless they are shorter than a batch); every rank calls this at the same step."""
+        """Share, number of different images and mean repeats of each class and origin, over the epochs that ended
+        since the last call (one, unless epochs are shorter than a batch).
+
+        All ranks must call this at the same step; ``gather``: [n, 2] of this rank -> [world_size n, 2] of all.
+        """
         end = self._end_of(step)
         positions = np.concatenate([np.arange(p.start, p.stop, p.step) for p, _ in self._seen])
         drawn = np.concatenate([drawn for _, drawn in self._seen], axis=1)  # [2, n]
         is_due = (positions >= self._logged) & (positions < end)
         most = -(-(end - self._logged) // world_size)
-        mine = np.full((most, 2), _NONE)  # ranks have equally many, give or take one
+        mine = np.full((most, 2), _NONE)  # the ranks' numbers differ by at most one
         mine[: is_due.sum()] = drawn[:, is_due].T
         strata, samples = gather(torch.from_numpy(mine).to(device)).cpu().numpy().T
         last = self._seen[-1]
@@ -76,5 +79,5 @@ class MixLog:
 
 
 def count_different(numbers: np.ndarray) -> int:
-    """How many values there are among numbers [n]. By sorting: numpy 2.4's unique takes many times as long."""
+    """Number of different values among numbers [n]. By sorting: numpy 2.4's unique takes many times as long."""
     return int(np.count_nonzero(np.diff(np.sort(numbers)))) + bool(len(numbers))

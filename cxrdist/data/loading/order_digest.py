@@ -1,4 +1,5 @@
-"""A proof of which samples were consumed, in which order: equal on any number of ranks, or something is wrong."""
+"""A digest of the samples a run consumed, in their order: equal on any number of ranks, or a rank read other samples
+than the order says."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 
 
 class OrderDigest:
-    """A running SHA-256 over the keys of the global batches really consumed, in the order of their positions.
+    """A running SHA-256 over the keys of the global batches that were consumed, in the order of their positions.
 
-    Each rank notes the keys that it read; now and then all ranks gather them and chain one hash per batch, so
-    that the digest is the same for any number of ranks only if together they read the same samples.
+    Each rank records the keys that it read. ``flush`` gathers them from all ranks and chains one hash per batch, so
+    the digest is the same for any number of ranks only if together they read the same samples. ``value``: the digest
+    so far, in hexadecimal.
     """
 
     def __init__(self, value: str = "") -> None:
@@ -31,7 +33,8 @@ class OrderDigest:
     def flush(
         self, gather: Callable[[torch.Tensor], torch.Tensor], world_size: int, device: torch.device
     ) -> str:
-        """Chain what was seen since the last call; every rank calls this at the same step."""
+        """Chain the batches seen since the last call, and return the digest. All ranks must call this at the same
+        step; ``gather``: [n, ...] of this rank -> [world_size n, ...] of all ranks."""
         if self._seen:
             mine = np.stack(self._seen)  # [steps, b] S40
             raw = torch.from_numpy(mine.view(np.uint8).reshape(*mine.shape, -1).copy()).to(device)

@@ -1,14 +1,15 @@
-"""Batches read ahead by a thread, and agreed upon by all ranks before any of them works on one.
+"""Reads batches ahead in a thread, and has all ranks agree on each batch before any of them uses it.
 
-    thread:   read batch k -> all ranks: did anyone fail? -> queue          (at most ``ahead`` of them)
+    thread:   read batch k -> all ranks: did any rank fail? -> queue          (at most ``ahead`` batches)
     caller:   queue -> batch k, or the error that all ranks raise at step k
 
-A rank that fails alone would leave the others waiting for it in the next gradient sync. Here it says so first, on a
-channel that no gradient uses, and every rank raises the same error at the same step.
+If one rank raised alone, the others would wait for it in the next gradient sync. So the ranks first exchange
+failures, on a process group that carries no gradients, and all of them raise the same error at the same step.
 """
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from cxrdist.console import say
+from cxrdist import logs
 from cxrdist.data.loading.buffers import Buffers, InUseArrays
 from cxrdist.data.loading.config import ALONE, LoaderConfig, Peers
 from cxrdist.data.loading.decode_pool import DecodePool
@@ -29,10 +30,13 @@ from cxrdist.data.shards.schema import KEY_DTYPE
 from cxrdist.data.shards.shard_set import CorruptSample
 from cxrdist.errors import UserError
 
+log = logging.getLogger(__name__)
+
 HELD_BATCHES = 3
-"""What is being read, what the caller works on, and the one before, which it may still have."""
+"""The batch that is being read, the one that the caller uses, and the one before, which it may still reference."""
 
 Read = tuple[torch.Tensor, np.ndarray, list[Substitution]]
+"""Pixels [b, 1, H, W] uint8, keys [b] S40, substitutions."""
 
 
 def read_ahead(
@@ -44,27 +48,26 @@ def read_ahead(
     peers: Peers = ALONE,
     substituted: int = 0,
 ) -> ReadAhead:
-    """The batches of steps [start, stop) of a stream, read ahead; use it in a ``with`` block. ``substituted``: how
-    many samples the run had substituted before ``start``."""
+    """The batches of steps [start, stop) of a stream, read ahead; use it in a ``with`` block. ``substituted``: number
+    of samples that the run substituted before ``start``, on all ranks."""
     config = config or LoaderConfig()
     is_encoded = any(reader.encoding != "npy" for reader in stream.readers)
     workers = config.workers if config.workers is not None else peers.spare_cores if is_encoded else 0
-    return ReadAhead(stream, start, stop, config, peers, workers=workers, substituted=substituted)
+    return ReadAhead(stream, range(start, stop), config, peers, workers=workers, substituted=substituted)
 
 
 class ReadAhead(Iterator[Batch]):
-    """The batches of steps [start, stop) of a stream, one after the other.
+    """Iterator over the batches of some steps of a stream.
 
-    ``waited_s`` is how long the caller has waited for them; ``substituted`` how many samples of all ranks were
-    substituted since the run began, in the batches given out. Raises UserError, on all ranks at the same step, for a
-    corrupt sample, or for more substitutes than allowed.
+    ``waited_s``: seconds that the caller has waited for batches. ``substituted``: number of samples that were
+    substituted on all ranks since the run began, in the batches returned so far. Iterating raises UserError, on all
+    ranks at the same step, for a corrupt sample, or for more substitutions than allowed.
     """
 
     def __init__(
         self,
         stream: Stream,
-        start: int,
-        stop: int,
+        steps: range,
         config: LoaderConfig,
         peers: Peers,
         *,
@@ -72,7 +75,7 @@ class ReadAhead(Iterator[Batch]):
         substituted: int = 0,
     ) -> None:
         self.stream, self.config, self.peers, self.workers = stream, config, peers, workers
-        self.start, self.stop = start, stop
+        self.start, self.stop = steps.start, steps.stop
         self.waited_s = 0.0
         self.substituted = substituted
         self._ready: queue.SimpleQueue[tuple[Batch, int] | BaseException] = queue.SimpleQueue()
@@ -89,12 +92,12 @@ class ReadAhead(Iterator[Batch]):
         if self.start + self._given == self.stop:
             raise StopIteration
         if self._is_closing:
-            raise ValueError("batches asked for after the end of their with block")
+            raise ValueError("next() was called after the end of the with block")
         began_s = time.perf_counter()
         found = self._ready.get()
         self.waited_s += time.perf_counter() - began_s
         if isinstance(found, BaseException):
-            self._ready.put(found)  # nothing comes after it: who asks again must not wait
+            self._ready.put(found)  # the thread has ended: another call must raise too, not wait
             raise found
         with self._changed:
             self._given += 1
@@ -133,8 +136,8 @@ class ReadAhead(Iterator[Batch]):
         return _InThread(self.stream, self.stop, self.config)
 
     def _may_read(self, step: int) -> bool:
-        """Wait until a step is near enough. When the caller leaves, those that are near enough are still read: on the
-        other ranks they are as well, and all have to agree on the same ones."""
+        """Wait until a step is within ``ahead`` of the caller; False if the caller leaves before. Steps that are near
+        enough then are still read: the other ranks read them too, and all ranks must agree on the same batches."""
         with self._changed:
             self._changed.wait_for(
                 lambda: step < self.start + self._given + self.config.ahead or self._is_closing
@@ -142,7 +145,8 @@ class ReadAhead(Iterator[Batch]):
             return step < self.start + self._given + self.config.ahead
 
     def _agreed(self, source: _Source, step: int, substituted: int) -> tuple[Read, int]:
-        """A step's batch and the substitutes of all ranks so far, once every rank has its part."""
+        """Read this rank's part of a step. Returns it, and the number of substitutions of all ranks so far, once
+        every rank has read its part."""
         read: Read | None = None
         failed: Exception | None = None
         try:
@@ -152,25 +156,27 @@ class ReadAhead(Iterator[Batch]):
         mine = len(read[2]) if read else 0
         failures, more = self.peers.total([failed is not None, mine])
         if failures:
-            message = self.peers.first(None if failed is None else told_of(failed))
+            message = self.peers.first(None if failed is None else message_to_ranks(failed))
             if failed is not None and not isinstance(failed, UserError):
                 raise failed
             raise UserError(message)
         assert read is not None
         for substitution in read[2]:
-            say(f"warning: {substitution.message}; another of its class takes its place", every_rank=True)
+            log.warning(
+                "%s; another sample of its class replaces it", substitution.message, extra=logs.EVERY_RANK
+            )
         if substituted + more > self.config.most_substitutes:
             raise UserError(
-                f"{substituted + more} samples had to be substituted, more than --loader.most-substitutes "
+                f"{substituted + more} samples were substituted, more than --loader.most-substitutes "
                 f"{self.config.most_substitutes}: `cxrdist shards verify` lists what is wrong with the set"
             )
         return read, substituted + more
 
 
-def told_of(error: Exception) -> str:
-    """What all ranks are told of one rank's failure."""
+def message_to_ranks(error: Exception) -> str:
+    """The message with which all ranks raise one rank's failure."""
     if isinstance(error, CorruptSample):
-        return f"{error}; --loader.on-corrupt substitute goes on with another of its class in its place"
+        return f"{error}; --loader.on-corrupt substitute uses another sample of its class instead"
     return str(error) if isinstance(error, UserError) else repr(error)
 
 
@@ -183,11 +189,11 @@ class _Source(Protocol):
 
 
 class _InThread:
-    """Reads in the thread that asks."""
+    """Reads and decodes in the calling thread."""
 
     def __init__(self, stream: Stream, stop: int, config: LoaderConfig) -> None:
         self.stream, self.stop = stream, stop
-        self._gather = Gather(stream.readers, config.on_corrupt, stream.taking)
+        self._gather = Gather(stream.readers, config.on_corrupt, stream.samples_in_use)
         self._buffers = Buffers(stream.shape, config.ahead + HELD_BATCHES)
 
     def read(self, step: int) -> Read:
@@ -204,15 +210,15 @@ class _InThread:
 
 
 class _InPool:
-    """Has worker processes read and decode, each a batch of its own, in memory that they share with this one: what
-    they decode into is the batch that is given out."""
+    """Reads and decodes in worker processes, a batch each, into memory that they share with this process: the batch
+    that is returned is the memory that a worker filled."""
 
     def __init__(self, stream: Stream, stop: int, config: LoaderConfig, workers: int) -> None:
         self.stream, self.stop = stream, stop
         self._ahead = workers + config.ahead
         self._submitted = -1
         self._gather = Gather(stream.readers)
-        # What is fetched here reaches the workers through the cache on disk alone.
+        # Blocks that this process fetches reach the workers only through the cache on disk.
         self._shares_blocks = any(r.blocks is not None and r.blocks.is_shared for r in stream.readers)
         self._buffers = Buffers(stream.shape, config.ahead + HELD_BATCHES)
         self._in_use = InUseArrays(config.ahead + HELD_BATCHES)
@@ -222,7 +228,7 @@ class _InPool:
             batch=stream.per_rank,
             slots=self._ahead + self._in_use.limit,
             on_corrupt=config.on_corrupt,
-            taking=stream.taking,
+            samples_in_use=stream.samples_in_use,
         )
 
     def read(self, step: int) -> Read:
@@ -236,7 +242,7 @@ class _InPool:
         found, keys, substitutions = self._pool.result(step)
         if self._shares_blocks:
             self._gather.note_used(*self.stream.planned(step))
-        if self._in_use.is_full or torch.cuda.is_available():  # where pinned memory is faster to copy from
+        if self._in_use.is_full or torch.cuda.is_available():  # copies from pinned memory are faster
             pixels = self._buffers.take()
             pixels.numpy()[:] = found
             self._pool.free(step)

@@ -3,10 +3,10 @@
     Order (positions -> stratum, sample)
       -> this rank's part of global batch k
         -> Gather: bytes at known offsets, hashes checked, decoded into one uint8 array [b, 1, H, W]
-          -> ReadAhead: the next batches are read while this one is worked on; all ranks agree that each is right
+          -> ReadAhead: the next batches are read while this one is in use; all ranks agree on each batch
 
-Nothing here iterates over what is not asked for: batch k costs the same at any k, so resuming is asking for
-another k.
+Batch k costs the same at any k, since nothing iterates over the batches before it. So resuming at step k is reading
+batch k.
 """
 
 from __future__ import annotations
@@ -41,17 +41,34 @@ class Batch:
     pixels: torch.Tensor  # [b, 1, H, W] uint8
     labels: torch.Tensor  # [b] int64
     keys: np.ndarray  # [b] S40
-    strata: np.ndarray  # [b] int64: which of the stream's strata
-    samples: np.ndarray  # [b] int64: which sample of its stratum
+    strata: np.ndarray  # [b] int64: number of the stratum in ``Stream.strata``
+    samples: np.ndarray  # [b] int64: number of the sample in its stratum
     positions: range
-    """Positions of these samples in the endless order: what their random numbers are a function of."""
+    """Positions of these samples in the endless order; their random numbers are functions of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """The order of a stream, and which part of it a rank reads."""
+
+    batch: int
+    """Global batch size, over all ranks."""
+    seed: int
+    """Seed of the order."""
+    rank: int = 0
+    world_size: int = 1
+    limit: int | None = None
+    """Use only the first samples of each stratum, at most this many. Keys are hashes, and sets are sorted by key, so
+    this is a random choice."""
+    classes: Sequence[str] | None = None
+    """A sample's label is the index of its class here; by default in the classes of the real set."""
 
 
 class Stream:
-    """Batches of a mix over one real and perhaps one synthetic set, for one rank.
+    """Batches of a mix of a real set and, if its quotas need one, a synthetic set, for one rank.
 
-    ``limit`` caps how many samples of each stratum take part (the first ones in the set, which is a random
-    choice since sets are ordered by hash).
+    ``quotas``: ``{class: {origin: samples in an epoch}}``. Raises UserError if a quota needs a set or samples that do
+    not exist, or if the batch does not divide evenly among the ranks.
     """
 
     def __init__(
@@ -59,16 +76,11 @@ class Stream:
         real: ShardSet,
         synthetic: ShardSet | None,
         quotas: Mapping[str, Mapping[str, int]],
-        *,
-        batch: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        limit: int | None = None,
+        options: StreamOptions,
     ) -> None:
-        self.part = part_of_batch(batch, rank, world_size)
-        self.batch = batch
-        self.readers: list[StratumReader] = []
+        self.part = part_of_batch(options.batch, options.rank, options.world_size)
+        self.batch = options.batch
+        readers: list[StratumReader] = []
         self.strata: list[tuple[str, str]] = []
         strata: list[StratumQuota] = []
         for class_name, origins in quotas.items():
@@ -78,37 +90,41 @@ class Stream:
                 source = real if origin == "real" else synthetic
                 if source is None:
                     raise UserError(
-                        f"the mix asks for {origin} images of {class_name}, but no such set is given"
+                        f"the mix needs {origin} images of {class_name}, but no {origin} set is given"
                     )
                 reader = source.stratum("train", class_name, origin)
-                self.readers.append(reader)
+                readers.append(reader)
                 self.strata.append((class_name, origin))
                 strata.append(
                     StratumQuota(
                         Stratum("train", class_name, origin).stem,
-                        first_samples(reader.shard_samples, limit),
+                        first_samples(reader.shard_samples, options.limit),
                         quota,
                         block_rows_of(reader.entry["bytes"], reader.samples),
                     )
                 )
-        self.order = Order(tuple(strata), seed=seed, batch=batch)
-        for reader, cycles in zip(self.readers, self.order.cycles):
-            reader.block_rows = cycles.chunk_samples
+        self.order = Order(tuple(strata), seed=options.seed, batch=options.batch)
+        # Blocks of remote sets are the chunks of the order, so that each is fetched once in a cycle.
+        self.readers = [
+            reader.with_block_rows(shuffle.chunk_samples)
+            for reader, shuffle in zip(readers, self.order.shuffles)
+        ]
         self.has_remote = any(reader.blocks is not None for reader in self.readers)
-        self.labels = np.array([real.classes.index(name) for name, _ in self.strata])
+        classes = list(real.classes if options.classes is None else options.classes)
+        self.labels = np.array([classes.index(name) for name, _ in self.strata])  # [strata] int64
         self.image_size = real.image_size
         self.plan = {
             "order": order_version(),
             "sets": sha256_of([s.digest for s in (real, synthetic) if s is not None]),
             "mix": sha256_of([[s.name, s.samples, s.quota] for s in strata]),
-            "batch": batch,
-            "seed": seed,
+            "batch": options.batch,
+            "seed": options.seed,
         }
-        # Worked out for several steps at once, which costs little more than for one.
-        self.planned_steps = max(1, PLANNED_POSITIONS // batch)
+        # Planning several steps at once costs little more than planning one.
+        self.planned_steps = max(1, PLANNED_POSITIONS // options.batch)
         self._window = lru_cache(maxsize=4)(self._planned_window)
-        self.taking = [stratum.samples for stratum in strata]
-        self._gather = Gather(self.readers, taking=self.taking)
+        self.samples_in_use = [stratum.samples for stratum in strata]
+        self._gather = Gather(self.readers, samples_in_use=self.samples_in_use)
 
     @property
     def epoch_images(self) -> int:
@@ -116,12 +132,12 @@ class Stream:
 
     @property
     def per_rank(self) -> int:
-        """Samples of a batch that this rank reads."""
+        """Number of samples of a batch that this rank reads."""
         return len(range(*self.part.indices(self.batch)))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """[b, 1, H, W]."""
+        """Shape of this rank's part of a batch: [b, 1, H, W]."""
         return self.per_rank, 1, self.image_size, self.image_size
 
     def positions(self, step: int) -> range:
@@ -141,13 +157,14 @@ class Stream:
         return self.order.at(range(first + self.part.start, last, self.part.step))
 
     def prefetch(self, step: int, stop: int) -> None:
-        """Have what the steps after ``step`` need of remote sets fetched, as far as they are planned together."""
+        """Start to fetch the samples of remote sets that ``step`` and the steps planned with it need, before
+        ``stop``."""
         if self.has_remote and step % PREFETCHED_EVERY == 0:
             for later in range(step, min(step + max(self.planned_steps, PREFETCHED_EVERY), stop)):
                 self._gather.prefetch(*self.planned(later))
 
     def keys(self, step: int) -> np.ndarray:
-        """Keys [b] S40 at this rank's positions of global batch ``step``; no image is read."""
+        """Keys [b] S40 at this rank's positions of global batch ``step``. Reads no image."""
         return self._gather.keys(*self.planned(step))
 
     def read(self, step: int) -> Batch:
@@ -160,7 +177,7 @@ class Stream:
     def as_batch(
         self, step: int, pixels: torch.Tensor, keys: np.ndarray, substitutions: Sequence[Substitution]
     ) -> Batch:
-        """What was read for a step, with what the order says of it."""
+        """The batch of what was read for a step: pixels [b, 1, H, W] uint8, keys [b] S40."""
         strata, samples = self.planned(step)
         samples = samples.copy()
         for substitution in substitutions:
@@ -175,11 +192,12 @@ class Stream:
         )
 
     def state_dict(self, step: int) -> dict[str, Any]:
-        """Where a run stands: the next step, and the digests of the plan that the step counts in."""
+        """The state of a run whose next step is ``step``: the step, and the digests of the plan that it belongs
+        to."""
         return {"step": step, **self.plan, "plan_sha256": sha256_of(self.plan)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> int:
-        """The step to go on at. Raises UserError where the state belongs to another plan, and says what differs."""
+        """The step to resume at. Raises UserError, saying what differs, if the state belongs to another plan."""
         if state.get("plan_sha256") == sha256_of(self.plan):
             return int(state["step"])
         batch, seed = state.get("batch"), state.get("seed")
@@ -188,18 +206,18 @@ class Stream:
             for key, why, remedy in (
                 (
                     "order",
-                    "by another version (of cxrdist or numpy), whose order was another",
-                    "start it with that version",
+                    "by another version of cxrdist or numpy, which has another order",
+                    "resume it with that version",
                 ),
                 (
                     "sets",
-                    "on other shard sets, or they were changed",
+                    "on other shard sets, or the sets have changed",
                     "give the old --shards and --synthetic",
                 ),
-                ("mix", "on another mix: its quotas or its images differ", "give the old --mix"),
+                ("mix", "on another mix: its quotas or images differ", "give the old --mix"),
                 ("batch", f"with a global batch of {batch}, now {self.batch}", f"give --batch {batch}"),
                 ("seed", f"with another seed of the order ({seed})", "give the old --seed"),
-                ("plan_sha256", "by a checkpoint that does not fit itself", "restore it from a copy"),
+                ("plan_sha256", "from a checkpoint that is not consistent", "restore it from a copy"),
             )
             if key == "plan_sha256" or state.get(key) != self.plan[key]
         )
@@ -207,7 +225,7 @@ class Stream:
 
 
 def first_samples(shard_samples: np.ndarray, limit: int | None) -> np.ndarray:
-    """Samples of each shard [shards] of which the first ``limit`` of all take part."""
+    """[shards] int64: how many samples of each shard are among the first ``limit`` samples of the stratum."""
     if limit is None:
         return shard_samples
     before = np.cumsum(shard_samples) - shard_samples
@@ -216,7 +234,7 @@ def first_samples(shard_samples: np.ndarray, limit: int | None) -> np.ndarray:
 
 @cache
 def order_version() -> str:
-    """Of this code, and of numpy's algorithm: another one of either gives another order."""
+    """Version of the order: of this code, and of numpy's permutation, since both determine the order."""
     return f"{ORDER_VERSION}-{sha256_of(permutation(0, 'order', length=1000).tolist())[:8]}"
 
 

@@ -1,21 +1,21 @@
-"""The order in which the samples of a mix come: exact, the same for everyone, resumable. Pure functions, no I/O.
+"""The order of the samples of a mix: exact, equal on any number of ranks, resumable. Pure functions, no I/O.
 
     (strata, seed, batch)  --Order-->  position -> (stratum, sample)
 
 The order is one endless sequence of positions. Global batch k is positions [k B, (k + 1) B), epoch e is positions
-[e N, (e + 1) N), and rank r of R reads the positions p with p mod R = r: so the number of ranks changes who reads a
-sample, never which samples a batch holds. What stands at a position is worked out from its number alone, in a time
-and memory that do not grow with the position, and hardly with the set:
+[e N, (e + 1) N), and rank r of R reads the positions p with p mod R = r. So the number of ranks determines which rank
+reads a sample, never which samples a batch holds. The sample at a position is calculated from the position alone, in
+time and memory that do not grow with the position, and hardly with the size of the set:
 
-    position p ── lane p mod C                       C lanes, a divisor of B: a rank works in a few of them
+    position p ── lane p mod C                       C lanes, C divides B: a rank works in a few of them
       -> epoch e, place u of the lane in the epoch
-        -> stratum: in each lane the strata are spread evenly over the epoch (lanes.py)
-          -> J, how many of the stratum came before it: cycle J // n, and which of the lane's draws in the cycle
-            -> sample: a cycle's chunks in random order are cut into one run for each lane, read through a small
-               window of random order (cycles.py)
+        -> stratum: in each lane the strata are spread evenly over the epoch (interleave.py)
+          -> J, the number of earlier draws of the stratum: cycle J // n, and the lane's draw within the cycle
+            -> sample: a cycle's shuffled chunks are cut into one run for each lane, which is read through a small
+               shuffled window (shuffle.py)
 
-So in each epoch every stratum has exactly its quota; before any position the uses of the samples of a stratum differ
-by at most one; and a lane reads whole chunks of a shard, one after the other.
+So every epoch draws exactly the quota of each stratum; before any position the numbers of uses of two samples of a
+stratum differ by at most one; and a lane reads whole chunks of a shard, one after the other.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdist.data.mix.interleave import Lanes, lanes_of
-from cxrdist.data.mix.shuffle import Cycles
+from cxrdist.data.mix.interleave import StratumInterleave, lane_count
+from cxrdist.data.mix.shuffle import StratumShuffle
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive
 
 
 @dataclass(frozen=True)
 class StratumQuota:
-    """What the order needs to know of one class of one origin."""
+    """A stratum of the mix, as the order needs it: its samples, and how many of them an epoch draws."""
 
     name: str
     shard_samples: np.ndarray  # [shards] int64, in the order of the shard table
     quota: int
     chunk_samples: int = 64
-    """How many neighbouring samples of a shard are read together, at most."""
+    """How many neighbouring samples of a shard the order keeps together, at most."""
 
     @property
     def samples(self) -> int:
@@ -47,7 +47,10 @@ class StratumQuota:
 
 
 class Order:
-    """The endless sequence of samples of a mix. Equal for equal (strata, seed, batch), on any number of ranks."""
+    """The endless sequence of samples of a mix: a function of (strata, seed, batch), not of the number of ranks.
+
+    ``batch``: global batch size. Raises UserError for a quota of an empty stratum, or if all quotas are 0.
+    """
 
     def __init__(self, strata: tuple[StratumQuota, ...], *, seed: int, batch: int) -> None:
         for stratum in strata:
@@ -58,14 +61,14 @@ class Order:
         self.epoch_images = sum(s.quota for s in strata)
         if not self.epoch_images:
             raise UserError("the mix is empty: no class has a sample")
-        self.lanes = Lanes(np.array([s.quota for s in strata]), lanes_of(batch))
-        self.cycles = [
-            Cycles(s.name, s.shard_samples, s.chunk_samples, i, self.lanes, seed)
+        self.interleave = StratumInterleave(np.array([s.quota for s in strata]), lane_count(batch))
+        self.shuffles = [
+            StratumShuffle(s.name, s.shard_samples, s.chunk_samples, i, self.interleave, seed)
             for i, s in enumerate(strata)
         ]
 
     def at(self, positions: range) -> tuple[np.ndarray, np.ndarray]:
-        """Positions -> stratum [n] int64 and sample within the stratum [n] int64."""
+        """Stratum [n] int64, and sample within the stratum [n] int64, at each of the positions."""
         which = np.empty(len(positions), np.int64)
         sample = np.empty(len(positions), np.int64)
         done = 0
@@ -84,29 +87,31 @@ class Order:
             start = part[-1] + positions.step
 
     def _within_epoch(self, positions: range) -> tuple[np.ndarray, np.ndarray]:
-        draws = self.lanes.draws(positions.start, positions[-1] + 1)
+        draws = self.interleave.draws(positions.start, positions[-1] + 1)
         mine = slice(0, None, positions.step)
         which, lane = draws.stratum[mine], draws.lane[mine]
         sample = np.empty(len(positions), np.int64)
-        for i, cycles in enumerate(self.cycles):
+        for i, shuffle in enumerate(self.shuffles):
             of_stratum = draws.stratum == i
             if not of_stratum.any():
                 continue
             number = draws.before[i] + np.cumsum(of_stratum)[mine] - 1
             is_mine = which == i
-            sample[is_mine] = cycles.samples_at(
+            sample[is_mine] = shuffle.samples_at(
                 number[is_mine], lane[is_mine], draws.number_in_lane[mine][is_mine]
             )
         return which, sample
 
 
 def part_of_batch(batch: int, rank: int, world_size: int) -> slice:
-    """Which of a global batch's positions rank ``rank`` reads. Raises UserError where they do not divide."""
+    """The positions of a global batch that rank ``rank`` reads. Raises UserError if the batch does not divide evenly
+    among the ranks."""
     check_divides(batch, world_size)
     return slice(rank, batch, world_size)
 
 
 def check_divides(batch: int, world_size: int) -> None:
+    """Raises UserError, with the batch sizes that fit, if a global batch does not divide evenly among the ranks."""
     if batch % world_size:
         below = batch // world_size * world_size
         fitting = [b for b in (below, below + world_size) if b > 0]
@@ -117,5 +122,5 @@ def check_divides(batch: int, world_size: int) -> None:
 
 
 def order_seed(seed: int) -> int:
-    """The seed of the order in a training of this seed."""
+    """The seed of the order in a classifier training with this seed."""
     return derive(seed, "cls order")

@@ -1,9 +1,9 @@
-"""A mix: classes x origins -> exact quotas. Pure functions, no I/O; ``order.py`` makes an order of them.
+"""The rules of a mix: numbers of samples -> exact quotas. Pure functions, no I/O.
 
 counts {class: {origin: n}}  --quotas-->  {class: {origin: q}}     one epoch takes exactly q of each
 
-A rule states either a target per class and what fills it (``TargetRule``: DS1, DS2, DS3), or the length of an epoch
-and what each class and origin weighs in it (``WeightRule``).
+A rule states either a target per class and the origins that fill it (``TargetRule``: DS1, DS2, DS3), or the length of
+an epoch and a weight for each class and origin (``WeightRule``). ``order.py`` turns quotas into an order.
 """
 
 from __future__ import annotations
@@ -25,71 +25,75 @@ OTHERS = "*"
 
 @dataclass(frozen=True, kw_only=True)
 class TargetRule:
-    """As many images of each class as stated, from one origin after the other; it holds for any class names."""
+    """The same target for every class, filled from one origin after the other. It fits any class names."""
 
     name: str
     images_per_class: str | int
-    """``own``: as many as the class has real images; ``smallest``, ``largest``: as many as the smallest or
-    largest class has; or a number."""
+    """``own``: the number of real images of the class; ``smallest``, ``largest``: that of the smallest or largest
+    class; or a number."""
     times: int | float = 1
     """Multiplies ``images_per_class``."""
     fill: tuple[str, ...] = ("real",)
-    """Origins, in the order in which they are used up; the last one gives what the others lack."""
+    """Origins, in the order in which they are used up; the last one supplies the rest."""
 
     def __post_init__(self) -> None:
         check_count(self.images_per_class, f"mix {self.name}: images_per_class", TARGETS)
         if not check_number(self.times, f"mix {self.name}: times") > 0:
-            raise UserError(f"mix {self.name}: times {self.times}: more than 0")
+            raise UserError(f"mix {self.name}: times {self.times}: must be more than 0")
         for origin in self.fill:
             if origin not in ORIGINS:
                 raise UserError(f"mix {self.name}: fill {origin!r}: unknown{nearest(str(origin), ORIGINS)}")
         if not self.fill or len(set(self.fill)) < len(self.fill):
-            raise UserError(f"mix {self.name}: fill needs each of its origins once")
+            raise UserError(f"mix {self.name}: fill must name at least one origin, and none of them twice")
 
     @property
     def needs_synthetic(self) -> bool:
         return "synthetic" in self.fill
 
     def may_take(self, origin: str, class_name: str) -> bool:
-        """Whether the mix takes images of this origin of a class, as far as the rule alone tells."""
+        """True if the rule may take images of this origin of a class, whatever their numbers are."""
         return origin in self.fill
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRule:
-    """An epoch of a stated length, shared among classes and origins in proportion to their weights."""
+    """An epoch of a given length, divided among classes and origins in proportion to their weights."""
 
     name: str
     epoch_images: str | int
-    """``own``: as many as there are real training images; or a number."""
+    """``own``: the number of real training images; or a number."""
     weights: Mapping[str, Mapping[str, int | float]]
-    """``{class: {origin: weight}}``; the class ``*`` stands for every class that is not named."""
+    """``{class: {origin: weight}}``; the class ``*`` is every class that is not named."""
 
     def __post_init__(self) -> None:
         check_count(self.epoch_images, f"mix {self.name}: epoch_images", ("own",))
         where = f"mix {self.name}: weights"
         if not isinstance(self.weights, Mapping) or not self.weights:
-            raise UserError(f"{where}: a mapping from class to origins, as in `Normal: {{real: 1}}`")
+            raise UserError(
+                f"{where}: must be a mapping from class to origins, such as `Normal: {{real: 1}}`"
+            )
         for class_name, origins in self.weights.items():
             if not isinstance(class_name, str):
-                raise UserError(f"{where}: class {class_name!r}: text is needed (write it in quotes)")
+                raise UserError(f"{where}: class {class_name!r}: must be text (write it in quotes)")
             if not isinstance(origins, Mapping) or not origins:
-                raise UserError(f"{where}: {class_name}: a weight for each origin, as in {{real: 1}}")
+                raise UserError(
+                    f"{where}: {class_name}: must be a weight for each origin, such as {{real: 1}}"
+                )
             for origin, weight in origins.items():
                 if origin not in ORIGINS:
                     spelling = nearest(str(origin), ORIGINS)
                     raise UserError(f"{where}: {class_name}: {origin!r}: unknown{spelling}")
                 if check_number(weight, f"{where}: {class_name}: {origin}") < 0:
-                    raise UserError(f"{where}: {class_name}: {origin} {weight}: 0 or more")
+                    raise UserError(f"{where}: {class_name}: {origin} {weight}: must be 0 or more")
         if not any(weight for origins in self.weights.values() for weight in origins.values()):
-            raise UserError(f"{where}: all of them are 0, so an epoch would be empty")
+            raise UserError(f"{where}: all weights are 0, so an epoch would be empty")
 
     @property
     def needs_synthetic(self) -> bool:
         return any(origins.get("synthetic") for origins in self.weights.values())
 
     def may_take(self, origin: str, class_name: str) -> bool:
-        """Whether the mix takes images of this origin of a class, as far as the rule alone tells."""
+        """True if the rule may take images of this origin of a class, whatever their numbers are."""
         return bool(self.of_class(class_name).get(origin))
 
     def of_class(self, class_name: str) -> Mapping[str, int | float]:
@@ -100,29 +104,29 @@ MixRule = TargetRule | WeightRule
 
 
 def check_count(value: Any, where: str, words: tuple[str, ...]) -> None:
-    """Raises UserError where a value is neither one of the words nor a whole number of 1 or more."""
+    """Raises UserError if a value is neither one of the words nor a whole number of 1 or more."""
     if isinstance(value, str) and value not in words:
         raise UserError(f"{where} {value!r}: unknown{nearest(value, words)}")
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise UserError(f"{where} {value!r}: a whole number, or {' or '.join(words)}")
+        raise UserError(f"{where} {value!r}: must be a whole number, or {' or '.join(words)}")
     if isinstance(value, int) and not 1 <= value <= LARGEST_COUNT:
-        raise UserError(f"{where} {value}: 1 or more, and at most {LARGEST_COUNT:,}")
+        raise UserError(f"{where} {value}: must be from 1 to {LARGEST_COUNT:,}")
 
 
 def check_number(value: Any, where: str) -> int | float:
-    """Raises UserError for what is no finite number."""
+    """The value. Raises UserError if it is not a finite number."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise UserError(f"{where} {value!r}: a number is needed")
+        raise UserError(f"{where} {value!r}: must be a number")
     return value
 
 
 def exact(value: int | float) -> Fraction:
-    """The number that is written, ``0.1`` as one tenth."""
+    """The number as it is written: ``0.1`` is one tenth."""
     return Fraction(value) if isinstance(value, int) else Fraction(repr(value))
 
 
 def rule_from(values: Mapping[str, Any]) -> MixRule:
-    """A rule from the mapping that its YAML holds. Raises UserError for a key or value that is not right."""
+    """The rule of a YAML mapping. Raises UserError for an unknown or missing key, or an invalid value."""
     where = f"mix {values.get('name', '?')}"
     forms: dict[type[TargetRule] | type[WeightRule], list[str]] = {
         form: [key for key in form.__dataclass_fields__ if key != "name"] for form in (TargetRule, WeightRule)
@@ -134,11 +138,11 @@ def rule_from(values: Mapping[str, Any]) -> MixRule:
     if "name" not in values:
         raise UserError(f"{where}: name is missing")
     if not isinstance(values["name"], str) or not values["name"]:
-        raise UserError(f"{where}: name {values['name']!r}: text is needed (write it in quotes)")
+        raise UserError(f"{where}: name {values['name']!r}: must be text (write it in quotes)")
     of_target, of_weight = ([key for key in keys if key in values] for keys in forms.values())
     if of_target and of_weight:
         raise UserError(
-            f"{where}: {of_target[0]} and {of_weight[0]} belong to two kinds of rule: state either "
+            f"{where}: {of_target[0]} and {of_weight[0]} belong to different kinds of rule: give either "
             f"{', '.join(forms[TargetRule])}, or {' and '.join(forms[WeightRule])}"
         )
     if of_weight:
@@ -149,15 +153,15 @@ def rule_from(values: Mapping[str, Any]) -> MixRule:
         raise UserError(f"{where}: images_per_class is missing (or epoch_images and weights)")
     fill = values.get("fill", ("real",))
     if not isinstance(fill, str | list | tuple):
-        raise UserError(f"{where}: fill {fill!r}: a list of origins, as in [real, synthetic]")
+        raise UserError(f"{where}: fill {fill!r}: must be a list of origins, such as [real, synthetic]")
     return TargetRule(**{**values, "fill": (fill,) if isinstance(fill, str) else tuple(fill)})
 
 
 def quotas(rule: MixRule, counts: Counts) -> Quotas:
-    """How many samples of each class and origin one epoch takes.
+    """The number of samples of each class and origin in one epoch.
 
-    ``counts`` are those of the ``train`` split; a class of theirs without the key ``synthetic`` may yet get such
-    images. Raises UserError where the rule does not fit the classes or the images that there are.
+    ``counts`` are those of the ``train`` split; without the key ``synthetic`` the synthetic images of a class are yet
+    to be generated. Raises UserError if the rule does not fit the classes or the images that there are.
     """
     if not any(origins.get("real") for origins in counts.values()):
         raise UserError(f"mix {rule.name}: no real training image in any class")
@@ -165,14 +169,14 @@ def quotas(rule: MixRule, counts: Counts) -> Quotas:
     total = sum(q for origins in result.values() for q in origins.values())
     if total > LARGEST_COUNT:
         raise UserError(
-            f"mix {rule.name}: an epoch of {total:,} images, of {LARGEST_COUNT:,} that are possible"
+            f"mix {rule.name}: an epoch of {total:,} images; at most {LARGEST_COUNT:,} are possible"
         )
     return result
 
 
 def by_target(rule: TargetRule, counts: Counts) -> Quotas:
-    """All origins but the last of ``fill`` give at most what they have; the last one gives the rest, repeating its
-    samples if it has fewer."""
+    """Quotas that fill the target of each class. Every origin of ``fill`` but the last supplies at most the samples
+    that it has; the last one supplies the rest, and repeats its samples if it has fewer."""
     real = {name: origins.get("real", 0) for name, origins in counts.items()}
     present = [n for n in real.values() if n > 0]
     result: Quotas = {}
@@ -180,7 +184,7 @@ def by_target(rule: TargetRule, counts: Counts) -> Quotas:
         base = {"own": real[name], "smallest": min(present), "largest": max(present)}.get(
             str(rule.images_per_class), rule.images_per_class
         )
-        # An empty class stays empty where every class keeps its own number; elsewhere it wants its share.
+        # An empty class stays empty under ``own``, whose target is 0; under the others it gets the common target.
         rest = round(exact(rule.times) * int(base))
         result[name] = {}
         for origin in rule.fill[:-1]:
@@ -195,11 +199,11 @@ def by_weight(rule: WeightRule, counts: Counts) -> Quotas:
     where = f"mix {rule.name}: weights"
     for name in rule.weights:
         if name != OTHERS and name not in counts:
-            raise UserError(f"{where}: {name}: no class of this set{nearest(name, counts)}")
+            raise UserError(f"{where}: {name}: not a class of this set{nearest(name, counts)}")
     if OTHERS not in rule.weights and (unnamed := [name for name in counts if name not in rule.weights]):
         raise UserError(
-            f"{where}: {unnamed[0]} has none: name each class of the set, or all others with "
-            f'`"{OTHERS}": {{real: 1}}`'
+            f"{where}: {unnamed[0]} has no weight: name each class of the set, or all others "
+            f'with `"{OTHERS}": {{real: 1}}`'
         )
     weights = {
         (name, ORIGINS.index(origin)): exact(weight)
@@ -207,7 +211,7 @@ def by_weight(rule: WeightRule, counts: Counts) -> Quotas:
         for origin, weight in rule.of_class(name).items()
     }
     if not any(weights.values()):
-        raise UserError(f"{where}: those of this set's classes are all 0, so an epoch would be empty")
+        raise UserError(f"{where}: all weights of this set's classes are 0, so an epoch would be empty")
     if isinstance(rule.epoch_images, int):
         epoch_images = rule.epoch_images
     else:
@@ -215,20 +219,20 @@ def by_weight(rule: WeightRule, counts: Counts) -> Quotas:
     result: Quotas = {name: {} for name in counts}
     for (name, place), quota in largest_remainder(weights, epoch_images).items():
         origin = ORIGINS[place]
-        # Synthetic images that nobody has made yet are none that are missing.
+        # Without the key "synthetic" they are yet to be generated, so their number is no error.
         if quota and not counts[name].get(origin, origin == "synthetic"):
             raise UserError(
-                f"{where}: they ask for {quota:,} {origin} images of {name} an epoch, and there are none: give it "
-                f"`{name}: {{{origin}: 0}}`, or a set that has some"
+                f"{where}: an epoch needs {quota:,} {origin} images of {name}, and the set has none: set "
+                f"`{name}: {{{origin}: 0}}`, or use a set that has some"
             )
         result[name][origin] = quota
     return result
 
 
 def largest_remainder(weights: Mapping[tuple[str, int], Fraction], seats: int) -> dict[tuple[str, int], int]:
-    """Seats in proportion to weights: each gets its exact share rounded down, and those that lost most by that get
-    one of the seats that are left. Of equal remainders the smaller key comes first: the class by its name, in it
-    real before synthetic; so no order of the classes changes anything.
+    """Seats in proportion to weights: each key gets its exact share rounded down, and the keys with the largest
+    remainders get one of the remaining seats each. Ties go to the smaller key (class name, then real before
+    synthetic), so the order of the classes does not matter.
 
     Hamilton's method: M. L. Balinski and H. P. Young, "Fair Representation: Meeting the Ideal of One Man, One Vote",
     2nd edition, Brookings, 2001.

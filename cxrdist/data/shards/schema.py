@@ -19,7 +19,7 @@ from cxrdist.data.imaging.codecs import ENCODINGS
 from cxrdist.data.imaging.errors import MAX_PIXELS
 from cxrdist.data.imaging.npy import header_of
 from cxrdist.data.imaging.radiograph import FOREIGN
-from cxrdist.errors import UserError
+from cxrdist.errors import CONTROL_CHARACTERS, UserError, is_plain
 
 SPLITS = ("train", "val", "test")
 ORIGINS = ("real", "synthetic")
@@ -48,8 +48,6 @@ LONGEST_NAME_BYTES = 255
 LEAST_SAMPLE_BYTES = 4 * 512
 """Two members of a tar, an image and what is told of it, each a header and a block."""
 
-# What a terminal takes for a command, and what has no UTF-8.
-_NO_TEXT = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _PATIENT = re.compile(r"[A-Za-z0-9_-]{0,24}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -62,7 +60,7 @@ Form = Mapping[str, Check]
 
 def is_text(value: Any) -> bool:
     """Text that a terminal can show."""
-    return isinstance(value, str) and not _NO_TEXT.search(value)
+    return isinstance(value, str) and is_plain(value)
 
 
 def is_name(value: Any) -> bool:
@@ -195,7 +193,7 @@ def _wrong_in_manifest(manifest: dict[str, Any]) -> list[str]:
 def _holds_no_text(value: Any) -> bool:
     """Whether anything in a JSON value is no text that a terminal can show."""
     words = json.dumps(value, ensure_ascii=False).replace("\\\\", "")
-    return re.search(rf"\\[bfnrtu]|{_NO_TEXT.pattern}", words) is not None
+    return re.search(rf"\\[bfnrtu]|{CONTROL_CHARACTERS.pattern}", words) is not None
 
 
 def check_table(table: Any, where: str) -> None:

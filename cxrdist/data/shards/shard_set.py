@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +32,7 @@ from cxrdist.data.shards.tar import TOLD, Sample, hashed, index_name, read_tar
 from cxrdist.data.storage.block_cache import default_cache
 from cxrdist.data.storage.block_reader import BlockReader
 from cxrdist.data.storage.blocks import block_rows_of
-from cxrdist.data.storage.single_flight import Once
+from cxrdist.data.storage.single_flight import SingleFlight
 from cxrdist.data.storage.store import LocalStore, Store, store_of
 from cxrdist.errors import UserError
 
@@ -70,8 +70,8 @@ class StratumReader:
 
     def __post_init__(self) -> None:
         self.block_rows = self.block_rows or block_rows_of(self.entry["bytes"], self.entry["samples"])
-        # Once has one thread read for all; what is at hand, lru_cache gives ten times faster.
-        self.index = functools.lru_cache(INDEXES)(Once(self._index, INDEXES))
+        # SingleFlight has one thread read for all; a result that is cached, lru_cache returns ten times faster.
+        self.index = functools.lru_cache(INDEXES)(SingleFlight(self._index, INDEXES))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StratumReader, (
@@ -84,6 +84,13 @@ class StratumReader:
             self.blocks,
             self.block_rows,
         )
+
+    def with_block_rows(self, rows: int) -> StratumReader:
+        """The same stratum, fetched in blocks of ``rows`` samples if its tars are remote."""
+        reader = replace(self, block_rows=rows)
+        # A table may have 10^6 rows: what was read and checked is not read again.
+        vars(reader).update({name: vars(self)[name] for name in ("shards", "ends") if name in vars(self)})
+        return reader
 
     @property
     def samples(self) -> int:

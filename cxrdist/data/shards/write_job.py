@@ -1,9 +1,15 @@
-"""A place that a shard set is being written into: whose job it is, finished, unfinished or somebody else's."""
+"""The job that writes a shard set: one job at a time per folder or URL, marked there until the set is finished.
+
+    lock -> job file (what was asked for) -> shards, tables -> leftovers removed -> manifest -> job file removed
+
+The same job continues after it was killed; another one is refused.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -18,12 +24,12 @@ from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
 
 JOB_FILE = ".job.json"
 UNUSED_TARS = "unused_tars"
-# Found out while writing, so not known when a job is compared with the one that is there.
+# Parts of the provenance that are found while writing, so not known when two jobs are compared.
 FOUND_LATER = ("undecodable", "near_duplicates", "gates", UNUSED_TARS)
-# They follow from the images and the options, so they are told only where nothing else differs.
+# They follow from the images and the options, so they are reported only if nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 OPTIONS = ("options", "source_options")
-PLAIN_WORDS = {
+PLAIN_NAMES = {
     "converted": "source or conversion",
     "left_out": "number of images left out",
     "records_sha256": "images, patients or labels",
@@ -34,22 +40,24 @@ STEM = rf"({'|'.join(SPLITS)})-.+-({'|'.join(ORIGINS)})"
 SHARD_FILE = re.compile(STEM + r"-[0-9]+\.(tar|index\.npy)")
 TABLE_FILE = re.compile(STEM + r"\.[0-9a-f]{12}\.json")
 
+log = logging.getLogger(__name__)
+
 
 def finished_set(store: Store, provenance: dict[str, Any]) -> Manifest:
-    """The set that is already there, if it is the one asked for. Raises UserError if it is another."""
+    """The finished set at this place, if it is the one that is asked for. Raises UserError if it is another."""
     manifest = read_manifest(store)
     there = {k: v for k, v in manifest["provenance"].items() if k not in FOUND_LATER}
     check_same_job(store, there, provenance)
     if store.exists(JOB_FILE) or store.exists(LOCK_NAME):
-        # Killed after its last file was written, or about to end; in the second case it holds the lock.
+        # Its job was killed after it wrote the manifest, or is about to end and still holds the lock.
         with locked(store, WRITES):
-            settle(store)
+            mark_finished(store)
     say(f"{store}: finished before, digest {manifest['digest'][:12]}; nothing to do")
     return manifest
 
 
 def check_same_job(store: Store, there: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raises UserError, naming what differs, where the set that is there is not the one asked for."""
+    """Raises UserError, naming the differences, if the set at this place is not the one that is asked for."""
     if there == asked:
         return
     before, now = (
@@ -58,49 +66,63 @@ def check_same_job(store: Store, there: dict[str, Any], asked: dict[str, Any]) -
     )
     differing = sorted(k for k in (before | now) if k not in OPTIONS and before.get(k) != now.get(k))
     if before.get("importer") != now.get("importer"):
-        differing = ["importer"]  # all else follows
-    told = [k for k in differing if k not in DERIVED] or differing
+        differing = ["importer"]  # everything else follows
+    reported = [k for k in differing if k not in DERIVED] or differing
     if is_in_place(there):
         mark = MANIFEST if store.exists(MANIFEST) else JOB_FILE
-        remedy = f"to index its tars anew remove {store}/{mark} alone, and keep the tars"
+        remedy = f"to index its tars again remove only {store}/{mark}, and keep the tars"
     elif is_in_place(asked):
-        remedy = "it can't be indexed in place; name a folder of others' tars"
+        remedy = "it cannot be indexed in place; name a folder of external tars"
     else:
         remedy = "name another --out, or remove the folder first"
     raise UserError(
-        f"{store} already holds another set ({'; '.join(difference(k, before, now) for k in told)}): {remedy}"
+        f"{store} already holds another set ({'; '.join(difference(k, before, now) for k in reported)}): {remedy}"
     )
 
 
 def is_in_place(provenance: dict[str, Any]) -> bool:
-    """Whether a job leaves its images in others' tars, in the folder of the set itself."""
+    """True for a job that indexes external tars in the folder of the set itself, and writes none."""
     source_options = provenance.get("source_options")
     is_asked = isinstance(source_options, dict) and source_options.get("in_place") is True
     return is_asked and not provenance.get("converted")
 
 
 def difference(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    """``size 32, now 64``; for what says nothing to people, only that it differs."""
-    told = (before.get(name), now.get(name))
-    if name in PLAIN_WORDS or any(isinstance(value, dict) for value in told):
-        return f"other {PLAIN_WORDS.get(name, name)}"
-    words = (", ".join(value) if isinstance(value, list) else value for value in told)
-    return "{} {}, now {}".format(name, *words)
+    """``size 32, now 64``; only ``other salt`` for digests and mappings, which are unreadable."""
+    values = (before.get(name), now.get(name))
+    if name in PLAIN_NAMES or any(isinstance(value, dict) for value in values):
+        return f"other {PLAIN_NAMES.get(name, name)}"
+    texts = (", ".join(value) if isinstance(value, list) else value for value in values)
+    return "{} {}, now {}".format(name, *texts)
 
 
-def claim(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
-    """Lock the place for this job, or go on with the same unfinished one; returns what unlocks it. Raises
-    UserError for a place that holds anything else, with nothing in it touched."""
-    refuse_strangers(store)
+def remove_all_temporaries(store: Store) -> None:
+    """Remove all files with temporary names: in a place of our own, killed writers left them."""
+    store.tidy()
+
+
+def claim(
+    store: Store,
+    provenance: dict[str, Any],
+    remove_temporaries: Callable[[Store], None] = remove_all_temporaries,
+) -> Callable[[], None]:
+    """Lock the place for this job, and mark it with the job file or continue the same unfinished job.
+
+    Returns the function that releases the lock. ``remove_temporaries`` removes what killed writers of the job left
+    under temporary names. Raises UserError, with no file changed, if the place holds anything else.
+    """
+    if not is_in_place(provenance):
+        refuse_other_files(store)
     release = store.lock(WRITES)
     try:
         if store.exists(MANIFEST):
             raise UserError(f"{store} was finished by another process just now: run the same command again")
-        store.tidy()
-        if store.exists(JOB_FILE):
+        is_unfinished = store.exists(JOB_FILE)
+        if is_unfinished:
             check_same_job(store, job_of(store), provenance)
-            say(f"{store}: going on with an unfinished set")
-        else:
+            log.info("%s: continuing an unfinished set", store)
+        remove_temporaries(store)
+        if not is_unfinished:
             write_to(store, JOB_FILE, canonical_json(provenance))
     except BaseException:
         release()
@@ -109,25 +131,29 @@ def claim(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
 
 
 def job_of(store: Store) -> dict[str, Any]:
-    """What an unfinished job was asked for."""
+    """The provenance that an unfinished job was started with."""
     try:
         job = json.loads(store.read(JOB_FILE))
         if not isinstance(job, dict) or not isinstance(job.get("options", {}), dict):
-            raise ValueError("no job of ours")
+            raise ValueError("not the mapping of a job")
         return job
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{store}/{JOB_FILE}: not JSON ({error}): remove it alone where tars are indexed in place, else all of "
-            f"{store}, which holds an unfinished set, and run the same command again"
+            f"{store}/{JOB_FILE}: not JSON ({error}): remove only this file if tars are indexed in place, otherwise "
+            f"all of {store}, which holds an unfinished set, and run the same command again"
         ) from None
 
 
 @contextlib.contextmanager
-def claimed(store: Store, provenance: dict[str, Any]) -> Iterator[None]:
-    """``claim`` for the time of the block; a folder that it made and that stays empty goes again."""
+def claimed(
+    store: Store,
+    provenance: dict[str, Any],
+    remove_temporaries: Callable[[Store], None] = remove_all_temporaries,
+) -> Iterator[None]:
+    """``claim`` for the time of the block; a folder that the job made is removed again if it stays empty."""
     is_ours = not store.is_there() or store.exists(JOB_FILE)
     try:
-        release = claim(store, provenance)
+        release = claim(store, provenance, remove_temporaries)
         try:
             yield
         finally:
@@ -137,8 +163,8 @@ def claimed(store: Store, provenance: dict[str, Any]) -> Iterator[None]:
             store.remove_if_empty()
 
 
-def refuse_strangers(store: Store) -> None:
-    """Raises UserError for a place that is neither empty nor one that a job writes a shard set into."""
+def refuse_other_files(store: Store) -> None:
+    """Raises UserError for a place that is neither empty nor marked as a shard set or an unfinished job."""
     if store.exists(JOB_FILE) or store.exists(MANIFEST):
         return
     for name in store.names():
@@ -147,18 +173,19 @@ def refuse_strangers(store: Store) -> None:
             raise UserError(f"{store} is not empty (it holds {name}): name another --out")
 
 
-def settle(store: Store) -> None:
-    """The manifest is written: what marked the place as unfinished goes."""
+def mark_finished(store: Store) -> None:
+    """Remove the job file, when the manifest is written or the job has removed its files."""
     store.remove(JOB_FILE)
 
 
 def remove_leftovers(
     store: Store, strata: list[dict[str, Any]], shards: Iterable[list[dict[str, Any]]]
 ) -> None:
-    """Before the manifest is written: remove what an earlier, killed run of this job wrote and this one, which
-    knows of other near-duplicates or of images repaired meanwhile, did not. ``shards``: the rows of each table.
+    """Remove shards and tables that an earlier, killed run of this job wrote and this run does not use, because
+    near-duplicates differ or images were repaired since. ``shards`` are the rows of each table.
 
-    Not sooner: in an object store, which has no locks, a second process may be about to name these files.
+    Called just before the manifest is written: an object store has no locks, and a second process may still be
+    about to use these files.
     """
     named = {entry["table"] for entry in strata}
     for rows in shards:
@@ -168,13 +195,14 @@ def remove_leftovers(
 
 
 def clear(store: Store) -> None:
-    """Remove all that a job which can't go on has written, and nothing else."""
+    """Remove everything that a job which cannot continue has written, and nothing else."""
     store.tidy()
     remove_all_but(store, set())
-    settle(store)
+    mark_finished(store)
 
 
 def remove_all_but(store: Store, named: set[str]) -> None:
+    """Remove all shards, indexes and tables that are not named."""
     for name in store.names():
         if name not in named and (SHARD_FILE.fullmatch(name) or TABLE_FILE.fullmatch(name)):
             store.remove(name)

@@ -1,22 +1,28 @@
-"""Shards written by worker processes: one shard a task, in any order, taken over where an earlier job wrote it."""
+"""Shards written by worker processes: one task per shard, in any order; shards of an earlier, killed job are kept."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from cxrdist.console import Progress, say
+from cxrdist.console import Progress
 from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError, shown
-from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
+from cxrdist.process import (
+    available_cores,
+    die_with_parent,
+    keep_freed_memory,
+    without_interrupts,
+)
 
 MAX_UNDECODABLE_SHARE = 0.01
 LISTED_UNDECODABLE = 10
@@ -24,15 +30,17 @@ LISTED_UNDECODABLE = 10
 T = TypeVar("T")
 R = TypeVar("R")
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Shared:
     """What the workers and their parent share."""
 
     images_done: Any
-    """ctypes uint64: images that all workers have come to."""
+    """ctypes uint64: images that all workers together have processed."""
     is_stopping: Any
-    """ctypes bool: the job has failed or was interrupted, so no worker needs to go on."""
+    """ctypes bool: the job has failed or was interrupted, so workers stop at their next image."""
 
 
 # In a worker process.
@@ -40,16 +48,44 @@ _shared: Shared | None = None
 
 
 class Stopped(Exception):
-    """Ends the task of a worker whose result nobody waits for."""
+    """Ends a worker's task after the job has failed: its result is not used."""
 
 
 class UndecodableSource(UserError):
-    """Too many images of a source do not decode to make a set of the others; nothing was written."""
+    """Too many images of a source do not decode; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one image that a shard is made from: a sample, an image that does not decode, or a candidate
+    that was rejected (neither of the two)."""
+
+    sample: Sample | None = None
+    """What is written; None for an image that is left out."""
+    undecodable: str = ""
+    """The file and the reason, if the image does not decode."""
+    image_hash: bytes = b""
+    """Its perceptual hash, if the task computes them."""
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """One shard as it was written, or found finished."""
+
+    row: dict[str, Any]
+    """The shard's row of the shard table; ``{"samples": 0}`` for a shard without samples, which is not written."""
+    undecodable: list[str] = field(default_factory=list)
+    """The file and the reason, for each image that does not decode."""
+    hashes: bytes = b""
+    """The perceptual hashes of all images, one after the other, if the task computes them."""
+    tried: int = 0
+    """The number of outcomes, rejected candidates included. A task that rejects none need not give it in
+    ``take_over``."""
 
 
 @dataclass(frozen=True)
 class ShardTask(ABC):
-    """One shard to write; travels to a worker process."""
+    """One shard to write. Tasks are pickled: they travel to worker processes."""
 
     store: Store
     number: int
@@ -60,85 +96,102 @@ class ShardTask(ABC):
     @property
     @abstractmethod
     def images(self) -> int:
-        """How many images are read for it."""
+        """The number of images that the shard is made from; of samples, if the task rejects candidates."""
 
     @property
     def is_shared(self) -> bool:
-        """Whether another process can write it."""
+        """True if another process can write it."""
         return self.store.is_shared
 
     @abstractmethod
-    def samples(self, result: ShardResult) -> Iterator[Sample]:
-        """What the shard shall hold; ``result`` gets what there is to say of the images.
-
-        Calls ``count_image`` for every image it comes to.
-        """
+    def outcomes(self) -> Iterator[Outcome]:
+        """Process the images or candidates in the order of the shard, and yield one outcome for each."""
 
     @abstractmethod
-    def take_over(self, row: dict[str, Any], samples: dict[str, Any]) -> ShardResult | None:
-        """The result, where an earlier job wrote this shard with these samples (what ``look`` saw, by key); None
-        where they are not what the shard shall hold: then it is written again."""
+    def take_over(self, row: dict[str, Any], samples: Mapping[str, Any]) -> ShardResult | None:
+        """The result, if a finished shard with this row and these samples (key -> ``inspect(sample)``) is the one
+        that this task would write; None otherwise, and the shard is written again."""
 
-    def look(self, sample: Sample) -> Any:
-        """What ``take_over`` wants to know of a sample."""
+    def inspect(self, sample: Sample) -> Any:
+        """What ``take_over`` compares of each sample: by default its metadata."""
         return sample.meta
-
-
-@dataclass
-class ShardResult:
-    row: dict[str, Any] = field(default_factory=dict)
-    undecodable: list[str] = field(default_factory=list)
-    """A line for each image that does not decode."""
-    hashes: bytearray = field(default_factory=bytearray)
-    """A perceptual hash for each image, where the task makes them."""
 
 
 Results = dict[tuple[Stratum, int], ShardResult]
 
 
-def write_all(
-    tasks: Sequence[ShardTask],
-    title: str,
-    workers: int,
-    take: Callable[[ShardTask, ShardResult], None] | None = None,
-) -> Results:
-    """Write all shards in ``workers`` processes (0: one per core); ``take`` gets each as soon as it is done. Raises
-    UndecodableSource where more than 1 % of the images do not decode."""
+def write_or_take_over(task: ShardTask, advance: Callable[[int], None]) -> ShardResult:
+    """Write the shard of a task, or take over the shard that an earlier, killed job finished.
+
+    ``advance`` is called with the number of images that were processed since its last call, rejected candidates
+    aside. Raises OSError (a full disk) with nothing left behind, and whatever ``task.outcomes`` raises.
+    """
+    shard = (task.store, task.number, task.stratum, task.class_index, task.encoding)
+    finished = finished_shard(*shard, task.inspect)
+    if finished and (result := task.take_over(*finished)):
+        advance(task.images)
+        return result
+    undecodable: list[str] = []
+    hashes: list[bytes] = []
+
+    def samples() -> Iterator[Sample]:
+        for outcome in task.outcomes():
+            hashes.append(outcome.image_hash)
+            if outcome.undecodable:
+                undecodable.append(outcome.undecodable)
+            if outcome.sample:
+                yield outcome.sample
+            if outcome.sample or outcome.undecodable:
+                advance(1)
+
+    row = write_shard(*shard, samples())
+    return ShardResult(row, undecodable, b"".join(hashes), tried=len(hashes))
+
+
+def write_each(
+    tasks: Sequence[ShardTask], title: str, workers: int
+) -> Iterator[tuple[ShardTask, ShardResult]]:
+    """Write all shards in ``workers`` processes (0: one per core); yields each as soon as it is finished.
+
+    Raises UndecodableSource if more than 1 % of the images do not decode.
+    """
     images = sum(task.images for task in tasks)
-    results: Results = {}
     undecodable: list[str] = []
     # Large shards first: the last ones to end are small, and all workers stay busy.
     order = sorted(tasks, key=lambda t: (-t.images, t.stratum, t.number))
     in_process = not all(task.is_shared for task in tasks)
     for task, result in work(do_task, order, title, images, workers, in_process=in_process):
-        if take:
-            take(task, result)
-        results[task.stratum, task.number] = result
         undecodable += result.undecodable
         check_undecodable(undecodable, images)
-    tell_undecodable(undecodable)
-    return results
+        yield task, result
+    report_undecodable(undecodable)
+
+
+def write_all(tasks: Sequence[ShardTask], title: str, workers: int) -> Results:
+    """``write_each``, with all results at the end."""
+    return {(task.stratum, task.number): result for task, result in write_each(tasks, title, workers)}
 
 
 def check_undecodable(undecodable: list[str], images: int) -> None:
-    """Raises UndecodableSource where more than 1 % of the images, and more than one, do not decode."""
+    """Raises UndecodableSource if more than 1 % of the images, and more than one, do not decode."""
     if len(undecodable) > max(1, MAX_UNDECODABLE_SHARE * images):
         raise UndecodableSource(
             f"{len(undecodable)} or more of {images} images do not decode, over "
-            f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or take "
-            "these images away; nothing was written"
+            f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or remove "
+            "these images from it; nothing was written"
         )
 
 
-def tell_undecodable(undecodable: list[str]) -> None:
+def report_undecodable(undecodable: list[str]) -> None:
+    """List images that were left out because they do not decode."""
     for line in sorted(undecodable)[:LISTED_UNDECODABLE]:
-        say(f"left out, does not decode: {shown(line)}")
+        log.warning("left out, does not decode: %s", shown(line))
     if len(undecodable) > LISTED_UNDECODABLE:
-        say(f"... and {len(undecodable) - LISTED_UNDECODABLE} more")
+        log.warning("... and %s more", f"{len(undecodable) - LISTED_UNDECODABLE:,}")
 
 
 def rows_of(results: Results) -> dict[Stratum, list[dict[str, Any]]]:
-    """The rows of the shard tables, per stratum."""
+    """The rows of the shard tables, per stratum, in the order of the shards' numbers."""
     rows: dict[Stratum, list[dict[str, Any]]] = {}
     for (stratum, _), result in sorted(results.items(), key=lambda item: item[0]):
         if result.row["samples"]:
@@ -149,9 +202,10 @@ def rows_of(results: Results) -> dict[Stratum, list[dict[str, Any]]]:
 def work(
     function: Callable[[T], R], tasks: Sequence[T], title: str, images: int, workers: int, *, in_process: bool
 ) -> Iterator[tuple[T, R]]:
-    """Each task and its result, in the order in which they are done, by ``workers`` processes (0: one per core).
+    """Run ``function`` on each task in ``workers`` processes (0: one per core); yields each task with its result as
+    soon as it is finished.
 
-    The function calls ``count_image``, which shows progress and ends it where the job has failed meanwhile.
+    The function calls ``count_image`` for each image: it shows progress, and stops the task if the job has failed.
     """
     # Spawned, not forked: the caller may hold threads (torch) that do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -168,7 +222,7 @@ def work(
         )
     try:
         with Progress(title, images) as progress:
-            # The parent alone takes a ctrl-C and stops the workers, which would each print a traceback.
+            # Only the parent handles ctrl-C, and stops the workers: each would print a traceback otherwise.
             with without_interrupts():
                 futures = {pool.submit(function, task): task for task in tasks}
             pending = set(futures)
@@ -176,25 +230,20 @@ def work(
                 done, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield futures.pop(future), future.result()
-                # Without its lock: a worker that was killed may never let go of it.
+                # Without its lock: a worker that was killed while holding it never releases it.
                 progress.at(shared.images_done.get_obj().value)
     except BrokenProcessPool:
         raise UserError(
-            "a worker process was killed, by the system if memory ran out: run the same command again, which "
-            "goes on from here, with fewer --workers"
+            "a worker process was killed, by the system if memory ran out: run the same command again with fewer "
+            "--workers; it resumes here"
         ) from None
     except MemoryError:
         raise UserError(
-            "memory ran out in a worker process: run the same command again, which goes on from here, with fewer "
-            "--workers"
+            "memory ran out in a worker process: run the same command again with fewer --workers; it resumes here"
         ) from None
     finally:
         shared.is_stopping.value = True
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_worker(parent: int, shared: Shared) -> None:
@@ -209,26 +258,21 @@ def share(shared: Shared) -> None:
 
 
 def do_task(task: ShardTask) -> ShardResult:
-    """Write one shard, or take over the one that an earlier, killed job finished."""
-    check_going_on()
-    done = finished_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, task.look)
-    if done and (taken := task.take_over(*done)):
-        count_image(task.images)
-        return taken
-    result = ShardResult()
-    samples = task.samples(result)
-    result.row = write_shard(task.store, task.number, task.stratum, task.class_index, task.encoding, samples)
-    return result
+    """``write_or_take_over`` in a worker."""
+    check_running()
+    return write_or_take_over(task, count_image)
 
 
-def check_going_on() -> None:
+def check_running() -> None:
+    """Raises Stopped if the job has failed or was interrupted."""
     assert _shared is not None
     if _shared.is_stopping.value:
         raise Stopped
 
 
 def count_image(images: int = 1) -> None:
+    """Count images towards the progress of the job. Raises Stopped if it has failed or was interrupted."""
     assert _shared is not None
-    check_going_on()
+    check_running()
     with _shared.images_done.get_lock():
         _shared.images_done.value += images

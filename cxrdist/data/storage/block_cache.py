@@ -1,17 +1,16 @@
-"""Blocks of remote sets on the local disk, shared by all processes of the machine.
+"""A cache of blocks of remote sets on the local disk, shared by all processes of the machine.
 
     <folder>/<SHA-256 of a tar>-<start>-<digest>   images of the tar, from byte <start> on, end to end
-    <folder>/.lock                                 who may change the folder, who fetches what, bytes in use
+    <folder>/.lock                                 locks of the folder and of blocks being fetched; bytes in use
 
-The folder is ``$CXRDIST_CACHE``, else ``$XDG_CACHE_HOME/cxrdist/blocks``, else ``~/.cache/cxrdist/blocks``. What lies
-there are images of people, with nothing told of them; so only its user may look into it. Files are named by their
-content: whatever set, run or rank left one, it serves every other. The folder may be deleted at any time, also under
-a job that runs: ``rm -r ~/.cache/cxrdist/blocks``. It holds at most 20 GiB, or a quarter of the disk space that is
-free without it; ``$CXRDIST_CACHE_GIB`` says otherwise, and 0 that there shall be none. Files of other names are left
-alone.
+The folder is ``$CXRDIST_CACHE``, else ``$XDG_CACHE_HOME/cxrdist/blocks``, else ``~/.cache/cxrdist/blocks``. It
+contains images of people, without metadata, so only its user has access. Files are named by their content: a file
+that one set, run or rank added serves all others. The folder may be deleted at any time, even while a job is running:
+``rm -r ~/.cache/cxrdist/blocks``. It holds at most 20 GiB, or a quarter of the disk space that would be free without
+it; ``$CXRDIST_CACHE_GIB`` sets another limit, and 0 disables the cache. Files with other names are not touched.
 
-Nothing in it is trusted: whoever maps a file checks the hash of every sample in it first. So files need no fsync,
-and a power cut costs a fetch.
+No file of the cache is trusted: a process that maps one checks the hash of every sample first. So files need no
+fsync, and a power failure costs at most another fetch.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import logging
 import math
 import mmap
 import os
@@ -34,34 +34,36 @@ from typing import Any
 
 import xxhash
 
-from cxrdist.console import say
 from cxrdist.errors import UserError
 from cxrdist.files import LOCK_NAME
+
+log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE, LIMIT_VARIABLE = "CXRDIST_CACHE", "CXRDIST_CACHE_GIB"
 DEFAULT_LIMIT_BYTES = 20 * 2**30
 SHARE_OF_FREE_DISK = 0.25
 SPARE_SHARE = 1 / 64
-"""Of the limit, made free beyond what a new block needs, since finding the oldest files takes a look at all."""
-CHANGE_PATIENCE_S = 10.0
-CLAIM_PATIENCE_S = 60.0
-"""Who fetches a block may have been stopped (Ctrl-Z) by its user."""
+"""Share of the limit that is freed beyond what a new block needs, since finding the oldest files means a scan of
+all."""
+FOLDER_LOCK_TIMEOUT_S = 10.0
+CLAIM_TIMEOUT_S = 60.0
+"""Not forever: the process that fetches a block may have been suspended (Ctrl-Z)."""
 _OURS = re.compile(r"\.?[0-9a-f]{64}-[0-9]+-[0-9a-f]{16}(?P<temporary>\.[0-9]+\.tmp)?")
 _IN_USE = struct.Struct("<Q")
-_CHANGES = 0
-"""The byte of the lock file that stands for the folder; the others stand for blocks."""
+_FOLDER_BYTE = 0
+"""The byte of the lock file whose lock protects the folder; the other bytes are for blocks."""
 
 
 class BlockCache:
-    """A folder of blocks, each there whole or not at all, together at most ``limit_bytes``: the ones used last.
+    """A folder of the blocks that were used last, each complete or absent, with a total of at most ``limit_bytes``.
 
-    The limit holds with what is being written, but not for files that were removed while a process still reads
-    them: these keep their space until it lets go (at most ``block_reader.HELD_BYTES`` a process). Where
-    the folder can't be written, or its disk is full, it says so once and keeps nothing more.
+    The limit includes blocks that are being written. It does not include removed files that a process still reads:
+    they keep their disk space until the process releases them (at most ``block_reader.HELD_BYTES`` per process). If
+    the folder can't be written, or its disk is full, the cache logs one warning and turns itself off.
     """
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
-        """``limit_bytes`` None: 20 GiB, or a quarter of the free disk where that is less."""
+        """``limit_bytes`` None: 20 GiB, or a quarter of the free disk space if that is less."""
         self.folder = folder
         self._limit_bytes = limit_bytes
         self._opening, self._threads = threading.Lock(), threading.Lock()
@@ -79,11 +81,11 @@ class BlockCache:
         return self._limit_bytes or 0
 
     def find(self, name: str, length_bytes: int) -> memoryview | None:
-        """The file, mapped; None where there is none of that length."""
+        """The bytes of a file, memory-mapped; None if there is no file of that name and length."""
         if not self.is_on:
             return None
         try:
-            # Without waiting, should it be a pipe.
+            # O_NONBLOCK: opening a pipe would wait.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(self.folder / name, flags)
             try:
@@ -98,43 +100,43 @@ class BlockCache:
         return memoryview(mapped)
 
     def touch(self, name: str) -> None:
-        """Note that it is in use: the ones not used for longest go first."""
+        """Mark a file as used now: files that were not used for longest are removed first."""
         with contextlib.suppress(OSError):
-            now = time.time_ns()  # the file system's own clock may tick too slowly to tell two uses apart
+            now = time.time_ns()  # the file system's own clock may be too coarse to order two uses
             os.utime(self.folder / name, ns=(now, now))
 
     def discard(self, name: str) -> None:
-        """Remove a file that isn't what its name says."""
+        """Remove a file whose content does not match its name."""
         with contextlib.suppress(OSError):
             (self.folder / name).unlink()
 
     @contextlib.contextmanager
     def claim(self, name: str) -> Iterator[None]:
-        """Within the block no other process that claims the same is at it; so the second one finds what the first
-        has fetched. Waits for a minute, then goes on without."""
-        # Two blocks that share a number would only wait for each other.
+        """Hold the claim to fetch a block: another process that claims the same block waits, and then finds the block
+        in the cache. Waits at most a minute, then continues without the claim."""
+        # Two blocks with the same byte would only wait for each other.
         byte = 1 + xxhash.xxh3_64_intdigest(name.encode()) % 2**62
-        is_ours = False
+        is_locked = False
         try:
-            is_ours = self.is_on and self._lock(byte, CLAIM_PATIENCE_S, pause_s=0.01)
+            is_locked = self.is_on and self._lock(byte, CLAIM_TIMEOUT_S, pause_s=0.01)
         except OSError as error:
             self._give_up(error)
         try:
             yield
         finally:
-            if is_ours:
+            if is_locked:
                 self._unlock(byte)
 
     def add(self, name: str, data: bytes) -> None:
-        """Keep a block; others go for it, and it isn't kept where it is larger than the limit."""
+        """Add a block, and remove old ones to make room. A block larger than the limit is not added."""
         if not self.is_on:
             return
         try:
             if len(data) > self.limit_bytes:
                 return
-            with self._changing() as is_ours:
-                if is_ours:
-                    # Raises FileNotFoundError, too, where the folder was removed; and perhaps made again by another.
+            with self._locked_folder() as is_locked:
+                if is_locked:
+                    # The folder may have been removed, and perhaps created again by another process.
                     if not os.path.samestat(os.fstat(self._descriptor), (self.folder / LOCK_NAME).stat()):
                         raise FileNotFoundError
                     self._make_room(len(data))
@@ -146,23 +148,23 @@ class BlockCache:
 
     @property
     def is_on(self) -> bool:
-        """Whether it can be used. Not before it is asked for is the folder made, or any trouble with it told."""
+        """True if the cache can be used. The first call creates the folder, and warns if it can't be used."""
         with self._opening:
             if self._descriptor < 0 and not self._is_off:
                 self._open()
         return not self._is_off
 
     def _open(self) -> None:
-        """Also anew, where somebody has removed the folder. A lock file that lay there stays open: claims may still
-        hold on to it."""
+        """Create and open the folder, also again after it was removed. The descriptor of a removed lock file stays
+        open: claims may still use it."""
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Never through a link, which might lead to a file of the user's.
+            # O_NOFOLLOW: a symlink might lead to another file of the user.
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(self.folder / LOCK_NAME, flags, 0o600)
-            with self._changing() as is_ours:
-                if is_ours:
-                    self._count(self._look_around())
+            with self._locked_folder() as is_locked:
+                if is_locked:
+                    self._set_in_use(self._clean_up())
         except OSError as error:
             self._give_up(error)
 
@@ -180,24 +182,26 @@ class BlockCache:
         self.touch(name)
 
     def _make_room(self, length_bytes: int) -> None:
-        """Count a new block in, beforehand: a process killed now has counted too much, which is found out."""
+        """Reserve the space of a new block before it is written. If the process is killed in between, the count is
+        too high until the next scan corrects it."""
         in_use = self._in_use()
         if in_use + length_bytes > self.limit_bytes:
-            in_use = self._look_around(self.limit_bytes - length_bytes)
-        self._count(in_use + length_bytes)
+            in_use = self._clean_up(self.limit_bytes - length_bytes)
+        self._set_in_use(in_use + length_bytes)
 
-    def _look_around(self, most_bytes: int | None = None) -> int:
-        """Remove what killed writers left, and of the blocks the oldest until no more than ``most_bytes`` are in use;
-        returns how many are."""
+    def _clean_up(self, most_bytes: int | None = None) -> int:
+        """Scan the folder: remove files that killed writers left, and the oldest blocks until at most ``most_bytes``
+        are in use. Returns the bytes in use."""
         files = []
         for entry in os.scandir(self.folder):
             found = _OURS.fullmatch(entry.name)
             if found and found["temporary"]:
-                (self.folder / entry.name).unlink(missing_ok=True)  # nobody else writes at this moment
+                # This process has the lock, so no other one is writing the file.
+                (self.folder / entry.name).unlink(missing_ok=True)
             elif found:
                 with contextlib.suppress(FileNotFoundError):
-                    told = entry.stat(follow_symlinks=False)
-                    files.append((told.st_mtime_ns, entry.name, told.st_size))
+                    status = entry.stat(follow_symlinks=False)
+                    files.append((status.st_mtime_ns, entry.name, status.st_size))
         in_use = sum(size for _, _, size in files)
         if most_bytes is None or in_use <= most_bytes:
             return in_use
@@ -210,26 +214,27 @@ class BlockCache:
         return in_use
 
     def _in_use(self) -> int:
-        told = os.pread(self._descriptor, _IN_USE.size, 0)
-        return int(_IN_USE.unpack(told)[0]) if len(told) == _IN_USE.size else 0
+        data = os.pread(self._descriptor, _IN_USE.size, 0)
+        return int(_IN_USE.unpack(data)[0]) if len(data) == _IN_USE.size else 0
 
-    def _count(self, in_use: int) -> None:
+    def _set_in_use(self, in_use: int) -> None:
         os.pwrite(self._descriptor, _IN_USE.pack(in_use), 0)
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[bool]:
-        """Whether nobody else changes the folder within the block: no, where somebody does for very long."""
+    def _locked_folder(self) -> Iterator[bool]:
+        """Lock the folder for the ``with`` block. Yields True if the lock was acquired before the timeout."""
         with self._threads:
-            is_ours = self._lock(_CHANGES, CHANGE_PATIENCE_S, pause_s=0.001)
+            is_locked = self._lock(_FOLDER_BYTE, FOLDER_LOCK_TIMEOUT_S, pause_s=0.001)
             try:
-                yield is_ours
+                yield is_locked
             finally:
-                if is_ours:
-                    self._unlock(_CHANGES)
+                if is_locked:
+                    self._unlock(_FOLDER_BYTE)
 
-    def _lock(self, byte: int, patience_s: float, *, pause_s: float) -> bool:
-        """Whether the byte was locked in time. The kernel lets go of it when this process ends, however it ends."""
-        until = time.monotonic() + patience_s
+    def _lock(self, byte: int, timeout_s: float, *, pause_s: float) -> bool:
+        """True if the byte was locked before the timeout. The kernel releases the lock when this process ends, even
+        if it is killed."""
+        until = time.monotonic() + timeout_s
         while not self._set_lock(fcntl.F_WRLCK, byte):
             if time.monotonic() > until:
                 return False
@@ -241,7 +246,8 @@ class BlockCache:
             self._set_lock(fcntl.F_UNLCK, byte)
 
     def _set_lock(self, kind: int, byte: int) -> bool:
-        # Of the open file, so that closing it elsewhere in this process doesn't lose them. Linux has them.
+        # Locks of the open file (Linux only): unlike POSIX locks they survive when this process closes the file
+        # elsewhere.
         if not hasattr(fcntl, "F_OFD_SETLK"):
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         wanted = struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
@@ -254,31 +260,34 @@ class BlockCache:
     def _give_up(self, error: OSError) -> None:
         if not self._is_off:
             self._is_off = True
-            say(
-                f"note: {self.folder}: {error.strerror or error}: remote images are not cached on disk; free some "
-                f"space there, or name another folder with {FOLDER_VARIABLE}"
+            log.warning(
+                "%s: %s: remote images are not cached on disk; free some space there, or set another folder with %s",
+                self.folder,
+                error.strerror or error,
+                FOLDER_VARIABLE,
             )
 
 
 def default_cache() -> BlockCache | None:
-    """The cache that the environment names; None where it says that there shall be none. Raises UserError."""
+    """The cache that the environment variables configure; None if they disable it. Raises UserError for an invalid
+    size, or if there is no home folder."""
     limit = os.environ.get(LIMIT_VARIABLE, "")
     gib = math.nan
     if limit:
         with contextlib.suppress(ValueError):
             gib = float(limit)
         if not 0 <= gib * 2**30 < math.inf:
-            raise UserError(f"{LIMIT_VARIABLE}={limit}: not a size in GiB; give a number, 0 for no cache")
+            raise UserError(f"{LIMIT_VARIABLE}={limit}: not a size in GiB; set a number, or 0 for no cache")
         if gib == 0:
             return None
-    named = os.environ.get(FOLDER_VARIABLE)
+    chosen = os.environ.get(FOLDER_VARIABLE)
     try:
         folder = Path(
-            named or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cxrdist", "blocks")
+            chosen or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cxrdist", "blocks")
         )
     except RuntimeError:
         raise UserError(
-            f"no home folder to cache remote images in: name one with {FOLDER_VARIABLE}, or set {LIMIT_VARIABLE}=0"
+            f"no home folder to cache remote images in: set a folder with {FOLDER_VARIABLE}, or {LIMIT_VARIABLE}=0"
         ) from None
     return _cache_at(folder, int(gib * 2**30) if limit else None)
 

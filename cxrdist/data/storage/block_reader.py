@@ -1,17 +1,18 @@
-"""Blocks of a remote set in memory: fetched by a few threads, the ones to come while the present ones are read.
+"""Reads blocks of a remote set: a few threads fetch blocks ahead while others are in use.
 
-    sample(block, number) -> block at hand?
-                               else in the cache on disk? mapped
-                                 else one ranged read, every sample's hash checked, kept on disk, mapped
+    sample(block, number) -> is the block in memory?
+                               else is it in the cache on disk? map it
+                                 else one ranged read, every sample's hash checked, added to the cache, mapped
     prefetch(block)       -> the same, by the same threads, without waiting
 
-Nobody waits for a thread at the end of the process: they are daemons, and what they keep on disk is whole or not
-there.
+The threads are daemons, so the process does not wait for them at its end; a block that they add to the cache is
+complete or absent.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,37 +20,39 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cxrdist.console import say
 from cxrdist.data.storage.block_cache import BlockCache
 from cxrdist.data.storage.blocks import BLOCK_BYTES, Block
 from cxrdist.data.storage.store import Store
 
+log = logging.getLogger(__name__)
+
 THREADS = 8
 AHEAD_BLOCKS = 64
-"""At most so many are asked for ahead of need and not used yet."""
+"""Most blocks that may be prefetched, or on their way, and not used yet."""
 HELD_BYTES = 2**30
-"""Of blocks that a process keeps at hand; in memory of its own only where there is no cache on disk."""
+"""Limit of the blocks that a process holds. They are mapped from the cache on disk; without a cache they use
+memory."""
 TRIES = 2
-"""For a block with a sample that isn't as it was written."""
+"""Times that a block is fetched if a sample's hash is wrong."""
 SLOW_S = 10.0
-TOLD_EVERY_S = 60.0
-TOUCHED_EVERY_S = 60.0
+WARN_EVERY_S = 60.0
+TOUCH_EVERY_S = 60.0
 IDLE_S = 5.0
 
 
 @dataclass(slots=True)
 class Held:
-    """A block at hand."""
+    """A block in memory."""
 
     block: Block
     view: memoryview | None
-    """Of a file of the cache, or of memory; None where the block is too large for either."""
+    """The block's bytes, in a mapped file of the cache or in memory; None if the block is too large for either."""
     touched_s: float = field(default_factory=lambda: time.monotonic())
     was_used: bool = False
 
     @property
     def cost_bytes(self) -> int:
-        # A small one, too, has an open file.
+        # A small block counts as a full one: it has an open file as well.
         return max(len(self.view or b""), BLOCK_BYTES)
 
 
@@ -62,7 +65,11 @@ class _Job:
 
 
 class BlockReader:
-    """The blocks of one set, under any keys. Safe to use from several threads; travels to other processes empty."""
+    """Reads and holds the blocks of one set, under keys that the caller chooses.
+
+    Thread-safe. A pickled reader holds no blocks. Each method takes ``block``, a function that returns the block of a
+    key: it may read an index, so a thread of the reader calls it.
+    """
 
     def __init__(self, store: Store, cache: BlockCache | None) -> None:
         self.store = store
@@ -74,16 +81,16 @@ class BlockReader:
         self._needed: deque[_Job] = deque()
         self._ahead: OrderedDict[Hashable, _Job] = OrderedDict()
         self._threads = self._idle = 0
-        self._told_s = -TOLD_EVERY_S
+        self._warned_s = -WARN_EVERY_S
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes find what this one has fetched."""
+        """True if other processes can use the blocks that this one fetches."""
         return self.cache is not None and self.cache.is_on
 
     def sample(self, key: Hashable, block: Callable[[], Block], number: int) -> memoryview:
-        """The bytes of sample ``number`` of a block that ``block()`` tells of, waited for; their hash is that of the
-        index unless they are not so in the store. Raises what the store raises."""
+        """Wait for a block, and return the bytes of its sample ``number``. Their hash is that of the index, unless
+        the store itself has other bytes. Raises what the store raises."""
         held = self._get(key, block)
         start, stop = held.block.places[number]
         if held.view is None:
@@ -105,12 +112,12 @@ class BlockReader:
                 self._needed.append(job)
             job.is_ahead = False
         if not concurrent.futures.wait([job.future], SLOW_S).done:
-            self._tell_slow()
+            self._warn_slow()
         return job.future.result()
 
     def prefetch(self, key: Hashable, block: Callable[[], Block]) -> bool:
-        """Fetch a block soon, if it is not at hand; False where enough are on their way, and it is to be asked for
-        again later. What goes wrong shows when the block is needed and fetched again."""
+        """Start to fetch a block that is not in memory. Returns False, without fetching it, if enough blocks are on
+        their way: call it again later. An error is raised by ``sample``, which fetches the block again."""
         with self._changed:
             if key in self._held or key in self._jobs:
                 return True
@@ -122,7 +129,8 @@ class BlockReader:
         return True
 
     def note_used(self, key: Hashable) -> None:
-        """Another process has read a block that was fetched ahead for it, or fetched it itself: so others may be."""
+        """Record that another process has read a block: it no longer counts as prefetched and unused, so that others
+        can be prefetched."""
         with self._changed:
             if self._ahead.pop(key, None):
                 del self._jobs[key]
@@ -132,7 +140,7 @@ class BlockReader:
                 self._use(key, held)
 
     def close(self) -> None:
-        """Let go of everything; what is being fetched is not waited for."""
+        """Release all blocks and cancel waiting fetches. Running fetches are not waited for."""
         with self._changed:
             for job in (*self._needed, *self._ahead.values()):
                 job.future.cancel()
@@ -149,7 +157,7 @@ class BlockReader:
         self._held.move_to_end(key)
         held.was_used = True
         now = time.monotonic()
-        if self.cache and now - held.touched_s > TOUCHED_EVERY_S:
+        if self.cache and now - held.touched_s > TOUCH_EVERY_S:
             held.touched_s = now
             self.cache.touch(held.block.name)
 
@@ -169,7 +177,7 @@ class BlockReader:
     def _work(self) -> None:
         while job := self._next():
             try:
-                held = self._bring(job.block())
+                held = self._load(job.block())
             except BaseException as error:
                 with self._changed:
                     del self._jobs[job.key]
@@ -181,7 +189,7 @@ class BlockReader:
                 job.future.set_result(held)
 
     def _next(self) -> _Job | None:
-        """What is to be done now; None where nothing was for a while, and the thread ends."""
+        """Wait for the next job; None if there was none for ``IDLE_S``: the thread then ends."""
         with self._changed:
             while True:
                 if self._needed:
@@ -195,7 +203,8 @@ class BlockReader:
                     self._threads -= 1
                     return None
 
-    def _bring(self, block: Block) -> Held:
+    def _load(self, block: Block) -> Held:
+        """The block from the cache on disk, else from the store."""
         if block.is_large:
             return Held(block, None)
         if self.cache is None:
@@ -203,7 +212,7 @@ class BlockReader:
         view = self._cached(block)
         if view is None:
             with self.cache.claim(block.name):
-                view = self._cached(block)  # another process may have been at it
+                view = self._cached(block)  # another process may have fetched it meanwhile
                 if view is None:
                     data = self._fetch(block)
                     if block.is_whole(data):
@@ -221,7 +230,8 @@ class BlockReader:
         return view
 
     def _fetch(self, block: Block) -> bytes:
-        """Fetched again where a sample is not as it was written; if it isn't then, whoever reads that one says so."""
+        """Fetch a block, and once more if a sample's hash is wrong. If it is wrong again, the reader of that sample
+        raises the error."""
         for _ in range(TRIES):
             data = block.pack(
                 [self.store.read_range(block.tar, start, stop - start) for start, stop in block.ranges]
@@ -230,13 +240,14 @@ class BlockReader:
                 break
         return data
 
-    def _tell_slow(self) -> None:
+    def _warn_slow(self) -> None:
         with self._changed:
             now = time.monotonic()
-            is_due = now - self._told_s >= TOLD_EVERY_S
-            self._told_s = now if is_due else self._told_s
+            is_due = now - self._warned_s >= WARN_EVERY_S
+            self._warned_s = now if is_due else self._warned_s
         if is_due:
-            say(
-                f"note: {self.store}: waiting for images for {SLOW_S:.0f} s now: it is slow, busy or out of reach; "
-                "still asking"
+            log.warning(
+                "%s: has not sent images for %.0f s: it is slow, busy or unreachable; still trying",
+                self.store,
+                SLOW_S,
             )

@@ -1,12 +1,12 @@
-"""Runs of samples that are fetched from an object store together.
+"""Blocks: runs of samples that are fetched from an object store together.
 
     index of a tar   row 0 ... n-1 | row n ... 2n-1 | ...        n = block_rows
-    fetched          one range of the tar: from where its first sample starts to where its last one ends
+    fetched          one range of the tar, from the start of its first sample to the end of its last one
     block            the images in it, end to end
 
-A request to an object store takes tens of milliseconds however little it asks for, so a sample is not asked for
-alone, and what lies between two of them is fetched along: the headers and metadata of our own tars, or the samples
-of other strata in others' tars. Only where that would take longer than a request does are they ranges of their own.
+A request to an object store takes tens of milliseconds even for a few bytes. So samples are not fetched one by one,
+and the bytes between two samples are fetched too: headers and metadata in our own tars, samples of other strata in
+external tars. Only a gap that would take longer than a request splits a block into several ranges.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from cxrdist.files import sha256_bytes
 
 BLOCK_BYTES = 4 * 2**20
 LARGEST_BLOCK_BYTES = 256 * 2**20
-"""Where samples differ so much that a block would have more, each is read alone."""
+"""If samples differ so much in size that a block would be larger, each sample is read alone."""
 LARGEST_GAP_BYTES = 2**19
 
 
 def block_rows_of(stratum_bytes: int, samples: int) -> int:
-    """How many samples of a stratum make a block of about 4 MiB. A function of the manifest alone, so that the order
-    may deal in whole blocks and still be the same for everyone."""
+    """Number of samples of a stratum in a block of about 4 MiB. A function of the manifest alone, so that an order
+    made of whole blocks is the same everywhere."""
     return max(1, BLOCK_BYTES * samples // stratum_bytes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Some samples of a tar: where they lie in it, and where in the bytes of the block."""
+    """Some samples of a tar: their places in the tar, and in the bytes of the block. All places are in bytes."""
 
     tar: str
+    """File name of the tar."""
     name: str
-    """Of a file that holds the block: it tells what the bytes are, whichever set the tar is in."""
+    """Name of a file with the block's bytes: a function of its content, the same in every set that has the tar."""
     ranges: tuple[tuple[int, int], ...]
-    """Of the tar, each start and stop, in order: what is to be fetched."""
+    """Start and stop of each range of the tar that must be fetched, sorted."""
     offsets: tuple[int, ...]
-    """Of each sample in the tar."""
+    """Start of each sample in the tar."""
     places: tuple[tuple[int, int], ...]
     """Start and stop of each sample in the block."""
     xxh3_64: tuple[int, ...]
-    """Of each sample."""
+    """XXH3-64 of each sample."""
 
     @property
     def length_bytes(self) -> int:
@@ -59,7 +60,8 @@ class Block:
         return max(fetched_bytes, self.length_bytes) > LARGEST_BLOCK_BYTES
 
     def pack(self, parts: Sequence[bytes]) -> bytes:
-        """The block, of what was fetched of its ranges. Zeros are for what lies behind the end of the tar."""
+        """The bytes of the block, from the bytes of its ranges. A sample that the tar is too short for is filled with
+        zeros."""
         starts = [start for start, _ in self.ranges]
         samples = []
         for offset, (start, stop) in zip(self.offsets, self.places):
@@ -69,7 +71,7 @@ class Block:
         return b"".join(samples)
 
     def is_whole(self, data: bytes | memoryview) -> bool:
-        """Whether ``data`` holds every sample as it was written."""
+        """True if every sample of ``data`` has the hash that the index gives."""
         view = memoryview(data)
         return all(
             xxhash.xxh3_64_intdigest(view[start:stop]) == expected
@@ -78,7 +80,7 @@ class Block:
 
 
 def block_of(shard: Mapping[str, Any], rows: np.ndarray) -> Block:
-    """The block of some rows [n] of the index of ``shard``, which is its row of the shard table."""
+    """The block of rows [n] of the index of a shard; ``shard``: its row of the shard table."""
     starts = rows["offset_bytes"].astype(np.int64)
     lengths = rows["length_bytes"].astype(np.int64)
     stops = np.cumsum(lengths)
@@ -94,7 +96,7 @@ def block_of(shard: Mapping[str, Any], rows: np.ndarray) -> Block:
 
 
 def _ranges(starts: np.ndarray, stops: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """What covers the samples from ``starts`` [n] to ``stops`` [n], gaps of up to half a MiB included."""
+    """The ranges that cover samples from ``starts`` [n] to ``stops`` [n], including gaps of up to half a MiB."""
     order = np.argsort(starts, kind="stable")
     starts, stops = starts[order], np.maximum.accumulate(stops[order])
     cuts = np.flatnonzero(starts[1:] - stops[:-1] > LARGEST_GAP_BYTES)

@@ -1,4 +1,4 @@
-"""A memory of what was read last, that several threads share."""
+"""A cache of read results for several threads, in which one thread reads each result for all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Once(Generic[K, V]):
-    """``read``, keeping the last ``size`` results. Of several threads that ask for the same one at a time, one reads
-    it for all, where functools.lru_cache has each of them read it. An error is not kept."""
+class SingleFlight(Generic[K, V]):
+    """``read`` with a cache of the ``size`` results that were used last.
+
+    If several threads ask for the same key at the same time, one of them calls ``read`` and the others wait for its
+    result; with functools.lru_cache each of them would call it. An exception is raised in all threads that wait for
+    it, and is not cached. (The name is that of Go's golang.org/x/sync/singleflight.)
+    """
 
     def __init__(self, read: Callable[[K], V], size: int) -> None:
         self.read, self.size = read, size

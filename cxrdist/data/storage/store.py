@@ -1,7 +1,7 @@
-"""Where the files of a shard set lie: a local folder, or a prefix of an object store.
+"""Stores: where the files of a shard set are, in a local folder or at a prefix of an object store.
 
-Both hold plain files with plain names, and a file is there whole or not at all: locally by a temporary name,
-fsync and rename, remotely because a store shows an object once it has all of it.
+Both hold plain files with plain names, and a file is complete or absent: locally by a temporary name, fsync and
+rename; remotely because an object store shows an object only when it is complete.
 """
 
 from __future__ import annotations
@@ -20,63 +20,64 @@ from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
 
 _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 MAPS = 512 if _DESCRIPTORS == resource.RLIM_INFINITY else min(512, _DESCRIPTORS // 2)
-"""Files of all folders that are kept mapped. Each holds a descriptor, of which most systems give a process 1,024."""
+"""Most files that stay mapped, over all stores. Each uses a file descriptor; most systems allow a process 1,024."""
 
-# Of all stores together: those that nobody uses any more may wait for the garbage collector, their files open.
+# One cache for all stores: an unused store may wait for the garbage collector with its files open.
 _maps: OrderedDict[tuple[LocalStore, str], mmap.mmap] = OrderedDict()
 _mapping = threading.Lock()
 
 
 class Store(Protocol):
-    """The files of one set by name; ``str()`` is the place as the user wrote it.
+    """The files of one set, by name; ``str()`` is the place as the user wrote it.
 
-    Reading a file that is not there raises FileNotFoundError; whatever else a place refuses is an OSError or a
-    UserError. Stores travel to worker processes.
+    Reading a missing file raises FileNotFoundError; other failures raise an OSError or a UserError. Stores can be
+    pickled.
     """
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes see the same files."""
+        """True if other processes see the same files."""
         ...
 
     def exists(self, name: str) -> bool: ...
 
     def is_there(self) -> bool:
-        """Whether the place itself exists; an object store has no folders, so there it needs a file."""
+        """True if the place exists. An object store has no folders: there a place exists if it has a file."""
         ...
 
     def names(self) -> list[str]:
-        """The files (and folders) directly in the place, sorted; [] where it does not exist."""
+        """Names of the files and folders directly in the place, sorted; [] if it does not exist."""
         ...
 
     def size(self, name: str) -> int:
-        """Bytes."""
+        """Size of a file in bytes."""
         ...
 
     def read(self, name: str) -> bytes: ...
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """``length`` bytes from ``start``, fewer where the file ends before."""
+        """``length`` bytes from byte ``start``; fewer if the file ends before."""
         ...
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """The file for reading from its beginning, sequentially."""
+        """Open a file to read it sequentially."""
         ...
 
     def writer(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """A new file that takes its name only when the block ends well; else nothing of it is left."""
+        """A new file, which gets its name when the ``with`` block ends without an exception; else it is removed."""
         ...
 
     def remove(self, name: str) -> None:
-        """Nothing happens where it is not there."""
+        """Remove a file, if it exists."""
         ...
 
     def lock(self, purpose: str) -> Callable[[], None]:
-        """Keep other writers out; returns what lets them in again. Raises UserError where one is writing."""
+        """Lock the place against other writers, and return the release function. Raises UserError if another process
+        is writing."""
         ...
 
     def tidy(self) -> None:
-        """Remove what killed writers left under temporary names."""
+        """Remove temporary files that killed writers left."""
         ...
 
     def remove_if_empty(self) -> None: ...
@@ -85,7 +86,7 @@ class Store(Protocol):
 
 
 class LocalStore:
-    """A folder."""
+    """Files in a local folder."""
 
     is_shared = True
 
@@ -117,31 +118,31 @@ class LocalStore:
         return bytes(self.mapped(name)[start : start + length])
 
     def mapped(self, name: str) -> memoryview:
-        """The bytes of a file, not copied: the system reads those that are looked at. Raises FileNotFoundError.
+        """The bytes of a file, memory-mapped. Raises FileNotFoundError.
 
-        Reading behind the end of a file that was truncated kills the process (SIGBUS), so a file is mapped anew when
-        its length is not what it was; ask for it again, then, before each batch of reads.
+        Reading past the end of a file that was truncated kills the process (SIGBUS). So a file is mapped again if its
+        size has changed; call this before each batch of reads.
         """
         with _mapping:
             file = _maps.pop((self, name), None)
             if file is None or file.size() != len(file):
                 with self.open(name) as opened:
                     if not opened.seek(0, 2):
-                        return memoryview(b"")  # it can't be mapped
+                        return memoryview(b"")  # an empty file can't be mapped
                     file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             _maps[self, name] = file
             while len(_maps) > MAPS:
-                _maps.popitem(last=False)  # unmapped once nobody holds a view of it
+                _maps.popitem(last=False)  # unmapped when its last view is gone
         return memoryview(file)
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         return self._file(name).open("rb")
 
     def _file(self, name: str) -> Path:
-        """Raises UserError for what may never end, as a pipe or a device does."""
+        """The path of a file. Raises UserError for a pipe or a device, reading which may never end."""
         path = self.folder / name
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a file, as all of a set are; move it away", every_rank=True)
+            raise UserError(f"{path}: not a regular file; remove it from the set", every_rank=True)
         return path
 
     def writer(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -171,14 +172,16 @@ class LocalStore:
 def store_of(place: str | Path | Store) -> Store:
     """The store at a folder or an fsspec URL (``s3://bucket/set``, ``gs://``, ``memory://`` ...).
 
-    Raises UserError for a URL that fsspec does not know; ``pipe:`` and chained URLs (``a::b``) are never
-    followed, since they run commands or read other places than they name.
+    Raises UserError for a URL that fsspec does not know, and for ``pipe:`` and chained URLs (``a::b``): they run
+    commands, or read other places than they name.
     """
     if not isinstance(place, str | Path):
         return place
     text = str(place)
     if text.startswith("pipe:"):
-        raise UserError(f"{text}: a pipe: URL runs a command, and none is run here; name a folder or a URL")
+        raise UserError(
+            f"{text}: a pipe: URL would run a command, which is refused; give a folder or another URL"
+        )
     if isinstance(place, Path) or "://" not in text:
         return LocalStore(Path(place))
     if text.startswith(("file://", "local://")):
@@ -189,12 +192,14 @@ def store_of(place: str | Path | Store) -> Store:
 
 
 def write_to(store: Store, name: str, data: bytes) -> None:
+    """Write a file, complete or not at all."""
     with store.writer(name) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
 def locked(store: Store, purpose: str) -> Iterator[None]:
+    """Hold a store's lock for the ``with`` block."""
     release = store.lock(purpose)
     try:
         yield

@@ -15,7 +15,7 @@ workers nor how often the job was killed shows in the result.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +36,10 @@ from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.shards.shard_set import ShardSet, StratumReader
 from cxrdist.data.shards.synthetic_keys import replaced
 from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
-from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, settle
-from cxrdist.data.shards.write_pool import ShardResult, ShardTask, count_image, rows_of, write_all
+from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, mark_finished
+from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, rows_of, write_all
 from cxrdist.data.storage.store import Store, store_of
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, UserError, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ class ConvertOptions:
     """Processes that decode and write; 0: one per core."""
 
     def __post_init__(self) -> None:
-        if self.encoding not in (None, *ENCODINGS):
-            raise UserError(f"--encoding {self.encoding}: unknown{nearest(str(self.encoding), ENCODINGS)}")
+        if self.encoding is not None:
+            check_choice("encoding", self.encoding, ENCODINGS)
         if self.size is not None and self.size < 16:
-            raise UserError(f"--size {self.size}: 16 pixels or more")
+            raise OptionError("size", f"must be 16 pixels or more, not {self.size}")
         if self.min_shards is not None and self.min_shards < 1:
-            raise UserError(f"--min-shards {self.min_shards}: 1 or more")
+            raise OptionError("min_shards", f"must be 1 or more, not {self.min_shards}")
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: 0 (one per core) or more")
+            raise OptionError("workers", f"must be 0 (one per core) or more, not {self.workers}")
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,10 @@ class ConvertTask(ShardTask):
     def is_shared(self) -> bool:
         return self.store.is_shared and self.source.is_shared
 
-    def samples(self, result: ShardResult) -> Iterator[Sample]:
+    def outcomes(self) -> Iterator[Outcome]:
         """Raises UserError, naming shard and key, for an image that does not decode: none is left out."""
         for tar, sample in self.source_samples():
-            count_image()
-            yield Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta)
+            yield Outcome(Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta))
 
     def source_samples(self) -> Iterator[tuple[str, Sample]]:
         """Tar and sample, in order. Raises UserError where the source has fewer than its table says."""
@@ -140,7 +139,7 @@ class ConvertTask(ShardTask):
             return sample.image  # a JPEG encoded twice would lose twice
         return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)
 
-    def take_over(self, row: dict[str, Any], samples: dict[str, Any]) -> ShardResult | None:
+    def take_over(self, row: dict[str, Any], samples: Mapping[str, Any]) -> ShardResult | None:
         reader = self.reader()
         if reader.has_truncated_keys:
             keys = [replaced(sample.key) for _, sample in self.source_samples()]
@@ -257,5 +256,5 @@ def fill(source: ShardSet, store: Store, target: Target, asked: dict[str, Any], 
         provenance=asked | found,
         lineage=converted(source.manifest),
     )
-    settle(store)
+    mark_finished(store)
     return manifest

@@ -23,7 +23,7 @@ from cxrdist.data.mix.order import order_seed
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real, open_synthetic
 from cxrdist.data.shards.write_pool import without_interrupts
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class OrderOptions:
         for name, least in (("batch", 1), ("epochs", 1), ("ranks", 1), ("workers", 0), ("from_step", 0)):
             value = getattr(self, name)
             if value < least:
-                raise UserError(f"--{name.replace('_', '-')} {value}: {least} or more")
+                raise OptionError(name, f"must be {least} or more, not {value}")
 
 
 def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
@@ -117,9 +117,8 @@ def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
 
 def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
     """The stream of each rank, as the training builds it."""
-    from cxrdist.data.loading.stream import (
-        Stream,  # two seconds of torch that a mistake in the options need not take
-    )
+    # Imported late: it takes two seconds of torch, which a mistake in the options need not wait for.
+    from cxrdist.data.loading.stream import Stream, StreamOptions
 
     real = open_finished_real(options.shards)
     place = synthetic_of(rule, mix=options.mix, shards=options.shards, synthetic=options.synthetic)
@@ -132,10 +131,9 @@ def streams_of(options: OrderOptions, rule: MixRule) -> list[Stream]:
             real,
             synthetic,
             of_epoch,
-            batch=options.batch,
-            seed=order_seed(options.seed),
-            rank=rank,
-            world_size=options.ranks,
+            StreamOptions(
+                batch=options.batch, seed=order_seed(options.seed), rank=rank, world_size=options.ranks
+            ),
         )
         for rank in range(options.ranks)
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cxrdist.data.loading.mix_sets import repeat_lines, repeats, synthesis_command, train_counts
+from cxrdist.data.loading.mix_sets import repeated_strata, repeats, synthesis_command, train_counts
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.open import open_finished_real, open_synthetic, synthetic_place
 from cxrdist.data.shards.schema import ORIGINS
@@ -73,7 +73,8 @@ def remarks(epoch: Epoch, mix: str, *, warn_above: float) -> Iterator[str]:
                 "the mix takes none of its images" if any(epoch.counts[name].values()) else "it has no image"
             )
             yield f"note: {name}: not in an epoch, as {why}"
-    yield from repeat_lines(epoch.quotas, epoch.counts, warn_above=warn_above)
+    for repeat in repeated_strata(epoch.quotas, epoch.counts):
+        yield f"{'warning' if repeat.times > warn_above else 'note'}: {repeat}"
 
 
 def print_epoch(epoch: Epoch, mix: str, *, warn_above: float) -> None:

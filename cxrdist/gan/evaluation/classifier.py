@@ -1,9 +1,10 @@
-"""The classifier whose features tell images apart: checked that it knows no held-out and no synthetic image, or
-trained by a process of its own where there is none."""
+"""The classifier whose features are compared: trained by a child process if needed, and checked that it was trained
+on real images of the train split alone."""
 
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -11,31 +12,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config import find, load_yaml
-from cxrdist.console import say
+from cxrdist.config.presets import PRESETS
+from cxrdist.config.yaml_files import find, load_yaml
 from cxrdist.data.shards.lineage import family
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import read_json
 from cxrdist.nets.dcnn import DCNN, DCNNConfig
-from cxrdist.presets import PRESETS
 from cxrdist.process import die_with_parent
 from cxrdist.run.checkpoint import load_weights, weights_sha256
 from cxrdist.run.folder import CONFIG, SUMMARY
 
+log = logging.getLogger(__name__)
+
 EPOCHS = 50
-LEAST_IMAGES = 2000
-MOST_IMAGES = {64: 40_000, 4096: 20_000}
-"""By the image's side up to which it holds: 2 min on two CPU cores at 64 px, a quarter of an hour at 256."""
+MIN_IMAGES = 2000
+MAX_IMAGES = {64: 40_000, 4096: 20_000}
+"""``{largest image side: images}``: 2 min on two CPU cores at 64 px, 15 min at 256 px."""
 
 
 def ensure_classifier(folder: Path, shards: ShardSet, place: str) -> None:
-    """Have a classifier of the real images trained in ``folder`` unless it holds one that is finished; rank 0 alone
-    calls this. Killed and called again, it begins again. Raises UserError where the training fails."""
+    """Train a classifier on the real images in ``folder``, unless it holds a finished run. Only rank 0 calls this.
+
+    Calling it again resumes a training that was killed. Raises UserError if the training fails.
+    """
     if (folder / SUMMARY).exists():
         return
     command = training_command(folder, shards, place)
-    say(f"{folder} is not there yet: training the classifier whose features are compared (once)")
+    log.info("%s does not exist: training the classifier whose features are compared", folder)
     done = subprocess.run(
         command,
         env=child_environment(os.environ),
@@ -43,17 +47,17 @@ def ensure_classifier(folder: Path, shards: ShardSet, place: str) -> None:
     )
     if done.returncode:
         raise UserError(
-            f"{folder}: the classifier's training failed, for the reason above; the same command tries again, and "
-            "--classifier RUN takes one that there is"
+            f"{folder}: training the classifier failed, for the reason above; run the same command again, or name a "
+            "finished classifier run with --classifier"
         )
 
 
 def training_command(folder: Path, shards: ShardSet, place: str) -> list[str]:
-    """Mild augmentation, and one look at ``val`` at the end: no weights are chosen by what they do there."""
+    """Mild augmentation, and one validation at the end, so that no weights are selected on ``val``."""
     size = shards.image_size
     train_images = sum(shards.samples("train", name, "real") for name in shards.classes)
-    most = next(images for side, images in MOST_IMAGES.items() if size <= side)
-    budget = min(most, max(LEAST_IMAGES, EPOCHS * train_images))
+    most = next(images for side, images in MAX_IMAGES.items() if size <= side)
+    budget = min(most, max(MIN_IMAGES, EPOCHS * train_images))
     words = ["--mix", "DS1", "--shards", place, "--run", str(folder)]
     for preset in (
         next(name for side, name in PRESETS["cls"].items() if size <= side),
@@ -65,7 +69,8 @@ def training_command(folder: Path, shards: ShardSet, place: str) -> list[str]:
 
 
 def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """Without what would make a process take itself for a rank of our job; that we stay on CPU it may know."""
+    """The environment without the launcher's variables, which would make the child a rank of this job.
+    ACCELERATE_USE_CPU is kept."""
     ranks = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME")
     worlds = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
     launchers = {*ranks, *worlds, "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS"}
@@ -80,27 +85,25 @@ def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
 def load_classifier(folder: Path, shards: ShardSet) -> DCNN:
     """The classifier of a finished run of train_cls.py.
 
-    Raises UserError where it is not finished, or has learnt from anything but real images of the train split of
-    ``shards`` or of its family (cxrdist.data.shards.lineage).
+    Raises UserError if the run is not finished, or was trained on anything but real images of the train split of
+    ``shards`` or of a set of its family (cxrdist.data.shards.lineage).
     """
-    if not (folder / SUMMARY).exists():
-        raise UserError(f"{folder}: no finished run of train_cls.py; finish it, or leave --classifier away")
-    summary: dict[str, Any] = read_json(folder / SUMMARY)
+    summary: dict[str, Any] = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
     if summary.get("job") != "cls" or summary.get("status") != "finished":
-        raise UserError(f"{folder}: no finished run of train_cls.py; name one, or leave --classifier away")
-    instead = "leave --classifier away, and one is trained on the real train split alone"
+        raise UserError(f"{folder}: not a finished run of train_cls.py; finish it, or remove --classifier")
+    instead = "remove --classifier to train one on the real train split alone"
     if summary["shards"]["synthetic"] is not None:
         raise UserError(
-            f"{folder}: this classifier has learnt from synthetic images, and would find those like them close to "
-            f"real ones: {instead}"
+            f"{folder}: this classifier was trained on synthetic images, so its features may rate similar images as "
+            f"close to real ones: {instead}"
         )
     if summary["shards"]["real"] not in family(shards):
         raise UserError(
-            f"{folder}: this classifier has learnt from another set ({summary['shards']['real'][:12]}) than {shards} "
-            f"({shards.digest[:12]}), perhaps from its held-out patients: {instead}"
+            f"{folder}: this classifier was trained on another set ({summary['shards']['real'][:12]}) than {shards} "
+            f"({shards.digest[:12]}), perhaps on its held-out patients: {instead}"
         )
     if summary["classes"] != shards.classes or summary["data"]["image_size"] != shards.image_size:
-        raise UserError(f"{folder}: this classifier is of other classes or another image size: {instead}")
+        raise UserError(f"{folder}: this classifier has other classes or another image size: {instead}")
     network = DCNN(network_config(load_yaml(folder / CONFIG), shards))
     load_weights(folder / "model.safetensors", network)
     if weights_sha256(network) != summary["weights_sha256"]:
@@ -109,7 +112,7 @@ def load_classifier(folder: Path, shards: ShardSet) -> DCNN:
 
 
 def network_config(config: dict[str, Any], shards: ShardSet) -> DCNNConfig:
-    """The classifier's shape from its run's config.yaml."""
+    """The network's config, from the run's config.yaml and the set."""
     return DCNNConfig(
         size=shards.image_size,
         classes=len(shards.classes),

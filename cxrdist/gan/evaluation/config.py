@@ -1,4 +1,4 @@
-"""What can be chosen in evaluating GANs."""
+"""Options of the evaluation of GANs (launch/evaluate_gan.py)."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.data.shards.open import DEFAULT_SET
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.run.tracking import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Tell how close a GAN run's images are to real ones, and keep each model's best checkpoint as its generator.
+    """Measure how close a GAN run's images are to real ones, and export each model's best checkpoint.
 
-    FID, KID, precision, recall, density and coverage per class and overall, in two feature spaces, each beside its
-    floor: the same figure of real training images. And the nearest training image of the closest generated ones.
+    Reports FID, KID, precision, recall, density and coverage per class and overall, in two feature spaces, each
+    beside its floor: the same metric of real training images. Searches for copies of training images.
     """
 
     run: str = "runs/gan"
     """Finished run of train_gan.py."""
     shards: str = DEFAULT_SET
-    """Set of real images that it was trained on."""
+    """Real shard set that the run was trained on."""
     split: Literal["val", "test"] = "val"
-    """Real images that generated ones are compared with; of patients whom no GAN has seen."""
+    """Split of real images to compare with; no GAN was trained on its patients."""
     images: int | None = None
-    """Generated images per class; null: as many as train has of the class, but 500 at least and 2,000 at most."""
+    """Generated images per class, 2 or more; null: as many as the class has in train, at least 500, at most 2,000."""
     k: int = 5
-    """Precision, recall, density and coverage: which nearest neighbour a ball reaches to."""
+    """k of precision, recall, density and coverage: the radius of a ball is the distance to the k-th neighbour."""
     classifier: str | None = None
-    """Run of train_cls.py on real images of this set; null: <run>/classifier, trained where it is absent."""
+    """Run of train_cls.py on real images of this set; null: <run>/classifier, trained if it does not exist."""
     features: str = "random"
-    """Second feature space: random, a fixed untrained network; or package.module:function, which returns a callable
-    from images [B, 1, H, W] uint8 to features [B, D]."""
+    """Second feature space: random, a fixed untrained network; or package.module:function, a function that returns
+    a callable from images [B, 1, H, W] uint8 to features [B, D]."""
     checkpoints: bool = True
-    """Compare the checkpoints that are kept, too, and export the best of a model as its generator."""
+    """Compare the kept checkpoints and export the best one of each model as its generator."""
     seed: int = 0
-    """Seed of z, and of which real images are taken where there are more than 2,000."""
+    """Seed of z, and of the choice of real images if a class has more than 2,000."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 2:
-            raise UserError(f"--images {self.images}: 2 or more, or null")
+            raise OptionError("images", f"must be 2 or more, or null, not {self.images}")
         if self.k < 1:
-            raise UserError(f"--k {self.k}: 1 or more")
+            raise OptionError("k", f"must be 1 or more, not {self.k}")
         if self.features != "random" and not all(self.features.partition(":")):
-            raise UserError(
-                f"--features {self.features!r}: random, or your own as package.module:function, such as "
-                "my_features:load"
+            raise OptionError(
+                "features",
+                "must be random, or your own as package.module:function, such as my_features:load, "
+                f"not {self.features!r}",
             )

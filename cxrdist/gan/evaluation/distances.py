@@ -1,11 +1,11 @@
-"""How far two sets of images are apart, from their features: FID, KID, precision, recall, density and coverage.
+"""Distances between two sets of images, from their features: FID, KID, precision, recall, density, coverage.
 
-Everything takes features [n, D], on any device, and works in chunks: no n x m matrix of large n and m is ever held.
+All functions take features [n, D] on any device and work in chunks: no n x m matrix of large n and m is allocated.
 
-torchmetrics is what the tests compare with. Its FID takes the square roots of the eigenvalues of a product of two
-covariances. With fewer images than dimensions, the rule for rare classes, that is off by 1e-6 of the variance, with
-another sign and size on another number of threads (-7e-4 for two identical sets of 300 in 480 dimensions; here it is
--7e-12), and slower. Its KID holds whole kernel matrices, and needs two sets of one size.
+The tests compare with torchmetrics. It is not used here because its FID takes square roots of the eigenvalues of a
+product of two covariances. With fewer images than dimensions, as is usual for rare classes, its error is 1e-6 of the
+variance, with a sign and size that depend on the number of threads (-7e-4 for two identical sets of 300 in 480
+dimensions; here -7e-12), and it is slower. Its KID allocates whole kernel matrices and needs sets of equal size.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 CHUNK = 512
-"""Rows, and columns, of a matrix of distances that are held at a time."""
+"""Rows and columns of the block of a distance matrix that is allocated at a time."""
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float | None:
     """FID (Heusel et al. 2017) between features a [n, D] and b [m, D]; None for fewer than two images.
 
     |mean a - mean b|^2 + tr(A) + tr(B) - 2 tr((A B)^(1/2)), A and B the unbiased covariances. It is biased upwards,
-    the more the fewer images: compare it only with another of as many images.
+    more so for fewer images: compare only values of equal numbers of images.
     """
     if min(len(a), len(b)) < 2:
         return None
@@ -34,8 +34,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float | None:
         # R of QR, [min(n, D), D]: R^T R is the covariance.
         roots.append(torch.linalg.qr(centred, mode="r")[1])
     means = (a.double().mean(0) - b.double().mean(0)).square().sum()
-    # With A = R^T R and B = S^T S, the eigenvalues of A B are the squared singular values of R S^T: no square root
-    # of a rounding error is ever taken.
+    # With A = R^T R and B = S^T S, the eigenvalues of A B are the squared singular values of R S^T: this takes no
+    # square root of a rounding error.
     common = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     traces = roots[0].square().sum() + roots[1].square().sum()
     return max(0.0, float(means + traces - 2 * common))
@@ -69,24 +69,24 @@ def _kernel_diagonal(a: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Manifolds:
-    """How two sets overlap, each image standing for the ball around it that reaches its k-th nearest neighbour in its
-    own set."""
+    """Overlap of two sets, each represented by balls around its images whose radius is the distance to the k-th
+    nearest neighbour in the same set."""
 
     precision: float
-    """Share of generated images in the ball of a real one."""
+    """Fraction of generated images inside the ball of a real one."""
     recall: float
-    """Share of real images in the ball of a generated one."""
+    """Fraction of real images inside the ball of a generated one."""
     density: float
-    """How many real balls a generated image lies in, over k; it can exceed 1."""
+    """Mean number of real balls that a generated image lies in, divided by k; it can exceed 1."""
     coverage: float
-    """Share of real balls that hold a generated image."""
+    """Fraction of real balls that contain a generated image."""
 
 
 def manifolds(generated: Tensor, real: Tensor, k: int) -> Manifolds | None:
     """Precision and recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020) of features
-    generated [n, D] against real [m, D]; None where either set has no k-th neighbour (fewer than k + 1 images).
+    generated [n, D] against real [m, D]; None if either set has fewer than k + 1 images.
 
-    A ball is open, as in the reference code of Naeem et al.: for identical sets all four are 1.
+    Balls are open, as in the reference code of Naeem et al.: for identical sets all four are 1.
     """
     if min(len(generated), len(real)) < k + 1:
         return None
@@ -112,7 +112,7 @@ def manifolds(generated: Tensor, real: Tensor, k: int) -> Manifolds | None:
 
 
 def neighbour_radii(features: Tensor, k: int) -> Tensor:
-    """[n, D], n > k -> [n]: the distance of each to its k-th nearest neighbour among the others."""
+    """[n, D], n > k -> [n]: distance of each row to its k-th nearest neighbour among the others."""
     radii = []
     for x in features.split(CHUNK):
         nearest = torch.empty(len(x), 0, device=features.device, dtype=features.dtype)
@@ -126,7 +126,7 @@ def neighbour_radii(features: Tensor, k: int) -> Tensor:
 def nearest(queries: Tensor, keys: Tensor, own: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The nearest of keys [m, D] for each of queries [n, D]: distances [n] and indices [n] int64.
 
-    ``own`` [n] int64: where the queries stand among the keys, not to be found there; m must then be 2 or more.
+    ``own`` [n] int64: the rows of the queries in ``keys``, which are excluded; m must then be 2 or more.
     """
     distances, indices = [], []
     for rows, x in _chunks(queries):
@@ -134,7 +134,7 @@ def nearest(queries: Tensor, keys: Tensor, own: Tensor | None = None) -> tuple[T
         best = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         where = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         for columns, y in _chunks(keys):
-            # Ten times faster than exact distances; in float64 near-copies still stand out.
+            # Ten times faster than exact distances, and in float64 exact enough to find near-copies.
             squares = wide.square().sum(1)[:, None] + y.double().square().sum(1) - 2 * wide @ y.double().T
             if own is not None:
                 places = own[rows] - columns.start
@@ -149,7 +149,7 @@ def nearest(queries: Tensor, keys: Tensor, own: Tensor | None = None) -> tuple[T
 
 
 def exact_distances(a: Tensor, b: Tensor) -> Tensor:
-    """[n, D], [m, D] -> [n, m] Euclidean; an image's distance to itself is 0, and x to y is y to x, to the bit."""
+    """[n, D], [m, D] -> [n, m] Euclidean distances; bitwise symmetric, and 0 between equal rows."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 

@@ -1,7 +1,7 @@
-"""Features of images, real and generated, each rank a part of them, on every rank in the end.
+"""Features of real and generated images: each rank computes a part of them, then all ranks gather them.
 
-Images come in batches of one size, dealt over the ranks; a short one is filled up with black images, which are
-dropped again. So a feature is the same to the bit on any number of ranks.
+Batches have a fixed size and are distributed over the ranks; a short one is padded with black images, whose features
+are dropped. So features are bitwise equal for any number of ranks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from cxrdist.gan.evaluation.feature_spaces import Space
 BATCH = 64
 
 Features = dict[str, Tensor]
-"""By the name of the space: [n, D] float32."""
+"""``{space: [n, D] float32}``."""
 
 
 class Draws(Protocol):
-    """What a cxrdist.models.TrainedGenerator does."""
+    """The methods of cxrdist.models.TrainedGenerator that are used here."""
 
     def z(self, seed: int, purpose: str, positions: range) -> np.ndarray:
         """[len(positions), z_dim] float32."""
@@ -38,8 +38,8 @@ class Draws(Protocol):
 
 
 def drawn(model: Draws, class_name: str, places: range, seed: int) -> np.ndarray:
-    """The generated images at these places of the row that is evaluated, [n, H, W] uint8: of (seed, class, place)
-    alone, so the same ones of every checkpoint and on any number of ranks."""
+    """The evaluated images at these places, [n, H, W] uint8. z is a function of (seed, class, place) alone, so it is
+    the same for every checkpoint and any number of ranks."""
     return model.images(class_name, model.z(seed, f"evaluate {class_name}", places))
 
 
@@ -50,11 +50,11 @@ class Embedder:
         self.spaces, self.image_size, self.dist, self.progress = spaces, image_size, dist, progress
 
     def generated(self, model: Draws, class_name: str, count: int, seed: int) -> Features:
-        """Of the first ``count`` images of the row."""
+        """Features of the generated images at places 0 to ``count`` - 1."""
         return self._embed(count, lambda places: drawn(model, class_name, places, seed))
 
     def real(self, reader: StratumReader, numbers: np.ndarray) -> Features:
-        """Of these samples of a stratum, [n] int64, in their order."""
+        """Features of the samples ``numbers`` [n] int64 of a stratum, in that order."""
 
         def read(places: range) -> np.ndarray:
             reader.prefetch(numbers[places.start : places.stop + (self.dist.world_size * BATCH)])
@@ -79,13 +79,13 @@ class Embedder:
         return {name: self._joined(name, torch.stack(parts), count) for name, parts in found.items()}
 
     def _joined(self, name: str, mine: Tensor, count: int) -> Tensor:
-        """[rounds, BATCH, D] of each rank -> [count, D] in the order of the images, on all."""
+        """[rounds, BATCH, D] of each rank -> [count, D] in the order of the images, on all ranks."""
         rounds, _, dims = mine.shape
         by_rank = self.dist.gather(mine).view(self.dist.world_size, rounds, BATCH, dims)
         features = by_rank.transpose(0, 1).reshape(-1, dims)[:count]
         if not torch.isfinite(features).all():
             raise UserError(
-                f"the features of some images are not finite in the space {name}: a classifier that diverged, a "
-                "generator that did, or an extractor that fails at such images"
+                f"features in the space {name} are not finite: the classifier or the generator diverged, or the "
+                "feature extractor fails for some images"
             )
         return features

@@ -1,18 +1,18 @@
-"""How good a run's generators are: over all processes, from the run's files and the set alone.
+"""Evaluate the generators of a run, over all processes, from the run's files and the shard set.
 
-    real images of train and of the held-out split ──┐
-    each model: each checkpoint draws the same row ──┴─> features in two spaces (and pixels), gathered
+    real images of train and of the held-out split ─────────┐
+    each model: each checkpoint draws from the same z ──────┴─> features in two spaces (and pixels), gathered
       -> the checkpoint with the lowest KID against train becomes the model's generator
       -> FID, KID, precision, recall, density, coverage against the held-out split, each beside its floor
-      -> the nearest training image of each generated one: figures, and pictures of the closest pairs
+      -> the nearest training image of each generated one: shares, and pictures of the closest pairs
 
-The best checkpoint is the one with the lowest KID (the mean over the model's classes, in the classifier's space)
-against *train*: a GAN reads train alone, and its choice is a part of its training. The held-out split is for telling
-alone; figures on it would be too good if it had chosen. KID against train cannot tell learning from learning by
-heart: that is what the search for copies is for.
+The best checkpoint is the one with the lowest KID (mean over the model's classes, in the classifier's space) against
+*train*. Selecting a checkpoint is a part of training, so it must not use the held-out split; metrics on a split that
+was used for the selection would be too good. KID against train does not penalize memorization: the search for copies
+does.
 
 <run>/evaluation.json, <run>/<model>/evaluation.json, <run>/<model>/nearest/<class>-<space>.png
-The pictures show real training images: they stay in the run, and are not sent to W&B.
+The pictures show real training images: they stay in the run folder and are not sent to W&B.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrdist.config import to_dict
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.shards.open import open_finished_real
 from cxrdist.data.shards.shard_set import ShardSet
@@ -41,11 +41,11 @@ from cxrdist.gan.evaluation.memorization import find_nearest, rounded
 from cxrdist.gan.evaluation.metrics import Sets, brief, compare, table, together
 from cxrdist.gan.evaluation.run import (
     candidates_of,
-    exchange,
     find_models,
-    holding_finished,
     images_at,
-    tell_summary,
+    locked_folder,
+    replace_generator,
+    update_summary,
 )
 from cxrdist.gan.samples import save_grid
 from cxrdist.models import TrainedGenerator
@@ -55,20 +55,20 @@ from cxrdist.run.tracking import start
 from cxrdist.seeds import permutation
 
 EVALUATION = "evaluation.json"
-MOST_IMAGES = 2000
-LEAST_GENERATED = 500
+MAX_IMAGES = 2000
+MIN_GENERATED = 500
 PICTURE_COLUMNS = 4
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Evaluate all models of a run, and export the best checkpoint of each."""
+    """Evaluate all models of a run and export the best checkpoint of each."""
     began_s = time.monotonic()
     dist = Dist("fp32")  # bf16 would change grey values and distances
     folder = Path(config.run)
     dist.on_main(lambda: open_finished_real(config.shards).close())
     shards = ShardSet(config.shards)
     models = find_models(folder, shards, config.split)
-    with holding_finished(folder, dist):
+    with dist.hold_on_main(locked_folder(folder)):
         classifier = Path(config.classifier or folder / "classifier")
         if config.classifier is None:
             dist.on_main(lambda: ensure_classifier(classifier, shards, config.shards))
@@ -83,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 class Evaluation:
-    """One run's: real features first, then model by model; rank 0 computes, all ranks draw and embed."""
+    """The evaluation of one run. All ranks draw and embed images; rank 0 computes the metrics."""
 
     def __init__(
         self,
@@ -126,20 +126,21 @@ class Evaluation:
         return self.shards.samples(split, class_name, "real")
 
     def count(self, split: str, class_name: str) -> int:
-        return min(MOST_IMAGES, self.images_of(split, class_name))
+        return min(MAX_IMAGES, self.images_of(split, class_name))
 
     def sample(self, split: str, class_name: str) -> np.ndarray:
-        """[n] int64: which images of a class are compared, in random order."""
+        """[n] int64: numbers of the images of a class that are compared, in random order."""
         length = self.images_of(split, class_name)
         order = permutation(self.config.seed, "evaluate", split, class_name, length=length)
         return order[: self.count(split, class_name)]
 
     def to_make(self, class_name: str) -> int:
         train_images = self.images_of("train", class_name)
-        return self.config.images or min(MOST_IMAGES, max(LEAST_GENERATED, train_images))
+        return self.config.images or min(MAX_IMAGES, max(MIN_GENERATED, train_images))
 
     def evaluate_model(self, name: str, model: TrainedGenerator) -> dict[str, Any]:
-        """Choose, export, compare and look for copies; the results of one model, on all ranks."""
+        """Select and export the best checkpoint, compute its metrics, search for copies. Returns the results of one
+        model, on all ranks."""
         model.network.to(self.dist.device)
         looks: list[dict[str, Any]] = []
         best: tuple[float, Path | None] | None = None
@@ -152,16 +153,16 @@ class Evaluation:
             look = self.dist.on_main(partial(self.against_train, made))
             looks.append({"images": images_at(path), **look})
             score = float("inf") if look["kid_train"] is None else look["kid_train"]
-            if best is None or score <= best[0]:  # of equals the newest
+            if best is None or score <= best[0]:  # the newest of equals
                 best = (score, path)
                 self.generated.update(made)
-        assert best is not None, "there is always a candidate"
+        assert best is not None  # candidates_of returns at least one
         if best[1] is not None:
             load_weights(best[1], model.network)
         return self.dist.on_main(partial(self.results_of, name, model, looks, best[1]))
 
     def against_train(self, made: dict[str, Features]) -> dict[str, Any]:
-        """KID against train in the classifier's space, per class and its mean."""
+        """KID against train in the classifier's space: per class, and the mean over classes."""
         per_class = {
             name: kernel_distance(features[CLASSIFIER], self.train_sample(name, CLASSIFIER))
             for name, features in made.items()
@@ -183,7 +184,7 @@ class Evaluation:
     def results_of(
         self, name: str, model: TrainedGenerator, looks: list[dict[str, Any]], best: Path | None
     ) -> dict[str, Any]:
-        """Rank 0: the results of a model; its pictures are drawn, its best checkpoint is marked and exported."""
+        """Rank 0: compute the results of a model, save its pictures, mark and export its best checkpoint."""
         classes = {
             class_name: {
                 "spaces": {s: compare(self.sets(class_name, s), self.config.k) for s in self.compared},
@@ -203,16 +204,17 @@ class Evaluation:
             why = next(look for look in looks if look["images"] == images_at(best))
             mark_best(folder / "checkpoints", why["images"], why)
         values = {c: brief(found["spaces"]) for c, found in classes.items()}
-        told = {"split": self.config.split, "images": images_at(best), "classes": values}
-        exchange(folder, model, {**model.metrics, "evaluation": told})
+        evaluation = {"split": self.config.split, "images": images_at(best), "classes": values}
+        replace_generator(folder, model, {**model.metrics, "evaluation": evaluation})
         write_atomic(folder / EVALUATION, canonical_json({**self.settings(), **result}))
         newest = self.candidates[name][-1]
         if best != newest:
-            say(f"{folder}: its best checkpoint, of {images_at(best):,} images, is its generator now")
+            say(f"{folder}: exported its best checkpoint, at {images_at(best):,} images, as its generator")
         return result
 
     def copies(self, name: str, model: TrainedGenerator, class_name: str, space: str) -> dict[str, Any]:
-        """What ``find_nearest`` finds of a class in a space, and its picture: generated | nearest training image."""
+        """The result of ``find_nearest`` for a class in a space. Saves a picture of the closest pairs: generated |
+        nearest training image."""
         generated, train = self.generated[class_name][space], self.train[class_name][space]
         real = self.real[class_name][space]
         sample = torch.from_numpy(self.sample("train", class_name)).to(train.device)
@@ -224,7 +226,7 @@ class Evaluation:
             images.append(reader.pixels(number))
         picture = self.folder / name / "nearest" / f"{slug(class_name)}-{slug(space)}.png"
         save_grid(picture, np.stack(images), PICTURE_COLUMNS)
-        return found.told(generated=len(generated), train=len(train), real=len(real))
+        return found.results(generated=len(generated), train=len(train), real=len(real))
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -240,7 +242,7 @@ class Evaluation:
         }
 
     def all_together(self, classes: list[str], models: dict[str, Any]) -> dict[str, Any]:
-        """Rank 0: the whole run's results, with all classes as one set."""
+        """Rank 0: the results of the run, with the metrics of all classes as one set."""
         overall = {
             space: compare(together({name: self.sets(name, space) for name in classes}), self.config.k)
             for space in self.compared
@@ -249,8 +251,8 @@ class Evaluation:
 
 
 def conclude(folder: Path, result: dict[str, Any], config: EvaluateConfig) -> None:
-    """Rank 0: the run's files, the table, W&B."""
-    tell_summary(folder, {name: m["best"]["weights_sha256"] for name, m in result["models"].items()})
+    """Rank 0: write the run's files, print the table, log to W&B."""
+    update_summary(folder, {name: m["best"]["weights_sha256"] for name, m in result["models"].items()})
     write_atomic(folder / EVALUATION, canonical_json({**result, **environment()}))
     spaces = {
         class_name: found["spaces"]
@@ -263,10 +265,10 @@ def conclude(folder: Path, result: dict[str, Any], config: EvaluateConfig) -> No
         for class_name, found in model["classes"].items():
             copies = found["copies"]
             shares = ", ".join(f"{s} {c['share']:.1%} (floor {c['floor']:.1%})" for s, c in copies.items())
-            say(f"{class_name}: as close to a training image as 1 % of {config.split} is: {shares}")
+            say(f"{class_name}: as close to a training image as the closest 1% of {config.split}: {shares}")
     tracker = start(folder, config.tracking, job="evaluate", settings=to_dict(config), is_main=True)
     for name, model in result["models"].items():
         for look in model["checkpoints"]:
             tracker.log(look["images"] or 0, {f"{name}/kid_train": look["kid_train"]})
-    told = {**{name: brief(found) for name, found in spaces.items()}, "overall": brief(result["overall"])}
-    tracker.finish({"evaluation": told})
+    values = {**{name: brief(found) for name, found in spaces.items()}, "overall": brief(result["overall"])}
+    tracker.finish({"evaluation": values})

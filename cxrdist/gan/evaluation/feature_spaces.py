@@ -1,4 +1,4 @@
-"""The spaces in which images are compared: the classifier's, a second one, and for copies the pixels themselves."""
+"""The feature spaces in which images are compared: the classifier's, a second one, and pixels (for copies)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Space:
 
     name: str
     what: str
-    """For the reader of the results."""
+    """Description in the results."""
     dims: int
     weights_sha256: str | None
     embed: Callable[[Tensor], Tensor]
@@ -40,7 +40,7 @@ class Space:
 def spaces_of(
     features: str, classifier: DCNN, image_size: int, device: torch.device
 ) -> tuple[list[Space], Space]:
-    """The two spaces of the figures, and the space of pixels, in which copies are looked for too."""
+    """The two spaces of the metrics, and the pixel space, which is used in the search for copies only."""
     last_maps = ClassifierFeatures(classifier)
     digest = weights_sha256(classifier)
     ours = network_space(CLASSIFIER, "means of the classifier's last feature maps", last_maps, digest, device)
@@ -72,21 +72,21 @@ def pixel_space() -> Space:
 
 
 def named_space(name: str, image_size: int, device: torch.device) -> Space:
-    """A user's own: ``package.module:function``, found from the current folder too. The function takes nothing and
-    returns a callable from images [B, 1, H, W] uint8, on the job's device, to features [B, D].
+    """A space given as ``package.module:function``, which may lie in the current folder. The function takes no
+    arguments and returns a callable from images [B, 1, H, W] uint8, on the job's device, to features [B, D].
 
-    Raises UserError where it is not found, fails, or gives something else; so does its ``embed``.
+    Raises UserError if the function is not found, fails, or returns something else; so does ``embed`` of the result.
     """
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.append(here)  # under a launcher the path begins at launch/; functions may import later, too
+        sys.path.append(here)  # a launcher puts launch/ first; kept, since the function may import later
     make = _function(name)
     embed = _called(name, make)
     if isinstance(embed, nn.Module):
         embed = embed.to(device).eval()
     if not callable(embed):
         raise UserError(
-            f"--features {name}: {name.partition(':')[2]}() returned {embed!r}, which is no callable"
+            f"--features {name}: {name.partition(':')[2]}() returned {embed!r}, which is not callable"
         )
 
     def features(images: Tensor, is_alike_on_all_ranks: bool = False) -> Tensor:
@@ -97,8 +97,8 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
             return found
         got = f"{found.dtype} {list(found.shape)}" if is_tensor else type(found).__name__
         raise UserError(
-            f"--features {name}: for images {list(images.shape)} it returned {got}, and not features "
-            f"[{len(images)}, D] of floats",
+            f"--features {name}: for images {list(images.shape)} it returned {got}, expected float features "
+            f"[{len(images)}, D]",
             every_rank=every_rank,
         )
 
@@ -112,8 +112,8 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
 def _called(name: str, function: Callable[..., Any], *images: Tensor, every_rank: bool = False) -> Any:
     try:
         return function(*images)
-    except Exception as error:  # a user's code may raise anything
-        raise UserError(f"--features {name}: {_told(error)}", every_rank=every_rank) from error
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"--features {name}: {_description(error)}", every_rank=every_rank) from error
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -122,10 +122,10 @@ def _function(name: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"--features {name}: {error}; looked for it in {Path.cwd()} and among what is installed"
+            f"--features {name}: {error}; searched in {Path.cwd()} and the installed packages"
         ) from None
-    except Exception as error:  # a user's code may raise anything
-        raise UserError(f"--features {name}: {_told(error)}") from error
+    except Exception as error:  # the user's code may raise anything
+        raise UserError(f"--features {name}: {_description(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -135,7 +135,7 @@ def _function(name: str) -> Callable[..., Any]:
     return function
 
 
-def _told(error: Exception) -> str:
-    """What was raised, in one line, and where."""
+def _description(error: Exception) -> str:
+    """Type, message and location of an exception, in one line."""
     where = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"

@@ -1,4 +1,4 @@
-"""Has a generator learnt images by heart? The nearest training image of each generated one, and the closest pairs."""
+"""Test for memorization: the nearest training image of each generated one, and the closest pairs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ CLOSE_PERCENTILE = 1.0
 
 @dataclass(frozen=True)
 class Nearest:
-    """What is found of a class in one space."""
+    """Nearest neighbours of one class in one feature space."""
 
     typical: float | None
-    """The median distance of a training image to the nearest other one; None where there is no other."""
+    """Median distance of a training image to the nearest other one; None if there is only one."""
     threshold: float
-    """A held-out image in a hundred is as close to a training image as this, or closer."""
+    """1st percentile of the distances of held-out images to their nearest training image."""
     share: float
-    """Of the generated images, those that are as close."""
+    """Fraction of generated images within the threshold of a training image."""
     floor: float
-    """Of the held-out images, those that are: 1 %, but for the rounding of few images."""
+    """The same fraction of the held-out images: 1 %, except for rounding with few images."""
     pairs: list[tuple[int, int, float]]
-    """The closest: place of the generated image, number of the training image in its stratum, distance."""
+    """The closest pairs: position of the generated image, number of the training image in its stratum, distance."""
 
-    def told(self, *, generated: int, train: int, real: int) -> dict[str, Any]:
-        """For the results, distances also relative to the typical one; below 1, two images are more alike than most
-        training images are to any other."""
+    def results(self, *, generated: int, train: int, real: int) -> dict[str, Any]:
+        """As JSON types. ``relative_distance``: distance over the typical one; below 1, the pair is closer than half
+        of the training images are to any other."""
         return {
             "share": rounded(self.share),
             "floor": rounded(self.floor),
@@ -53,8 +53,8 @@ class Nearest:
 
 
 def find_nearest(generated: Tensor, train: Tensor, sample: Tensor, real: Tensor) -> Nearest:
-    """generated [n, D], all training images of the class [m, D], held-out real ones [r, D]; ``sample`` [s] int64:
-    which of the training images to take the typical distance from."""
+    """``generated`` [n, D], ``train`` [m, D] all training images of the class, ``real`` [r, D] held-out images;
+    ``sample`` [s] int64: the training images whose distances the typical distance is the median of."""
     distances, where = nearest(generated, train)
     of_real, _ = nearest(real, train)
     typical = None
@@ -72,5 +72,5 @@ def find_nearest(generated: Tensor, train: Tensor, sample: Tensor, real: Tensor)
 
 
 def rounded(value: float | None) -> float | None:
-    """To six digits: those behind them depend on the number of threads."""
+    """To six digits, since further ones depend on the number of threads."""
     return None if value is None else float(f"{value:.6g}")

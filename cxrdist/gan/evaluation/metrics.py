@@ -1,4 +1,4 @@
-"""The figures of a class, and of all together, from features: each beside its floor and the numbers of images."""
+"""The metrics of a class, and of all classes together, from features: each with its floor and numbers of images."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from cxrdist.gan.evaluation.memorization import rounded
 FIGURES = ("fid", "kid", "precision", "recall", "density", "coverage")
 
 Figures = dict[str, dict[str, Any]]
-"""By the name of the figure: value, floor, n_generated, n_real, n_floor, and a note where there is no value."""
+"""``{metric: {value, floor, n_generated, n_real, n_floor, note if there is no value}}``."""
 
 
 @dataclass(frozen=True)
 class Sets:
-    """Features of one class in one space, each [n, D], in an order in which any first part is a fair sample."""
+    """Features of one class in one space, each [n, D] in random order, so that any prefix is a random sample."""
 
     generated: Tensor
     train: Tensor
     real: Tensor
-    """Held-out."""
+    """Held-out real images."""
 
 
 def compare(sets: Sets, k: int) -> Figures:
-    """Generated against held-out real images, and as the floor real training images against the same ones: of other
-    patients, so that it is what a perfect generator would get.
+    """Compare generated with held-out real images; the floor compares training images with the same ones. Training
+    images are real and of other patients, so the floor is what a perfect generator would reach.
 
-    KID is unbiased and takes all images. The others depend on how many there are: they take equally many generated
-    and training images, so that value and floor are biased alike.
+    KID is unbiased and uses all images. The other metrics depend on the number of images: they use equally many
+    generated and training images, so that value and floor have the same bias.
     """
     equal = min(len(sets.generated), len(sets.train))
     generated, train = sets.generated[:equal], sets.train[:equal]
@@ -74,8 +74,8 @@ def _figure(
 
 
 def together(per_class: Mapping[str, Sets]) -> Sets:
-    """All classes as one set, generated and training images in the shares that the classes have among the held-out
-    ones: in others FID and KID would tell of the shares. Equally many of both."""
+    """All classes as one set. Generated and training images have the class shares of the held-out ones, since FID and
+    KID would measure a difference in shares; there are equally many of both."""
     equal = {name: min(len(sets.generated), len(sets.train)) for name, sets in per_class.items()}
     factor = min(Fraction(equal[name], len(sets.real)) for name, sets in per_class.items())
     counts = {name: max(1, int(factor * len(sets.real))) for name, sets in per_class.items()}
@@ -95,8 +95,8 @@ def brief(spaces: Mapping[str, Figures]) -> dict[str, dict[str, float | None]]:
 
 
 def table(results: Mapping[str, Mapping[str, Figures]]) -> Iterator[str]:
-    """``{class or "overall": {space: figures}}`` as lines for a terminal. ``n``: generated to held-out images; KID
-    takes more of them than the others."""
+    """``{class or "overall": {space: figures}}`` as lines for a terminal. ``n``: numbers of generated and held-out
+    images; KID uses more images than the others."""
     rows = [["class", "space", "n KID", "KID x 1000 (floor)", "n", "FID (floor)", *FIGURES[2:]]]
     for name, spaces in results.items():
         for space, figures in spaces.items():

@@ -1,4 +1,4 @@
-"""What a GAN run holds to be evaluated: its models, and of each the checkpoints that are kept."""
+"""Read a GAN run for its evaluation (models, kept checkpoints) and write the chosen generators back."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cxrdist.data.shards.lineage import descends_from
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, read_json, remove_temporaries, slug
-from cxrdist.models import TrainedGenerator, export_generator, load_generator
+from cxrdist.models import TrainedGenerator, export_generator, load_generator, mismatch_with
 from cxrdist.run.checkpoint import is_whole, weights_sha256
 from cxrdist.run.folder import SUMMARY, joint_digest, write_summary
 
 
 def find_models(folder: Path, shards: ShardSet, split: str) -> dict[str, TrainedGenerator]:
-    """The models of a finished run, by the names of their folders.
+    """The models of a finished run, by the name of their folder.
 
-    Raises UserError where the run is absent or unfinished, has learnt from another set or another image size, or
-    makes a class of which the split has no image.
+    Raises UserError if the run does not exist or is not finished, if a model was trained on another set or image
+    size, or if the split has no image of one of its classes.
     """
     summary = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
     is_finished = isinstance(summary, dict) and (summary.get("job"), summary.get("status")) == (
@@ -31,53 +29,55 @@ def find_models(folder: Path, shards: ShardSet, split: str) -> dict[str, Trained
     names = sorted(slug(name) for name in summary["models"]) if is_finished else []
     if not is_finished or not all((folder / name / SUMMARY).exists() for name in names):
         again = f"accelerate launch launch/train_gan.py --shards {shards} --run {folder}"
-        raise UserError(f"{folder}: no finished run of train_gan.py; train, or finish it, with `{again}`")
+        raise UserError(f"{folder}: not a finished run of train_gan.py; start or resume it with `{again}`")
     models = {name: load_generator(folder / name) for name in names}
     for name, model in models.items():
-        where = folder / name
-        if not descends_from(model.lineage, shards):
-            raise UserError(
-                f"{where}: this generator has learnt from another set ({model.lineage['real_digest'][:12]}) than "
-                f"{shards} ({shards.digest[:12]}), perhaps from images held out here: name its own with --shards"
-            )
-        if model.image_size != shards.image_size:
-            raise UserError(
-                f"{where}: this generator makes images of {model.image_size} px, and {shards} has "
-                f"{shards.image_size} px: name its own set with --shards"
-            )
+        _check_set(folder / name, model, shards)
         for class_name in model.classes:
             if not shards.samples(split, class_name, "real"):
                 other = "test" if split == "val" else "val"
                 raise UserError(
-                    f"{shards}: no image of {class_name} in {split} to compare generated ones with; take --split "
+                    f"{shards}: no image of {class_name} in {split} to compare generated images with; use --split "
                     f"{other}, or import the set with a larger share for {split}"
                 )
     return models
 
 
+def _check_set(folder: Path, model: TrainedGenerator, shards: ShardSet) -> None:
+    problem = mismatch_with(model, shards)
+    if problem is None:
+        return
+    if problem.kind == "lineage":
+        reason = (
+            f"was trained on another set ({problem.generator[:12]}) than {shards} ({problem.shards[:12]}), perhaps "
+            "on images that are held out here"
+        )
+    else:
+        reason = f"generates images of {problem.generator} px, but {shards} has {problem.shards} px"
+    raise UserError(f"{folder}: this generator {reason}: name the set it was trained on with --shards")
+
+
 @contextlib.contextmanager
-def holding_finished(folder: Path, dist: Dist) -> Iterator[None]:
-    """Hold a finished run's folder for the time of the block."""
-    held: list[FolderLock] = []
-    dist.on_main(lambda: held.append(FolderLock(folder, "an evaluation")))
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Lock a finished run's folder for the duration of the block."""
+    lock = FolderLock(folder, "an evaluation")
     try:
         yield
     finally:
-        for lock in held:
-            lock.release()
+        lock.release()
 
 
-def exchange(folder: Path, model: TrainedGenerator, metrics: Mapping[str, Any]) -> None:
-    """Have what ``model.network`` is now be the generator of the model's folder, and its summary say so."""
+def replace_generator(folder: Path, model: TrainedGenerator, metrics: Mapping[str, Any]) -> None:
+    """Export the current weights of ``model.network`` as the generator of the model's folder, and update its
+    summary."""
     remove_temporaries(folder)
     summary = read_json(folder / SUMMARY)
     if weights_sha256(model.network) != model.weights_sha256:
-        # Killed before the end of this, the model is unfinished: train_gan.py then exports its last checkpoint.
+        # If this is killed before its end, the model counts as unfinished: train_gan.py exports its last checkpoint.
         (folder / SUMMARY).unlink()
     digest = export_generator(
         folder,
         model.network,
-        architecture=model.architecture,
         preset=model.preset,
         classes=model.classes,
         lineage=model.lineage,
@@ -86,8 +86,8 @@ def exchange(folder: Path, model: TrainedGenerator, metrics: Mapping[str, Any]) 
     write_summary(folder, summary | {"weights_sha256": digest})
 
 
-def tell_summary(folder: Path, exported: Mapping[str, str]) -> None:
-    """Have a run's summary name the weights that were exported: ``{folder of the model: their SHA-256}``."""
+def update_summary(folder: Path, exported: Mapping[str, str]) -> None:
+    """Write the digests of the exported weights, ``{folder of the model: SHA-256}``, to the run's summary."""
     summary = read_json(folder / SUMMARY)
     for name, of_model in summary["models"].items():
         of_model["weights_sha256"] = exported[slug(name)]
@@ -95,8 +95,8 @@ def tell_summary(folder: Path, exported: Mapping[str, str]) -> None:
 
 
 def candidates_of(model: Path, with_checkpoints: bool) -> list[Path | None]:
-    """The weights of a model that are compared, oldest first: those that draw in each whole checkpoint; where there
-    is none, or none is wanted, the exported generator (None)."""
+    """The weights to compare, oldest first: of each whole checkpoint the moving average, else G. ``[None]``, the
+    exported generator, if there is no checkpoint or ``with_checkpoints`` is False."""
     found: list[Path | None] = []
     for checkpoint in sorted((model / "checkpoints").glob("images-*")) if with_checkpoints else ():
         if is_whole(checkpoint):
@@ -106,5 +106,5 @@ def candidates_of(model: Path, with_checkpoints: bool) -> list[Path | None]:
 
 
 def images_at(weights: Path | None) -> int | None:
-    """How many images the network of these weights of a checkpoint had seen."""
+    """Images that had been trained on when a checkpoint's weights were written; None for the exported generator."""
     return None if weights is None else int(weights.parent.name.removeprefix("images-"))

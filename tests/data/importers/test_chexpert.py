@@ -219,9 +219,9 @@ def test_folders_and_columns_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"uncertain": "zeros"}, "--uncertain zeros: unknown; did you mean 'zero'"),
-        ({"uncertain": "maybe"}, "--uncertain maybe: unknown; known: drop, zero, one"),
-        ({"views": "frontals"}, "--views frontals: unknown; did you mean 'frontal'"),
+        ({"uncertain": "zeros"}, "uncertain: 'zeros' is not a choice; did you mean 'zero'"),
+        ({"uncertain": "maybe"}, "uncertain: 'maybe' is not a choice; known: drop, zero, one"),
+        ({"views": "frontals"}, "views: 'frontals' is not a choice; did you mean 'frontal'"),
     ],
 )
 def test_options_that_are_not_right(options: dict[str, Any], message: str) -> None:

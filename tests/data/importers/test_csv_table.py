@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cxrdist.cli import dispatch
+from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.csv_table import CsvTable
@@ -60,7 +60,7 @@ def test_records_of_all_columns(tmp_path: Path) -> None:
         importer.pixels(second, 16, "pad")
     assert list(importer.records()) == [first, second, third]
     assert pickle.loads(pickle.dumps(importer)) == importer
-    assert importer.judgements() == {"burned_in": "drop", "intensity": "percentiles"}
+    assert importer.source_options() == {"burned_in": "drop", "intensity": "percentiles"}
 
 
 def test_two_columns_are_enough_in_any_order_and_anywhere(tmp_path: Path) -> None:

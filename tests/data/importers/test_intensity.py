@@ -60,7 +60,7 @@ def test_16_bit_images_are_stretched_unless_the_full_range_is_asked_for(
 ) -> None:
     stretched = source(tmp_path / "a", png(TWELVE_BIT))
     np.testing.assert_array_equal(pixels(stretched), STRETCHED)
-    assert stretched.judgements()["intensity"] == "percentiles"
+    assert stretched.source_options()["intensity"] == "percentiles"
     # 4080 of 65535 is 15.9 of 255.
     full = pixels(source(tmp_path / "b", png(TWELVE_BIT), intensity="full"))
     np.testing.assert_array_equal(full, np.floor(TWELVE_BIT / 65535 * 255 + 0.5))
@@ -68,7 +68,7 @@ def test_16_bit_images_are_stretched_unless_the_full_range_is_asked_for(
     for intensity in ("percentiles", "full"):
         eight = source(tmp_path / intensity, png(GREY // 16), intensity=intensity)
         np.testing.assert_array_equal(pixels(eight), GREY // 16)
-    with pytest.raises(UserError, match="--intensity ful: unknown; did you mean 'full'"):
+    with pytest.raises(UserError, match="intensity: 'ful' is not a choice; did you mean 'full'"):
         source(tmp_path / "c", png(GREY), intensity="ful")
 
 
@@ -76,6 +76,6 @@ def test_in_place_images_are_what_the_reader_of_a_set_makes_of_them(tmp_path: Pa
     image = png(TWELVE_BIT)
     importer = webdataset(tmp_path / "a", image, in_place=True)
     np.testing.assert_array_equal(pixels(importer), decode(image, "foreign-pad", 16))
-    assert importer.judgements()["intensity"] == "full"
-    with pytest.raises(UserError, match="--intensity percentiles: with --in-place"):
+    assert importer.source_options()["intensity"] == "full"
+    with pytest.raises(UserError, match="percentiles does not go with --in-place"):
         webdataset(tmp_path / "b", image, in_place=True, intensity="percentiles")

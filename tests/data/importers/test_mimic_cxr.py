@@ -161,8 +161,8 @@ def test_tables_that_are_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labeler": "negbo"}, "--labeler negbo: unknown; did you mean 'negbio'"),
-        ({"uncertain": "ones"}, "--uncertain ones: unknown; did you mean 'one'"),
+        ({"labeler": "negbo"}, "labeler: 'negbo' is not a choice; did you mean 'negbio'"),
+        ({"uncertain": "ones"}, "uncertain: 'ones' is not a choice; did you mean 'one'"),
     ],
 )
 def test_options_that_are_not_right(options: dict[str, Any], message: str) -> None:

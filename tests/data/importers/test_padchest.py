@@ -180,9 +180,9 @@ def test_tables_that_are_not_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"views": ("PA", "LL")}, "--views LL: unknown; did you mean 'L'"),
-        ({"views": ()}, "--views: names none; choose among PA, AP, AP_horizontal, L, COSTAL"),
-        ({"intensity": "percentile"}, "--intensity percentile: unknown; did you mean 'percentiles'"),
+        ({"views": ("PA", "LL")}, "views: 'LL' is not a choice; did you mean 'L'"),
+        ({"views": ()}, "views: names none; choose among PA, AP, AP_horizontal, L, COSTAL"),
+        ({"intensity": "percentile"}, "intensity: 'percentile' is not a choice; did you mean 'percentiles'"),
     ],
 )
 def test_options_that_are_not_right(options: dict[str, Any], message: str) -> None:

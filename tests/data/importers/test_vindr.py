@@ -191,9 +191,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_options_that_are_unknown(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--readers majorty: unknown.*majority"):
+    with pytest.raises(UserError, match=r"readers: 'majorty' is not a choice.*majority"):
         VinDr(root=".", readers="majorty")
-    with pytest.raises(UserError, match=r"--burned-in dorp: unknown.*drop"):
+    with pytest.raises(UserError, match=r"burned_in: 'dorp' is not a choice.*drop"):
         VinDr(root=".", burned_in="dorp")
 
 

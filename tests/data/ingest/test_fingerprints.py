@@ -84,10 +84,10 @@ def test_near_duplicates_are_told_and_dedup_puts_them_on_one_side(
     inline: None,
 ) -> None:
     near = imported(twins, tmp_path / "as-it-is")["provenance"]["near_duplicates"]
-    printed = capsys.readouterr().out
+    logged = capsys.readouterr().err
     assert near["groups"] == 12 and near["images"] == 24 and near["groups_across_splits"] > 0
-    assert f"warning: {near['groups_across_splits']} of them lie in more than one split" in printed
-    assert "-again.jpg (" in printed
+    assert f"warning: {near['groups_across_splits']} of them lie in more than one split" in logged
+    assert "-again.jpg (" in logged
 
     manifest = imported(twins, tmp_path / "dedup", dedup=True)
     assert manifest["provenance"]["near_duplicates"] == {
@@ -95,7 +95,7 @@ def test_near_duplicates_are_told_and_dedup_puts_them_on_one_side(
         "images": 24,
         "groups_across_splits": 0,
     }
-    assert "more than one split" not in capsys.readouterr().out
+    assert "more than one split" not in capsys.readouterr().err
     assert manifest["provenance"]["options"]["dedup"] is True
     # Told patients keep their own hash: the split alone keeps them together.
     shards = ShardSet(tmp_path / "dedup")
@@ -167,9 +167,9 @@ def test_the_manifest_is_the_same_after_a_shard_was_taken_over(
 def test_dedup_and_a_whole_official_split_contradict_each_other(tmp_path: Path) -> None:
     lines = [f"{i}.png,Normal,{split}" for i, split in enumerate(["train", "val", "test"])]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
-    with pytest.raises(UserError, match="--dedup: the source's own split is taken as it is"):
+    with pytest.raises(UserError, match="--dedup: the source's own split is used as it is"):
         ingest(CsvTable(root=str(tmp_path)), IngestOptions(out=str(tmp_path.parent / "set"), dedup=True))
-    with pytest.raises(UserError, match="--dedup needs the near-duplicates"):
+    with pytest.raises(UserError, match="dedup: needs the near-duplicates"):
         IngestOptions(out="x", dedup=True, find_duplicates=False)
 
 
@@ -179,6 +179,6 @@ def test_without_room_for_the_table_nothing_is_mapped(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(
-        UserError, match=r"No space left on device, for 1\.0 MiB .* name another folder by TMPDIR"
+        UserError, match=r"No space left on device, for 1\.0 MiB .* set TMPDIR to another folder"
     ):
         FingerprintTable(1000)

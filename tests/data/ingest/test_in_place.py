@@ -19,7 +19,7 @@ from cxrdist.data.deidentify import load_salt
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.ingest import ingest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import TargetRule, quotas
 from cxrdist.data.shards.schema import check_table
 from cxrdist.data.shards.shard_set import ShardSet, StratumReader
@@ -87,7 +87,7 @@ def test_a_mix_streams_from_it(tars: Path) -> None:
     shards = ShardSet(tars)
     counts = {name: {"real": shards.samples("train", name, "real")} for name in shards.classes}
     rule = TargetRule(name="DS1", images_per_class="own")
-    stream = Stream(shards, None, quotas(rule, counts), batch=2, seed=0)
+    stream = Stream(shards, None, quotas(rule, counts), StreamOptions(batch=2, seed=0))
     keys = {bytes(k) for step in range(stream.epoch_images // 2) for k in stream.read(step).keys}
     assert len(keys) == sum(n["real"] for n in counts.values()) == stream.epoch_images
 
@@ -157,7 +157,7 @@ def test_again_there_is_nothing_to_do_and_another_job_is_refused(
 def test_what_cannot_be_indexed_leaves_the_tars_alone(
     tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"--in-place makes a set of .* itself: leave --out away"):
+    with pytest.raises(UserError, match=r"--in-place makes a set of .* itself: remove --out"):
         index_in_place(importer(tars, in_place=True), options(out=str(tmp_path / "elsewhere")))
     before = sorted(path.name for path in tars.iterdir())
     (tars / "deep").mkdir()
@@ -173,7 +173,7 @@ def test_another_set_can_be_made_once_the_manifest_is_gone(tars: Path) -> None:
     index_in_place(importer(tars, in_place=True), options())
     before = {path.name for path in tars.iterdir()}
     with pytest.raises(
-        UserError, match=r"seed 0, now 1\): to index its tars anew remove .*/manifest\.json alone"
+        UserError, match=r"seed 0, now 1\): to index its tars again remove only .*/manifest\.json"
     ):
         index_in_place(importer(tars, in_place=True), options(seed=1))
     (tars / "manifest.json").unlink()
@@ -187,7 +187,7 @@ def test_another_set_can_be_made_once_the_manifest_is_gone(tars: Path) -> None:
 
 def test_no_word_that_would_delete_the_tars(tars: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index_in_place(importer(tars, in_place=True), options())
-    with pytest.raises(UserError, match=r"lies in --root .*, which is read"):
+    with pytest.raises(UserError, match=r"lies in --root .*, all of which is read"):
         ingest(importer(tars, in_place=False), options(str(tars)))
     (tars / "a.index.npy").unlink()
     told = (
@@ -208,11 +208,11 @@ def test_no_word_that_would_delete_the_tars(tars: Path, capsys: pytest.CaptureFi
     (tars / "b.tar").write_bytes(whole)
     (tars / "manifest.json").unlink()
     (tars / ".job.json").write_text('{"source_options": {"in_place": true}}')
-    with pytest.raises(UserError, match=r"remove .*/\.job\.json alone, and keep the tars"):
+    with pytest.raises(UserError, match=r"remove only .*/\.job\.json, and keep the tars"):
         index_in_place(importer(tars, in_place=True), options())
     (tars / ".job.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"\.job\.json: not JSON .*: remove it alone where tars are indexed in place"
+        UserError, match=r"\.job\.json: not JSON .*: remove only this file if tars are indexed in place"
     ):
         index_in_place(importer(tars, in_place=True), options())
 
@@ -223,7 +223,7 @@ def test_no_word_that_would_delete_the_tars(tars: Path, capsys: pytest.CaptureFi
 )
 def test_files_of_the_owner_are_never_overwritten(tars: Path, name: str, data: bytes) -> None:
     (tars / name).write_bytes(data)
-    with pytest.raises(UserError, match=f"{name}: a file of somebody else's stands in the way"):
+    with pytest.raises(UserError, match=f"{name}: no import wrote this file, and the set needs its name"):
         index_in_place(importer(tars, in_place=True), options())
     assert {path.name for path in tars.iterdir()} == {"a.tar", "b.tar", name}
     assert (tars / name).read_bytes() == data

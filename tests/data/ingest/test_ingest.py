@@ -122,7 +122,7 @@ def test_an_unfinished_set_is_finished_bit_for_bit(
     (out / ".train-normal-real-000000.tar.4242.tmp").write_bytes(b"half a tar")
     (out / ".manifest.json.4242.tmp").write_bytes(b"{")
     ingest(source, options(out))
-    assert "going on with an unfinished set" in capsys.readouterr().out
+    assert f"{out}: continuing an unfinished set\n" in capsys.readouterr().err
     assert contents(out) == whole
 
 
@@ -182,7 +182,11 @@ def test_an_import_killed_twice_makes_the_same_set(tmp_path: Path) -> None:
 def start_import(root: Path, out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cxrdist", "import", "folder", "--root", str(root), "--out", str(out)]
     return subprocess.Popen(
-        [*command, "--workers", "1"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*command, "--workers", "1"],
+        env={**os.environ, "CXRDIST_LOG_LEVEL": "error"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -340,9 +344,9 @@ def test_a_set_that_another_import_finishes_in_between_is_left_alone(
 ) -> None:
     out, claim = tmp_path / "set", claim_module.claim
 
-    def claim_late(store: Store, provenance: dict[str, Any]) -> Callable[[], None]:
+    def claim_late(store: Store, *arguments: Any) -> Callable[[], None]:
         copy_of(tiny_set, out)
-        return claim(store, provenance)
+        return claim(store, *arguments)
 
     monkeypatch.setattr(claim_module, "claim", claim_late)
     with pytest.raises(UserError, match="was finished by another process just now: run the same command"):
@@ -372,10 +376,10 @@ def test_up_to_one_percent_of_undecodable_images_are_left_out_and_listed(
     root, out = spoil(two_hundred, tmp_path / "root", 2), tmp_path / "set"
     manifest = ingest(Folder(root=str(root)), options(out, size=16))
     listed = [
-        f"left out, does not decode: {root}/a/0.png: empty",
-        f"left out, does not decode: {root}/a/10.png: not an image of a known format",
+        f"warning: left out, does not decode: {root}/a/0.png: empty",
+        f"warning: left out, does not decode: {root}/a/10.png: not an image of a known format",
     ]
-    assert [line for line in capsys.readouterr().out.splitlines() if "decode" in line] == listed
+    assert [line for line in capsys.readouterr().err.splitlines() if "decode" in line] == listed
     assert manifest["provenance"]["undecodable"] == 2
     assert sum(entry["samples"] for entry in manifest["strata"]) == 198
     assert verify(str(out)) == []
@@ -383,7 +387,7 @@ def test_up_to_one_percent_of_undecodable_images_are_left_out_and_listed(
 
     make_unfinished(out)
     ingest(Folder(root=str(root)), options(out, size=16))
-    assert [line for line in capsys.readouterr().out.splitlines() if "decode" in line] == listed
+    assert [line for line in capsys.readouterr().err.splitlines() if "decode" in line] == listed
     assert contents(out) == whole
 
 
@@ -417,7 +421,7 @@ def test_more_undecodable_images_stop_the_import_with_nothing_left(
         ingest(Folder(root=str(root)), options(out, size=16))
     message = str(caught.value)
     assert message.startswith("3 or more of 200 images do not decode, over 1% (one is ")
-    assert message.endswith("repair the download, or take these images away; nothing was written")
+    assert message.endswith("repair the download, or remove these images from it; nothing was written")
     left = {"empty": [], "unfinished, with notes": ["notes.json"]}.get(before)
     assert (sorted(p.name for p in out.iterdir()) if out.exists() else None) == left
 
@@ -572,7 +576,7 @@ def test_a_salt_file_that_is_missing_or_short_is_an_error(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="salt: no such salt file; make one with `head -c 32"):
         load_salt(str(tmp_path / "salt"))
     (tmp_path / "salt").write_text("short\n")
-    with pytest.raises(UserError, match="a salt needs at least 16 bytes; this one has 5"):
+    with pytest.raises(UserError, match="a salt needs at least 16 bytes, and this one has 5"):
         load_salt(str(tmp_path / "salt"))
     assert [p.name for p in tmp_path.iterdir()] == ["salt"]
 
@@ -617,7 +621,13 @@ def test_a_full_disk_is_one_line_and_the_import_goes_on_later(
     out = small_disk / "set"
     command = [sys.executable, "-m", "cxrdist", "import", "folder", "--root", str(images), "--out", str(out)]
     words = ["--size", "32", "--val", "0.2", "--test", "0.2", "--workers", "1"]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, *words],
+        env={**os.environ, "CXRDIST_LOG_LEVEL": "error"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: the disk is full while writing {out}/")
     assert done.stderr.endswith(": free some space and run the same command again\n")

@@ -189,12 +189,12 @@ def test_a_worker_that_is_killed_is_noticed_at_once(
     assert done[0][1].tolist() == [b"k7", b"k11", b"k0"]
 
 
-def test_a_worker_that_can_not_start_is_told_of(tmp_path: Path, closing: list[DecodePool]) -> None:
+def test_a_worker_that_can_not_start_is_reported(tmp_path: Path, closing: list[DecodePool]) -> None:
     readers = readers_of(write_set(tmp_path / "set", "png"))
     readers[0].store = Unreadable()  # type: ignore[assignment]
     pool = pool_of(readers, workers=1)
     closing.append(pool)
-    with pytest.raises(UserError, match=r"ended by itself \(exit code 1\); what it printed tells why"):
+    with pytest.raises(UserError, match=r"exited by itself \(exit code 1\); it printed the reason"):
         pool.submit(0, *planned(0))
         pool.result(0)
 

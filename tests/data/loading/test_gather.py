@@ -115,7 +115,7 @@ def test_a_stratum_of_corrupt_samples_alone_has_nothing_to_put_in_place(tmp_path
     for number in range(4):
         flip(tmp_path / "set", readers[1], number)
     with pytest.raises(
-        UserError, match=r"set: not one of the 4 samples of train-mass-real\.[0-9a-f]+\.json can be"
+        UserError, match=r"set: none of the 4 samples of train-mass-real\.[0-9a-f]+\.json can be"
     ):
         filled(Gather(readers, "substitute"), [0, 1], [0, 0])
 
@@ -293,9 +293,9 @@ def test_a_jpeg_has_the_pixels_that_pillow_gives() -> None:
             assert np.array_equal(decode(buffer.getvalue(), "jpg", 64), np.array(Image.open(buffer)))
 
 
-def test_a_pipe_in_place_of_a_tar_is_told_of(tmp_path: Path) -> None:
+def test_a_pipe_instead_of_a_tar_is_reported(tmp_path: Path) -> None:
     readers = readers_of(write_set(tmp_path / "set", "npy"))
     (tmp_path / "set" / TAR).unlink()
     os.mkfifo(tmp_path / "set" / TAR)
-    with pytest.raises(UserError, match=f"set/{TAR}: not a file"):
+    with pytest.raises(UserError, match=f"set/{TAR}: not a regular file"):
         filled(Gather(readers), [0], [0])

@@ -10,7 +10,7 @@ import torch
 
 from cxrdist.data.loading import mix_log
 from cxrdist.data.loading.mix_log import MixLog, count_different
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
 
 # An epoch of 17: each of 8 Normal once; 4 Pneumothorax one and a half times; 3 of 6 Effusion.
@@ -42,7 +42,9 @@ def logged(path: Path, batch: int, steps: range, world_size: int = 1) -> list[tu
             barrier.wait()
             return all_of_it
 
-        stream = Stream(ShardSet(path), None, QUOTAS, batch=batch, seed=1, rank=rank, world_size=world_size)
+        stream = Stream(
+            ShardSet(path), None, QUOTAS, StreamOptions(batch=batch, seed=1, rank=rank, world_size=world_size)
+        )
         log = MixLog(stream, steps.start)
         for step in steps:
             log.saw(stream.read(step))
@@ -91,7 +93,7 @@ def test_epochs_shorter_than_a_batch_are_logged_together(tiny_set: Path) -> None
 
 def test_what_took_the_place_of_another_sample_is_counted(tiny_set: Path) -> None:
     """A batch is an epoch of 17: of Pneumothorax, 6 images of which each of 4 comes once or twice, only one came."""
-    stream = Stream(ShardSet(tiny_set), None, QUOTAS, batch=17, seed=1)
+    stream = Stream(ShardSet(tiny_set), None, QUOTAS, StreamOptions(batch=17, seed=1))
     log, batch = MixLog(stream, 0), stream.read(0)
     is_pneumothorax = batch.strata == list(QUOTAS).index("Pneumothorax")
     log.saw(dataclasses.replace(batch, samples=np.where(is_pneumothorax, 2, batch.samples)))

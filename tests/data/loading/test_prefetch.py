@@ -14,7 +14,7 @@ import torch
 from cxrdist.data.loading.buffers import Buffers
 from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from tests.helpers.shard_sets import spoil
@@ -23,7 +23,9 @@ QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 4}, "Pleural Effusion"
 
 
 def stream(path: Path, rank: int = 0, world_size: int = 1) -> Stream:
-    return Stream(ShardSet(path), None, QUOTAS, batch=8, seed=1, rank=rank, world_size=world_size)
+    return Stream(
+        ShardSet(path), None, QUOTAS, StreamOptions(batch=8, seed=1, rank=rank, world_size=world_size)
+    )
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_a_corrupt_sample_is_raised_at_its_step_and_named(copy: Path) -> None:
             assert next(batches).positions.start == step * 8
         next(batches)
     assert str(caught.value).startswith(f"{copy}/train-pneumothorax-real-000000.tar: sample {key} at byte ")
-    assert "--loader.on-corrupt substitute goes on with another" in str(caught.value)
+    assert "--loader.on-corrupt substitute uses another sample of its class instead" in str(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -82,7 +84,7 @@ def test_who_asks_again_after_the_end_does_not_wait(copy: Path, workers: int) ->
         for _ in range(2):
             with pytest.raises(UserError, match=key):
                 list(batches)
-    with pytest.raises(ValueError, match="after the end of their with block"):
+    with pytest.raises(ValueError, match="after the end of the with block"):
         next(batches)
     with read_ahead(stream(copy), 0, 1, config) as batches:
         assert len(list(batches)) == 1 and list(batches) == []
@@ -110,23 +112,24 @@ def test_a_corrupt_sample_is_substituted_by_one_of_its_stratum(
                     assert batch.keys[i] == planned[i]
             assert batches.substituted == times
     assert times == 4  # 72 images: four epochs of 18, once in each
-    told = capsys.readouterr().out.splitlines()
-    assert len(told) == 4 and all(key in line and "another of its class" in line for line in told)
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 4
+    for line in err.splitlines():
+        assert line.startswith("warning: ") and key in line
+        assert line.endswith("; another sample of its class replaces it")
 
 
 def test_past_the_limit_of_substitutes_the_run_stops(copy: Path) -> None:
     spoil(copy, "Pneumothorax", 2)
     config = LoaderConfig(on_corrupt="substitute", most_substitutes=2, workers=0)
     with (
-        pytest.raises(
-            UserError, match=r"3 samples had to be substituted, more than --loader.most-substitutes 2"
-        ),
+        pytest.raises(UserError, match=r"3 samples were substituted, more than --loader.most-substitutes 2"),
         read_ahead(stream(copy), 0, 9, config) as batches,
     ):
         list(batches)
     # Those of the run before it was interrupted count.
     with (
-        pytest.raises(UserError, match="3 samples had to be substituted"),
+        pytest.raises(UserError, match="3 samples were substituted"),
         read_ahead(stream(copy), 0, 9, config, substituted=2) as batches,
     ):
         next(batches), next(batches), next(batches)
@@ -267,7 +270,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_substitute_is_one_of_those_that_take_part(copy: Path, workers: int) -> None:
     spoil(copy, "Pneumothorax", 1)
-    few = Stream(ShardSet(copy), None, {"Pneumothorax": {"real": 2}}, batch=2, seed=1, limit=2)
+    few = Stream(ShardSet(copy), None, {"Pneumothorax": {"real": 2}}, StreamOptions(batch=2, seed=1, limit=2))
     with read_ahead(few, 0, 3, LoaderConfig(on_corrupt="substitute", workers=workers)) as batches:
         for batch in batches:
             assert batch.samples.tolist() == [0, 0]

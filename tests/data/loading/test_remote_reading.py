@@ -192,7 +192,7 @@ def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
 def test_a_server_that_never_answers_well_ends_it_with_one_line(
     remote: S3Server, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_remote, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(store_remote, "RETRY_FOR_S", 0.0)
     monkeypatch.setattr(store_remote, "FIRST_PAUSE_S", 1.0)
     reader = open_set(URL)[0]
     reader.index(0)
@@ -278,8 +278,7 @@ def test_tars_of_others_are_read_by_the_samples_of_a_stratum(s3: S3Server, tars:
 
 def test_readers_travel_to_workers_without_their_connections(remote: S3Server, tiny_set: Path) -> None:
     shards = ShardSet(URL)
-    reader = shards.stratum("train", "Normal", "real")
-    reader.block_rows = ROWS
+    reader = shards.stratum("train", "Normal", "real").with_block_rows(ROWS)
     expected = reader.image_bytes(1)
     remote.requests.clear()
     there = pickle.loads(pickle.dumps(reader))
@@ -320,13 +319,13 @@ def test_a_job_of_decoding_processes_fetches_ahead_to_its_end(
     monkeypatch.setattr(stream, "block_rows_of", lambda stratum_bytes, samples: ROWS)
     shards = ShardSet(URL)
     quotas = {name: {"real": shards.samples("train", name, "real")} for name in shards.classes}
-    reader = stream.Stream(shards, None, quotas, batch=2, seed=1)
+    reader = stream.Stream(shards, None, quotas, stream.StreamOptions(batch=2, seed=1))
     with read_ahead(reader, 0, 9, LoaderConfig(workers=1)) as batches:
         there = list(batches)
     assert shards.blocks is not None and not (gib and len(shards.blocks._held) < 2)
     assert all(held.was_used for held in shards.blocks._held.values())
     assert Counter(remote.asked(r"\.tar$")) == blocks_of(reader.readers)
-    here = stream.Stream(ShardSet(tiny_set), None, quotas, batch=2, seed=1)
+    here = stream.Stream(ShardSet(tiny_set), None, quotas, stream.StreamOptions(batch=2, seed=1))
     for step, batch in enumerate(there):
         assert torch.equal(batch.pixels, here.read(step).pixels)
 

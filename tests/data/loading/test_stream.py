@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.loading.order_digest import OrderDigest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix import shuffle as cycles
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.blocks import block_rows_of
@@ -20,8 +21,8 @@ QUOTAS = {"Normal": {"real": 8}, "Pneumothorax": {"real": 5}, "Pleural Effusion"
 
 
 def stream(path: Path, rank: int = 0, world_size: int = 1, **changes: int) -> Stream:
-    options = {"batch": 8, "seed": 1, **changes}
-    return Stream(ShardSet(path), None, QUOTAS, rank=rank, world_size=world_size, **options)
+    options: dict[str, Any] = {"batch": 8, "seed": 1, **changes}
+    return Stream(ShardSet(path), None, QUOTAS, StreamOptions(rank=rank, world_size=world_size, **options))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
@@ -57,7 +58,7 @@ def test_an_epoch_sees_every_training_sample_once_and_no_other(tiny_set: Path) -
     shards = ShardSet(tiny_set)
     counts = {n: {"real": shards.samples("train", n, "real")} for n in shards.classes}
     total = sum(c["real"] for c in counts.values())
-    reader = Stream(shards, None, counts, batch=total, seed=0)
+    reader = Stream(shards, None, counts, StreamOptions(batch=total, seed=0))
     keys = reader.read(0).keys.tolist()
     train = {
         shards.stratum("train", n, "real").key(i) for n in shards.classes for i in range(counts[n]["real"])
@@ -68,7 +69,7 @@ def test_an_epoch_sees_every_training_sample_once_and_no_other(tiny_set: Path) -
 
 def test_limit_keeps_to_the_first_samples(tiny_set: Path) -> None:
     shards = ShardSet(tiny_set)
-    reader = Stream(shards, None, {"Normal": {"real": 3}}, batch=3, seed=0, limit=3)
+    reader = Stream(shards, None, {"Normal": {"real": 3}}, StreamOptions(batch=3, seed=0, limit=3))
     first = {shards.stratum("train", "Normal", "real").key(i) for i in range(3)}
     for step in range(4):
         assert set(reader.read(step).keys.tolist()) == first
@@ -82,8 +83,8 @@ def test_state_is_refused_by_another_plan(tiny_set: Path) -> None:
     told = {
         "with a global batch of 8, now 4: give --batch 8, or name another --run": stream(tiny_set, batch=4),
         "with another seed of the order (1): give the old --seed, or": stream(tiny_set, seed=2),
-        "on another mix: its quotas or its images differ: give the old --mix, or": Stream(
-            ShardSet(tiny_set), None, {"Normal": {"real": 8}}, batch=8, seed=1
+        "on another mix: its quotas or images differ: give the old --mix, or": Stream(
+            ShardSet(tiny_set), None, {"Normal": {"real": 8}}, StreamOptions(batch=8, seed=1)
         ),
     }
     for words, other in told.items():
@@ -96,13 +97,17 @@ def test_state_is_refused_by_another_plan(tiny_set: Path) -> None:
 def test_state_is_refused_where_the_set_was_changed(tiny_set: Path, images: Path, tmp_path: Path) -> None:
     other = IngestOptions(out=str(tmp_path / "other"), size=32, val=0.2, test=0.2, workers=1, encoding="npy")
     ingest(Folder(root=str(images)), other)
-    with pytest.raises(UserError, match="on other shard sets, or they were changed: give the old --shards"):
+    with pytest.raises(
+        UserError, match="on other shard sets, or the sets have changed: give the old --shards"
+    ):
         stream(tmp_path / "other").load_state_dict(stream(tiny_set).state_dict(5))
 
 
 def test_a_mix_without_its_synthetic_set_is_refused(tiny_set: Path) -> None:
-    with pytest.raises(UserError, match="asks for synthetic images of Normal"):
-        Stream(ShardSet(tiny_set), None, {"Normal": {"real": 2, "synthetic": 2}}, batch=4, seed=0)
+    with pytest.raises(UserError, match="needs synthetic images of Normal, but no synthetic set is given"):
+        Stream(
+            ShardSet(tiny_set), None, {"Normal": {"real": 2, "synthetic": 2}}, StreamOptions(batch=4, seed=0)
+        )
 
 
 class Ranks:
@@ -152,8 +157,8 @@ def test_an_order_does_not_depend_on_the_streams_made_before_it(tiny_set: Path) 
     shards = ShardSet(tiny_set)
 
     def keys(batch: int) -> list[list[bytes]]:
-        made = Stream(shards, None, {"Normal": {"real": 8}}, batch=batch, seed=1)
-        assert made.readers[0].block_rows == made.order.cycles[0].chunk_samples
+        made = Stream(shards, None, {"Normal": {"real": 8}}, StreamOptions(batch=batch, seed=1))
+        assert made.readers[0].block_rows == made.order.shuffles[0].chunk_samples
         return [made.keys(step).tolist() for step in range(4)]
 
     first = keys(2)
@@ -166,7 +171,7 @@ def test_a_remote_stratum_is_fetched_by_the_chunks_that_the_order_takes(
 ) -> None:
     """8 images that lanes get runs of, in chunks of one; a block would hold them all."""
     monkeypatch.setattr(cycles, "LEAST_RUN_SAMPLES", 1)
-    made = Stream(ShardSet(tiny_set), None, {"Normal": {"real": 8}}, batch=2, seed=1)
-    assert made.order.cycles[0].chunk_samples == made.readers[0].block_rows == 1
+    made = Stream(ShardSet(tiny_set), None, {"Normal": {"real": 8}}, StreamOptions(batch=2, seed=1))
+    assert made.order.shuffles[0].chunk_samples == made.readers[0].block_rows == 1
     entry = made.readers[0].entry
     assert block_rows_of(entry["bytes"], entry["samples"]) >= 8

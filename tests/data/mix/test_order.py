@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrdist.data.mix.interleave import Lanes, floor_sum, lanes_of
+from cxrdist.data.mix.interleave import StratumInterleave, floor_sum, lane_count
 from cxrdist.data.mix.order import Order, StratumQuota, check_divides, part_of_batch
 from cxrdist.data.mix.shuffle import MOST_CHUNKS, chunk_length, chunks_of
 from cxrdist.errors import UserError
@@ -113,7 +113,7 @@ def test_strata_are_spread_evenly(specs: list[Spec], seed: int, batch: int) -> N
     for i, (_, quota) in enumerate(specs):
         come = np.cumsum(which == i)
         due = quota * np.arange(1, order.epoch_images + 1) / order.epoch_images
-        assert np.abs(come - due).max() <= max(2.0, len(specs)) * order.lanes.count
+        assert np.abs(come - due).max() <= max(2.0, len(specs)) * order.interleave.count
 
 
 def test_batches_of_a_balanced_mix_hold_their_share_of_each_class() -> None:
@@ -135,7 +135,7 @@ def test_a_lane_reads_one_run_of_chunks_after_the_other() -> None:
     """4 lanes, 40 shards of 100 in chunks of 10: over a cycle a lane reads the 100 chunks of its run, and at most two
     that it shares with its neighbours; at any time it works in the chunks of one window and a bit."""
     order = make([([100] * 40, 4000)], batch=128, chunk=10)
-    assert order.lanes.count == 4
+    assert order.interleave.count == 4
     _, sample = order.at(range(4000))
     for lane in range(4):
         chunks = sample[lane::4] // 10
@@ -165,7 +165,7 @@ def test_each_cycle_of_a_large_stratum_is_shuffled_anew() -> None:
     runs = [set((sample[first : first + 4000 : 4] // 10).tolist()) for first in (0, 4000)]
     assert len(runs[0] & runs[1]) < 50  # of 100; 25 by chance
     windows = [
-        order.cycles[0]._shuffled_window(*place, 40).tolist()
+        order.shuffles[0]._shuffled_window(*place, 40).tolist()
         for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
     ]
     assert all(sorted(window) == list(range(40)) for window in windows)
@@ -186,7 +186,7 @@ def test_another_cycle_another_seed_another_stratum_other_order() -> None:
 def test_the_exact_order_of_two_small_strata() -> None:
     """One lane. Phases 1/2 and 1/2 + 0.414 mod 1: (j + 0.5) / 3 = 1/6, 3/6, 5/6 of the epoch; b at 0.914."""
     order = make([([3], 3), ([1], 1)])
-    assert order.lanes.phases.round(3).tolist() == [[0.5, 0.914]]
+    assert order.interleave.phases.round(3).tolist() == [[0.5, 0.914]]
     which, sample = order.at(range(8))
     assert which.tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
     assert sorted(sample[:3].tolist()) == sorted(sample[4:7].tolist()) == [0, 1, 2]
@@ -205,13 +205,13 @@ def test_the_order_is_that_of_its_version() -> None:
 
 def test_lanes_deal_an_epoch_exactly() -> None:
     """7 and 4 over 3 lanes: draw x of the 11 goes to lane x mod 3, one epoch later to (x + 11) mod 3."""
-    lanes = Lanes(np.array([7, 4]), 3)
-    assert lanes.quotas_of_lanes(0).tolist() == [[3, 1], [2, 2], [2, 1]]
-    assert lanes.quotas_of_lanes(1).tolist() == [[2, 2], [2, 1], [3, 1]]
-    assert lanes.drawn_before_epoch(2).tolist() == [[5, 3], [4, 3], [5, 2]]
+    interleave = StratumInterleave(np.array([7, 4]), 3)
+    assert interleave.quotas_of_lanes(0).tolist() == [[3, 1], [2, 2], [2, 1]]
+    assert interleave.quotas_of_lanes(1).tolist() == [[2, 2], [2, 1], [3, 1]]
+    assert interleave.drawn_before_epoch(2).tolist() == [[5, 3], [4, 3], [5, 2]]
     for epoch in range(20):
-        total = sum((lanes.quotas_of_lanes(e) for e in range(epoch)), np.zeros((3, 2), int))
-        assert np.array_equal(lanes.drawn_before_epoch(epoch), total)
+        total = sum((interleave.quotas_of_lanes(e) for e in range(epoch)), np.zeros((3, 2), int))
+        assert np.array_equal(interleave.drawn_before_epoch(epoch), total)
 
 
 def test_the_sum_of_floors_is_the_sum_of_floors() -> None:
@@ -224,7 +224,7 @@ def test_the_sum_of_floors_is_the_sum_of_floors() -> None:
 
 
 def test_lanes_divide_the_batch() -> None:
-    assert [lanes_of(b) for b in (1, 15, 16, 64, 96, 100, 101, 128, 1024)] == [1, 1, 1, 2, 3, 2, 1, 4, 32]
+    assert [lane_count(b) for b in (1, 15, 16, 64, 96, 100, 101, 128, 1024)] == [1, 1, 1, 2, 3, 2, 1, 4, 32]
 
 
 def test_chunks_stay_within_their_shard() -> None:

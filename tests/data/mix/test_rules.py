@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.mix.rules import (
     OTHERS,
     MixRule,
@@ -22,7 +22,7 @@ from cxrdist.data.mix.rules import (
 from cxrdist.errors import UserError
 from cxrdist.study.runner import last_synthetic_mix
 from cxrdist.synth.config import SynthConfig
-from cxrdist.synth.synthesize import images_to_make
+from cxrdist.synth.plan import images_to_make
 from tests.helpers.launching import CLONE
 
 # Training images per class once 1,000 are taken for validation and 1,000 for test from each class.
@@ -213,7 +213,7 @@ def test_quotas_by_weight_are_exact_and_within_one_of_their_share(
     epoch: str | int = data.draw(st.one_of(st.just("own"), st.integers(1, 100_000)))
     rule = rule_from({"name": "x", "epoch_images": epoch, "weights": weights})
     if not total:
-        with pytest.raises(UserError, match="all 0"):
+        with pytest.raises(UserError, match="all weights of this set's classes are 0"):
             quotas(rule, counts)
         return
     found = quotas(rule, counts)
@@ -247,46 +247,52 @@ TARGET = {"name": "x", "images_per_class": 3}
         ({"name": "x", "images_per_class": "larges"}, "did you mean 'largest'"),
         ({"name": "x", "images_per_clas": 3}, "did you mean 'images_per_class'"),
         (TARGET | {"fill": ["sinthetic"]}, "did you mean 'synthetic'"),
-        (TARGET | {"images_per_class": 0}, "images_per_class 0: 1 or more"),
-        (TARGET | {"images_per_class": True}, "images_per_class True: a whole number, or own or smallest"),
-        (TARGET | {"images_per_class": 2.5}, "images_per_class 2.5: a whole number"),
-        (TARGET | {"images_per_class": None}, "images_per_class None: a whole number"),
-        (TARGET | {"images_per_class": 10**20}, "at most 9,007,199,254,740,992"),
-        (TARGET | {"times": 0}, "times 0: more than 0"),
-        (TARGET | {"times": "2"}, "times '2': a number is needed"),
-        (TARGET | {"times": float("nan")}, "times nan: a number is needed"),
-        (TARGET | {"fill": 5}, r"fill 5: a list of origins, as in \[real, synthetic\]"),
-        (TARGET | {"fill": []}, "fill needs each of its origins once"),
+        (TARGET | {"images_per_class": 0}, "images_per_class 0: must be from 1 to 9,007,199,254,740,992"),
+        (
+            TARGET | {"images_per_class": True},
+            "images_per_class True: must be a whole number, or own or smallest",
+        ),
+        (TARGET | {"images_per_class": 2.5}, "images_per_class 2.5: must be a whole number"),
+        (TARGET | {"images_per_class": None}, "images_per_class None: must be a whole number"),
+        (TARGET | {"images_per_class": 10**20}, "must be from 1 to 9,007,199,254,740,992"),
+        (TARGET | {"times": 0}, "times 0: must be more than 0"),
+        (TARGET | {"times": "2"}, "times '2': must be a number"),
+        (TARGET | {"times": float("nan")}, "times nan: must be a number"),
+        (TARGET | {"fill": 5}, r"fill 5: must be a list of origins, such as \[real, synthetic\]"),
+        (TARGET | {"fill": []}, "fill must name at least one origin, and none of them twice"),
         (TARGET | {"fill": [None]}, "fill None: unknown; known: real, synthetic"),
         ({"name": "x"}, r"images_per_class is missing \(or epoch_images and weights\)"),
         ({"images_per_class": 3}, r"mix \?: name is missing"),
-        (TARGET | {"name": 3}, r"name 3: text is needed \(write it in quotes\)"),
+        (TARGET | {"name": 3}, r"name 3: must be text \(write it in quotes\)"),
         (TARGET | {5: 6}, "mix x: 5: unknown; known: name, images_per_class"),
         (
             WEIGHTS | {"times": 2},
-            "times and epoch_images belong to two kinds of rule: state either images_per_class, times, fill, or "
+            "times and epoch_images belong to different kinds of rule: give either images_per_class, times, fill, or "
             "epoch_images and weights",
         ),
         ({"name": "x", "epoch_images": 5}, "weights is missing"),
         ({"name": "x", "weights": {"*": {"real": 1}}}, "epoch_images is missing"),
-        (WEIGHTS | {"epoch_images": 0}, "epoch_images 0: 1 or more"),
+        (WEIGHTS | {"epoch_images": 0}, "epoch_images 0: must be from 1 to 9,007,199,254,740,992"),
         (WEIGHTS | {"epoch_images": "onw"}, "epoch_images 'onw': unknown; did you mean 'own'"),
-        (WEIGHTS | {"epoch_images": 1.5}, "epoch_images 1.5: a whole number, or own"),
-        (WEIGHTS | {"epoch_images": False}, "epoch_images False: a whole number, or own"),
-        (WEIGHTS | {"weights": {}}, "weights: a mapping from class to origins"),
-        (WEIGHTS | {"weights": 3}, "weights: a mapping from class to origins"),
-        (WEIGHTS | {"weights": {"a": 3}}, r"weights: a: a weight for each origin, as in \{real: 1\}"),
-        (WEIGHTS | {"weights": {"a": {}}}, "weights: a: a weight for each origin"),
-        (WEIGHTS | {"weights": {1: {"real": 1}}}, r"weights: class 1: text is needed \(write it in quotes\)"),
+        (WEIGHTS | {"epoch_images": 1.5}, "epoch_images 1.5: must be a whole number, or own"),
+        (WEIGHTS | {"epoch_images": False}, "epoch_images False: must be a whole number, or own"),
+        (WEIGHTS | {"weights": {}}, "weights: must be a mapping from class to origins"),
+        (WEIGHTS | {"weights": 3}, "weights: must be a mapping from class to origins"),
+        (
+            WEIGHTS | {"weights": {"a": 3}},
+            r"weights: a: must be a weight for each origin, such as \{real: 1\}",
+        ),
+        (WEIGHTS | {"weights": {"a": {}}}, "weights: a: must be a weight for each origin"),
+        (WEIGHTS | {"weights": {1: {"real": 1}}}, r"weights: class 1: must be text \(write it in quotes\)"),
         (WEIGHTS | {"weights": {"a": {"reel": 1}}}, "weights: a: 'reel': unknown; did you mean 'real'"),
         (WEIGHTS | {"weights": {"a": {1: 1}}}, "weights: a: 1: unknown; known: real, synthetic"),
-        (WEIGHTS | {"weights": {"a": {"real": -0.5}}}, "weights: a: real -0.5: 0 or more"),
-        (WEIGHTS | {"weights": {"a": {"real": True}}}, "weights: a: real True: a number is needed"),
-        (WEIGHTS | {"weights": {"a": {"real": "1"}}}, "weights: a: real '1': a number is needed"),
-        (WEIGHTS | {"weights": {"a": {"real": None}}}, "weights: a: real None: a number is needed"),
-        (WEIGHTS | {"weights": {"a": {"real": float("nan")}}}, "weights: a: real nan: a number is needed"),
-        (WEIGHTS | {"weights": {"a": {"real": float("inf")}}}, "weights: a: real inf: a number is needed"),
-        (WEIGHTS | {"weights": {"a": {"real": 0}}}, "all of them are 0, so an epoch would be empty"),
+        (WEIGHTS | {"weights": {"a": {"real": -0.5}}}, "weights: a: real -0.5: must be 0 or more"),
+        (WEIGHTS | {"weights": {"a": {"real": True}}}, "weights: a: real True: must be a number"),
+        (WEIGHTS | {"weights": {"a": {"real": "1"}}}, "weights: a: real '1': must be a number"),
+        (WEIGHTS | {"weights": {"a": {"real": None}}}, "weights: a: real None: must be a number"),
+        (WEIGHTS | {"weights": {"a": {"real": float("nan")}}}, "weights: a: real nan: must be a number"),
+        (WEIGHTS | {"weights": {"a": {"real": float("inf")}}}, "weights: a: real inf: must be a number"),
+        (WEIGHTS | {"weights": {"a": {"real": 0}}}, "all weights are 0, so an epoch would be empty"),
     ],
     ids=str,
 )
@@ -298,14 +304,14 @@ def test_a_wrong_rule_is_explained(values: dict[str, object], words: str) -> Non
 @pytest.mark.parametrize(
     ("weights", "counts", "words"),
     [
-        ({"Normal": 1, "Pneumotorax": 1, "*": 1}, {}, "Pneumotorax: no class of this set; did you mean 'Pneumo"),
-        ({"Normal": 1}, {}, 'Pneumothorax has none: name each class of the set, or all others with `"[*]": {real'),
-        ({"Normal": 0, "Pneumothorax": 0, "*": 1}, {}, "those of this set's classes are all 0"),
+        ({"Normal": 1, "Pneumotorax": 1, "*": 1}, {}, "Pneumotorax: not a class of this set; did you mean 'Pneumo"),
+        ({"Normal": 1}, {}, 'Pneumothorax has no weight: name each class of the set, or all others with `"[*]": {r'),
+        ({"Normal": 0, "Pneumothorax": 0, "*": 1}, {}, "all weights of this set's classes are 0"),
         (
             {"*": 1},
             {"Pneumothorax": {"real": 0}},
-            r"they ask for 5 real images of Pneumothorax an epoch, and there are none: give it `Pneumothorax: "
-            r"\{real: 0\}`, or a set that has some",
+            r"an epoch needs 5 real images of Pneumothorax, and the set has none: set `Pneumothorax: \{real: 0\}`, "
+            "or use a set that has some",
         ),
         ({"*": 1}, {"Normal": {"real": 0}, "Pneumothorax": {"real": 0}}, "no real training image in any class"),
     ],
@@ -321,16 +327,14 @@ def test_weights_that_do_not_fit_a_set_are_explained(
 def test_synthetic_images_may_be_made_later_but_not_lack_in_the_set_that_is_given() -> None:
     rule = weighted(weights={"*": {"real": 1, "synthetic": 4}})
     assert quotas(rule, {"a": {"real": 3}}) == {"a": {"real": 2, "synthetic": 8}}
-    with pytest.raises(
-        UserError, match=r"ask for 8 synthetic images of a an epoch, .* `a: \{synthetic: 0\}`"
-    ):
+    with pytest.raises(UserError, match=r"an epoch needs 8 synthetic images of a, .* `a: \{synthetic: 0\}`"):
         quotas(rule, {"a": {"real": 3, "synthetic": 0}})
 
 
 def test_an_epoch_that_no_order_can_hold_is_refused() -> None:
     rule = TargetRule(name="x", images_per_class=2**50, times=1e9)
     with pytest.raises(
-        UserError, match="mix x: an epoch of 1,125,899,906,842,624,000,000,000 images, of 9,007"
+        UserError, match="mix x: an epoch of 1,125,899,906,842,624,000,000,000 images; at most 9,007"
     ):
         quotas(rule, {"a": {"real": 3}})
 
@@ -361,11 +365,11 @@ def test_synthesis_makes_the_quota_of_an_epoch(tmp_path: Path, monkeypatch: pyte
     write_mix("mine", 'epoch_images: own\nweights: {Pneumothorax: {real: 1, synthetic: 3}, "*": {real: 4}}')
     assert images_to_make(SynthConfig(mix="mine"), made) == {"Pneumothorax": 15}
     with pytest.raises(
-        UserError, match="DS1 uses no synthetic images: take a mix that does, such as --mix DS3"
+        UserError, match="--mix DS1 uses no synthetic images: choose a mix that does, such as DS3"
     ):
         images_to_make(SynthConfig(mix="DS1"), made)
     write_mix("few", 'epoch_images: 9\nweights: {"*": {real: 50, synthetic: 1}}')
-    with pytest.raises(UserError, match=r"an epoch of few on .* takes no synthetic image"):
+    with pytest.raises(UserError, match=r"an epoch of few on .* contains no synthetic image"):
         images_to_make(SynthConfig(mix="few"), made)
 
 
@@ -382,10 +386,10 @@ def test_a_study_makes_images_for_all_its_mixes_or_says_why_not(
     assert last_synthetic_mix(("rare", "all")) == "all"
     assert last_synthetic_mix(("DS3", "all")) == "all"
     with pytest.raises(
-        UserError, match=r"made for rare, .* but DS3 needs some of classes that it does not name too: p"
+        UserError, match=r"generated for rare, .* but DS3 also needs some of classes that it does not name: p"
     ):
         last_synthetic_mix(("DS3", "rare"))
-    with pytest.raises(UserError, match="but all needs some of Normal too: put all last"):
+    with pytest.raises(UserError, match="but all also needs some of Normal: put all last"):
         last_synthetic_mix(("all", "rare"))
 
 

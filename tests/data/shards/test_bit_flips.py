@@ -18,7 +18,7 @@ import pytest
 
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.manifest import MANIFEST, Stratum, write_manifest, write_table
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample, index_name, write_shard
@@ -275,7 +275,9 @@ def check_batch(written: Written, name: str, kind: str) -> None:
     pixels_of = {
         image.key.encode(): (CLASSES.index(image.class_name), image.pixels) for image in written.images
     }
-    stream = Stream(ShardSet(written.place), None, {name: {"real": 4} for name in CLASSES}, batch=8, seed=0)
+    stream = Stream(
+        ShardSet(written.place), None, {name: {"real": 4} for name in CLASSES}, StreamOptions(batch=8, seed=0)
+    )
     if kind == "image":
         with pytest.raises(UserError, match=f"{name}: sample "):
             stream.read(0)

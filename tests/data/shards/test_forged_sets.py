@@ -421,9 +421,9 @@ def test_a_pipe_or_a_device_is_never_read(tmp_path: Path, name: str, kind: str) 
         (place / name).symlink_to("/dev/zero")
     else:
         (place / name).mkdir()
-    with pytest.raises(UserError, match=f"{name}: not a file, as all of a set are"):
+    with pytest.raises(UserError, match=f"{name}: not a regular file"):
         read_pixels(place)
-    assert f"{place / name}: not a file, as all of a set are; move it away" in verify(str(place))
+    assert f"{place / name}: not a regular file; remove it from the set" in verify(str(place))
 
 
 @pytest.mark.parametrize("job", [b"[" * 1_000_000, b"[]", b"\xff", b'{"options": []}', b"5"])

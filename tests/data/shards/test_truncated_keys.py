@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from cxrdist.config import find_named, load_yaml
+from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.mix.rules import rule_from

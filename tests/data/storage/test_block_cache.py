@@ -305,11 +305,11 @@ def test_a_process_that_is_killed_leaves_nothing_that_is_taken_for_whole(
 def test_a_process_that_is_stopped_is_not_waited_for(
     tar: Tar, cache: BlockCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("CLAIM_PATIENCE_S", "CHANGE_PATIENCE_S"):
+    for name in ("CLAIM_TIMEOUT_S", "FOLDER_LOCK_TIMEOUT_S"):
         monkeypatch.setattr(block_cache, name, 0.05)
     other = BlockCache(cache.folder, 3 * BLOCK)
-    with other.claim(block(0).name), other._changing() as is_ours:
-        assert is_ours
+    with other.claim(block(0).name), other._locked_folder() as is_locked:
+        assert is_locked
         assert sample(reader_of(tar, cache), 1) == bytes([1]) * SAMPLE
         assert files(cache) == {}
     assert sample(reader_of(tar, cache), 1) == bytes([1]) * SAMPLE
@@ -372,9 +372,10 @@ def test_without_a_folder_to_write_to_it_goes_on_in_memory(
     for _ in range(2):
         assert [sample(reader, n)[0] for n in range(SAMPLES)] == list(range(SAMPLES))
     assert sorted(tar.asked) == [(n * 450, FETCHED) for n in range(4)]
-    assert capsys.readouterr().out == (
-        f"note: {folder}: {told}: remote images are not cached on disk; free some space there, or name another "
-        "folder with CXRDIST_CACHE\n"
+    assert capsys.readouterr() == (
+        "",
+        f"warning: {folder}: {told}: remote images are not cached on disk; free some space there, or set another "
+        "folder with CXRDIST_CACHE\n",
     )
     assert folder.read_bytes() == b"mine" if trouble == "a file" else [*folder.glob("*-*")] == []
 
@@ -417,7 +418,7 @@ def test_the_environment_names_folder_and_limit(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)  # of no user
     with pytest.raises(
-        UserError, match="no home folder to cache remote images in: name one with CXRDIST_CACHE"
+        UserError, match="no home folder to cache remote images in: set a folder with CXRDIST_CACHE"
     ):
         default_cache()
     monkeypatch.setenv("CXRDIST_CACHE", str(tmp_path / "mine"))
@@ -557,8 +558,9 @@ def test_a_long_wait_is_told_once(
     gate.open.set()
     for thread in waiting:
         thread.join(30)
-    assert capsys.readouterr().out == (
-        "note: s3://bucket/set: waiting for images for 0 s now: it is slow, busy or out of reach; still asking\n"
+    assert capsys.readouterr() == (
+        "",
+        "warning: s3://bucket/set: has not sent images for 0 s: it is slow, busy or unreachable; still trying\n",
     )
 
 

@@ -24,7 +24,7 @@ from s3fs import S3FileSystem
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import ingest as ingest_module
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.loading.stream import Stream
+from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.remote import RemoteStore
 from cxrdist.data.storage.store import LocalStore, locked, store_of, write_to
@@ -35,8 +35,13 @@ from tests.helpers.images import CLASSES, draw_folder
 from tests.helpers.s3_server import BUCKET, Folders, S3Server, error_body
 
 URL = f"s3://{BUCKET}/set"
+CONTINUING = f"{URL}: continuing an unfinished set\n"
 # As the fixture tiny_set is made.
 OPTIONS = ["--size", "32", "--val", "0.2", "--test", "0.2"]
+UNKNOWN_PATIENTS = (
+    "warning: 32 images name no patient, so each counts as a patient of its own: two images of one patient may be in "
+    "two splits\n"
+)
 TAR = "train-normal-real-000000.tar"
 
 
@@ -59,7 +64,7 @@ def options(out: str, **changes: Any) -> IngestOptions:
 def cxrdist(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cxrdist", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CXRDIST_LOG_LEVEL": "error", **environment},
         capture_output=True,
         text=True,
         timeout=120,
@@ -142,7 +147,7 @@ def test_another_job_into_the_same_url_is_refused(
 def test_an_import_killed_in_the_middle_is_finished_by_the_same_command(
     s3: S3Server, images: Path, tmp_path: Path
 ) -> None:
-    words = ["--root", str(images), *OPTIONS, "--dedup", "false", "--min-shards", "3", "--workers", "2"]
+    words = ["--root", str(images), *OPTIONS, "--no-dedup", "--min-shards", "3", "--workers", "2"]
     assert cxrdist("import", "folder", *words, "--out", str(tmp_path / "whole")).returncode == 0
     whole = contents(tmp_path / "whole")
     reached, go_on = threading.Event(), threading.Event()
@@ -174,9 +179,8 @@ def test_an_import_killed_in_the_middle_is_finished_by_the_same_command(
         ShardSet(URL)
     # Torn as no object store leaves it, but a file server may.
     s3.put("set/" + next(name for name in left if name.endswith(".tar")), b"torn")
-    done = cxrdist("import", "folder", *words, "--out", URL)
-    assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert f"{URL}: going on with an unfinished set" in done.stdout
+    done = cxrdist("import", "folder", *words, "--out", URL, CXRDIST_LOG_LEVEL="info")
+    assert done.returncode == 0 and done.stderr == CONTINUING + UNKNOWN_PATIENTS, done.stderr
     assert s3.objects("set/") == whole
 
 
@@ -258,7 +262,12 @@ def test_batches_from_s3_are_those_from_the_folder(remote: S3Server, tiny_set: P
     quotas = {"Normal": {"real": 8}, "Pneumothorax": {"real": 5}, "Pleural Effusion": {"real": 7}}
     for rank in range(world_size):
         here, there = (
-            Stream(ShardSet(place), None, quotas, batch=8, seed=3, rank=rank, world_size=world_size)
+            Stream(
+                ShardSet(place),
+                None,
+                quotas,
+                StreamOptions(batch=8, seed=3, rank=rank, world_size=world_size),
+            )
             for place in (str(tiny_set), URL)
         )
         for step in (0, 3):
@@ -368,26 +377,26 @@ def test_a_remote_store_does_what_a_folder_does(
         ("s4://x/y", "s4://x/y: unknown kind of URL 's4'; did you mean 's3'?"),
         (
             "pipe:cat x",
-            "pipe:cat x: a pipe: URL runs a command, and none is run here; name a folder or a URL",
+            "pipe:cat x: a pipe: URL would run a command, which is refused; give a folder or another URL",
         ),
         (
             "pipe://cat",
-            "pipe://cat: a pipe: URL runs a command, and none is run here; name a folder or a URL",
+            "pipe://cat: a pipe: URL would run a command, which is refused; give a folder or another URL",
         ),
         *(
             (
                 url,
-                f"{url}: a URL that leads through another place is not followed; name the place itself, such as "
+                f"{url}: a URL that reads through another place is refused; give the place itself, such as "
                 "s3://bucket/set",
             )
             for url in (f"simplecache::{URL}", "reference://x", "zip://x::s3://b/x.zip", "dir://x")
         ),
-        ("s3://", "s3://: names no place; write s3://bucket/set"),
-        ("s3:///set", "s3:///set: names no place; write s3://bucket/set"),
+        ("s3://", "s3://: names no bucket or set; write s3://bucket/set"),
+        ("s3:///set", "s3:///set: names no bucket or set; write s3://bucket/set"),
         (
             "s3://absent/set",
-            "s3://absent/set: there is no bucket 'absent'; make it, or check its name and the address that is "
-            "asked (AWS_ENDPOINT_URL)",
+            "s3://absent/set: there is no bucket 'absent'; create it, or check its name and the server's address "
+            "(AWS_ENDPOINT_URL)",
         ),
     ],
 )
@@ -433,7 +442,7 @@ def test_wrong_credentials_end_a_command_with_one_line(s3: S3Server, images: Pat
 def test_no_credentials_end_a_command_with_one_line() -> None:
     told = error_of(cxrdist("shards", "info", URL, AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY=""))
     assert told == (
-        f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}and that they permit to list, read and "
+        f"{URL}/manifest.json: Unable to locate credentials: {CREDENTIALS}and that they allow to list, read and "
         "write there"
     )
 
@@ -441,13 +450,13 @@ def test_no_credentials_end_a_command_with_one_line() -> None:
 def test_rights_that_end_in_the_middle_of_an_import_end_it_with_one_line(s3: S3Server, images: Path) -> None:
     """In a worker process."""
     s3.instead = lambda method, path: FORBIDDEN if method == "PUT" and path.endswith(".tar") else None
-    words = ["import", "folder", "--root", str(images), *OPTIONS, "--dedup", "false", "--workers", "2"]
+    words = ["import", "folder", "--root", str(images), *OPTIONS, "--no-dedup", "--workers", "2"]
     words += ["--out", URL]
     told = error_of(cxrdist(*words))
     assert ".tar: The key does not exist in our records: " in told and told.startswith(f"{URL}/")
     s3.instead = lambda method, path: None
-    done = cxrdist(*words)
-    assert done.returncode == 0 and "going on with an unfinished set" in done.stdout
+    done = cxrdist(*words, CXRDIST_LOG_LEVEL="info")
+    assert done.returncode == 0 and done.stderr == CONTINUING + UNKNOWN_PATIENTS, done.stderr
     assert verify(URL) == []
 
 
@@ -501,7 +510,7 @@ class Blocker:
         if name.partition(".")[0] in ("s3fs", "gcsfs"):
             raise ImportError(f"No module named {name}")
 sys.meta_path.insert(0, Blocker())
-from cxrdist.cli import main
+from cxrdist.cli.main import main
 main()
 """
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cxrdist.data.storage.single_flight import Once
+from cxrdist.data.storage.single_flight import SingleFlight
 
 
 def test_the_last_results_are_kept() -> None:
@@ -15,8 +15,8 @@ def test_the_last_results_are_kept() -> None:
         read.append(number)
         return 2 * number
 
-    once = Once(double, 2)
-    assert [once(n) for n in (1, 2, 1, 3, 1, 2, 2)] == [2, 4, 2, 6, 2, 4, 4]
+    reader = SingleFlight(double, 2)
+    assert [reader(n) for n in (1, 2, 1, 3, 1, 2, 2)] == [2, 4, 2, 6, 2, 4, 4]
     assert read == [1, 2, 3, 2]
 
 
@@ -29,10 +29,10 @@ def test_one_thread_reads_for_all_and_another_result_is_read_meanwhile() -> None
         assert number == 2 or go_on.wait(30)
         return 2 * number
 
-    once = Once(slow, 2)
+    reader = SingleFlight(slow, 2)
     with ThreadPoolExecutor(4) as pool:
-        waiting = [pool.submit(once, 1) for _ in range(4)]
-        assert once(2) == 4
+        waiting = [pool.submit(reader, 1) for _ in range(4)]
+        assert reader(2) == 4
         go_on.set()
         assert [future.result(30) for future in waiting] == [2] * 4
     assert sorted(read) == [1, 2]
@@ -47,7 +47,7 @@ def test_an_error_is_raised_to_all_that_wait_and_not_kept() -> None:
             raise ValueError("once")
         return number
 
-    once = Once(fail, 2)
+    reader = SingleFlight(fail, 2)
     with pytest.raises(ValueError, match="once"):
-        once(1)
-    assert once(1) == 1 and read == [1, 1]
+        reader(1)
+    assert reader(1) == 1 and read == [1, 1]

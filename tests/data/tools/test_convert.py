@@ -193,7 +193,6 @@ def save_generator(folder: Path, real: ShardSet) -> str:
     return export_generator(
         folder,
         Generator(DCGANConfig(size=32, z_dim=4, maps=8)),
-        architecture="dcgan",
         preset="demo",
         classes=["Normal"],
         lineage=made_from(real),
@@ -212,10 +211,10 @@ def test_a_generator_serves_the_family_of_its_set_at_its_own_size(tiny_set: Path
     digest = save_generator(tmp_path / "gan/normal", ShardSet(tiny_set))
     for real in (tiny_set, tmp_path / "npy"):
         assert generator_of(tmp_path / "gan", "Normal", real).weights_sha256 == digest
-    with pytest.raises(UserError, match=r"makes images of 32 px, and .*small has 16 px"):
+    with pytest.raises(UserError, match=r"generates images of 32 px, but .*small has 16 px"):
         generator_of(tmp_path / "gan", "Normal", tmp_path / "small")
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
-    with pytest.raises(UserError, match="has learnt from another set"):
+    with pytest.raises(UserError, match="was trained on another set"):
         generator_of(tmp_path / "gan", "Normal", stranger)
 
 
@@ -276,7 +275,7 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
     assert len(written) == min(lost, 13)
-    assert "going on with an unfinished set" in capsys.readouterr().out
+    assert f"{out}: continuing an unfinished set\n" in capsys.readouterr().err
     assert contents(out) == whole
 
 
@@ -372,10 +371,10 @@ def test_what_makes_no_sense_is_refused(
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"encoding": "pgn"}, "--encoding pgn: unknown; did you mean 'png'?"),
-        ({"size": 8}, "--size 8: 16 pixels or more"),
-        ({"min_shards": 0}, "--min-shards 0: 1 or more"),
-        ({"workers": -1}, "--workers -1: 0"),
+        ({"encoding": "pgn"}, "encoding: 'pgn' is not a choice; did you mean 'png'?"),
+        ({"size": 8}, "size: must be 16 pixels or more, not 8"),
+        ({"min_shards": 0}, "min_shards: must be 1 or more, not 0"),
+        ({"workers": -1}, "workers: must be 0"),
     ],
 )
 def test_options_are_checked(changes: dict[str, Any], told: str) -> None:

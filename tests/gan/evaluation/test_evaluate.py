@@ -74,7 +74,6 @@ def gan_run(folder: Path, shards: ShardSet, *, checkpoints: tuple[int, ...] = (1
         export_generator(
             model,
             generator((checkpoints or (0,))[-1] + number),
-            architecture="dcgan",
             preset="demo",
             classes=[name],
             lineage=made_from(shards),
@@ -184,7 +183,7 @@ def test_the_best_checkpoint_has_the_lowest_kid_against_train_and_is_exported(wo
         assert (evaluation["split"], evaluation["images"]) == ("val", best)
         kid = found["classes"][model.classes[0]]["spaces"]["random"]["kid"]["value"]
         assert evaluation["classes"][model.classes[0]]["random"]["kid"] == kid
-        told = f"{work}/gan/{name}: its best checkpoint, of {best} images, is its generator now"
+        told = f"{work}/gan/{name}: exported its best checkpoint, at {best} images, as its generator"
         assert (told in (work / "said").read_text()) == (best != 32)
 
 
@@ -251,9 +250,9 @@ def test_killed_between_the_two_files_of_an_export_the_run_can_be_finished(
         with pytest.raises(KeyboardInterrupt):
             evaluate(config)
     normal = Path(trained.run) / "normal"
-    with pytest.raises(UserError, match=r"changed since it was trained"):
+    with pytest.raises(UserError, match=r"changed since it was exported"):
         load_generator(normal)
-    with pytest.raises(UserError, match=r"no finished run of train_gan.py; train, or finish it"):
+    with pytest.raises(UserError, match=r"not a finished run of train_gan.py; start or resume it"):
         evaluate(config)
     train(trained)
     assert load_generator(normal).weights_sha256 == read(normal / "summary.json")["weights_sha256"]
@@ -277,7 +276,7 @@ def test_one_model_of_all_classes_has_one_best_checkpoint(work: Path, tiny_set: 
         network = ConditionalGenerator(ConditionalConfig(size=32, classes=3, z_dim=8, maps=8))
         init_conditional(network, images)
         save_checkpoint(model / "checkpoints", images, {"ema": network}, {}, {}, keep=3)
-    told: dict[str, Any] = {"architecture": "conditional", "preset": "modern", "metrics": {}}
+    told: dict[str, Any] = {"preset": "modern", "metrics": {}}
     export_generator(model, network, classes=shards.classes, lineage=made_from(shards), **told)
     finish(work / "joint", ["all classes"])
     evaluate(here(work, tiny_set, "joint"))
@@ -347,7 +346,7 @@ def test_a_planted_copy_is_found(tiny_set: Path) -> None:
     distances = torch.cdist(train, train).fill_diagonal_(torch.inf)
     to_others = sorted(distances.min(1).values.tolist())
     assert found.typical == pytest.approx(to_others[3], rel=1e-5)
-    told = found.told(generated=100, train=8, real=3)
+    told = found.results(generated=100, train=8, real=3)
     assert told["closest"][0] == {
         "generated": BATCH + 5,
         "train": 6,
@@ -428,14 +427,14 @@ def test_the_weights_that_draw_are_those_of_the_ema(tmp_path: Path) -> None:
 
 def test_a_run_that_is_absent_or_unfinished_is_refused(tmp_path: Path, tiny_set: Path) -> None:
     shards = ShardSet(tiny_set)
-    with pytest.raises(UserError, match=r"no finished run of train_gan.py; train, or finish it"):
+    with pytest.raises(UserError, match=r"not a finished run of train_gan.py; start or resume it"):
         find_models(tmp_path / "none", shards, "val")
     run = gan_run(tmp_path / "gan", shards, checkpoints=())
     (run / "summary.json").write_text("[]")
-    with pytest.raises(UserError, match=r"no finished run of train_gan.py"):
+    with pytest.raises(UserError, match=r"not a finished run of train_gan.py"):
         find_models(run, shards, "val")
     write_summary(run, {"job": "gan", "status": "stopped"})
-    with pytest.raises(UserError, match=r"no finished run of train_gan.py"):
+    with pytest.raises(UserError, match=r"not a finished run of train_gan.py"):
         find_models(run, shards, "val")
 
 
@@ -444,7 +443,7 @@ def test_a_run_of_another_set_is_refused(tmp_path: Path, tiny_set: Path) -> None
     run = gan_run(tmp_path / "gan", shards, checkpoints=())
     assert list(find_models(run, shards, "val")) == ["normal", "pleural-effusion"]
     shards.manifest["digest"] = "0" * 64
-    with pytest.raises(UserError, match=r"learnt from another set \(.{12}\) than .* \(000000000000\)"):
+    with pytest.raises(UserError, match=r"trained on another set \(.{12}\) than .* \(000000000000\)"):
         find_models(run, shards, "val")
 
 
@@ -452,21 +451,21 @@ def test_a_class_without_images_in_the_split_is_refused(tmp_path: Path, tiny_set
     shards = ShardSet(tiny_set)
     run = gan_run(tmp_path / "gan", shards, checkpoints=())
     shards.manifest["counts"]["val"]["Normal"]["real"] = 0
-    with pytest.raises(UserError, match=r"no image of Normal in val .* take --split test"):
+    with pytest.raises(UserError, match=r"no image of Normal in val .* use --split test"):
         find_models(run, shards, "val")
 
 
 def test_refusals_are_one_line_and_exit_2(tmp_path: Path, tiny_set: Path) -> None:
     done = launch("evaluate_gan.py", "--run", "none", "--shards", str(tiny_set), cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: none: no finished run of train_gan.py")
+    assert done.stderr.startswith("error: none: not a finished run of train_gan.py")
 
 
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("synthetic", "1" * 64, "learnt from synthetic images"),
-        ("real", "1" * 64, "learnt from another set"),
+        ("synthetic", "1" * 64, "trained on synthetic images"),
+        ("real", "1" * 64, "trained on another set"),
     ],
 )
 def test_a_classifier_that_may_know_too_much_is_refused(
@@ -484,7 +483,7 @@ def test_a_classifier_that_may_know_too_much_is_refused(
 
 
 def test_a_classifier_run_that_is_not_finished_is_refused(tmp_path: Path, tiny_set: Path) -> None:
-    with pytest.raises(UserError, match=r"no finished run of train_cls.py"):
+    with pytest.raises(UserError, match=r"not a finished run of train_cls.py"):
         load_classifier(tmp_path, ShardSet(tiny_set))
 
 
@@ -494,7 +493,7 @@ def test_the_default_classifier_is_trained_once(work: Path, tiny_set: Path) -> N
     words = ["--run", "alone", "--shards", str(tiny_set), "--images", "10"]
     first = launch("evaluate_gan.py", *words, cwd=work, processes=2)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "alone/classifier is not there yet: training the classifier" in first.stdout
+    assert "alone/classifier does not exist: training the classifier" in first.stderr
     summary = read(work / "alone/classifier/summary.json")
     assert (summary["mix"], summary["world_size"], summary["images_seen"]) == ("DS1", 1, 1984)
     assert summary["shards"] == {"real": ShardSet(tiny_set).digest, "synthetic": None}
@@ -545,20 +544,20 @@ def test_a_users_own_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match=r"for images \[3, 1, 32, 32\] it returned torch.float32 \[2, 1\]"):
         named_space("own_features:of_two", 32, device).embed(images)
     for name, why in (
-        ("own_features:flat", r"it returned torch.float32 \[\], and not features"),
+        ("own_features:flat", r"it returned torch.float32 \[\], expected float features"),
         ("own_features:nothing", r"nothing\(\) returned None"),
         ("own_features:mean", r"has no function mean; did you mean 'means'\?"),
         ("own_features:wrong", r"RuntimeError: .* \(.*, line \d+\)$"),
         ("own_features:absent", r"FileNotFoundError: .*no-such-weights.* \(.*own_features.py, line 10\)$"),
         ("own_broken:means", r"SyntaxError: "),
         (".own_features:means", r"TypeError: "),
-        ("no_such_module:means", r"No module named 'no_such_module'; looked for it in"),
+        ("no_such_module:means", r"No module named 'no_such_module'; searched in"),
     ):
         with pytest.raises(UserError, match=why):
             named_space(name, 32, device)
 
 
 def test_the_name_of_a_feature_space_is_checked_at_once() -> None:
-    with pytest.raises(UserError, match=r"--features 'inception': random, or your own as package.module"):
+    with pytest.raises(UserError, match=r"features: must be random, or your own as package.module"):
         EvaluateConfig(features="inception")
     assert EvaluateConfig(features="a.b:c").features == "a.b:c"

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from cxrdist.data.deidentify import told_age
+from cxrdist.data.deidentify import capped_age
 from cxrdist.data.imaging.dicom.reading import read_tags, reading
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.errors import UserError, nearest
@@ -160,4 +160,4 @@ def _age_years(text: str) -> int | None:
     if match is None:
         return None
     years = int(match[1]) // _YEAR[match[2]]
-    return told_age(years)
+    return capped_age(years)

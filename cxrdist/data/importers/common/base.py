@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cxrdist.data.imaging.radiograph import load_grey
-from cxrdist.errors import UserError, nearest
 
 PLACES = ("root", "table")
 """Options that say where a source lies: they stand in no manifest."""
@@ -46,6 +45,11 @@ class Record:
     """Whole years; ages from 90 up are stored as 90."""
     file: str = ""
     """Where the pixels are, relative to the source's root; "" where they are computed."""
+
+    @property
+    def patient(self) -> str:
+        """The patient; an image that names none is its own patient."""
+        return self.patient_id or self.source_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class Importer:
         """One image, [size, size] uint8. Raises images.UndecodableImage where the file is not an image."""
         raise NotImplementedError
 
-    def judgements(self) -> dict[str, Any]:
+    def source_options(self) -> dict[str, Any]:
         """The source's own options, as the manifest keeps them: all but where it lies."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in PLACES}
 
@@ -100,9 +104,3 @@ class FileImporter(Importer):
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         return load_grey(Path(self.root) / record.file, size, fit)
-
-
-def check_choice(option: str, value: str, choices: Sequence[str]) -> None:
-    """Raises UserError where an option, named as it is typed, is none of its choices."""
-    if value not in choices:
-        raise UserError(f"{option} {value}: unknown{nearest(value, choices)}")

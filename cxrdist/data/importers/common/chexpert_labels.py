@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from cxrdist.data.importers.common.base import FileImporter, check_choice
+from cxrdist.data.importers.common.base import FileImporter
 from cxrdist.data.importers.common.tables import Row
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, check_choice
 
 NO_FINDING = "No Finding"
 DEVICES = "Support Devices"
@@ -71,8 +71,8 @@ class CheXpertLabelled(FileImporter):
     normal = NO_FINDING
 
     def __post_init__(self) -> None:
-        check_choice("--views", self.views, VIEWS)
-        check_choice("--uncertain", self.uncertain, UNCERTAIN_WAYS)
+        check_choice("views", self.views, VIEWS)
+        check_choice("uncertain", self.uncertain, UNCERTAIN_WAYS)
 
     def labels_of(self, row: Row, where: str) -> Labels:
         """Raises UserError for a cell that is none of the four."""

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cxrdist.data.imaging.dicom import BURNED_IN_POLICIES, DicomHeader, notes, read_header, why_left_out
 from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.importers.common.base import Record, check_choice
+from cxrdist.data.importers.common.base import Record
+from cxrdist.errors import check_choice
 
 NOTE_ONE_PATIENT = (
     "all DICOM files bear one PatientID, which tells nobody apart: each counts as a patient of its own"
@@ -16,8 +17,8 @@ NOTE_ONE_PATIENT = (
 
 
 def check_burned_in(policy: str) -> None:
-    """Raises UserError for a policy that is none of ``BURNED_IN_POLICIES``."""
-    check_choice("--burned-in", policy, BURNED_IN_POLICIES)
+    """Raises OptionError for a policy that is none of ``BURNED_IN_POLICIES``."""
+    check_choice("burned_in", policy, BURNED_IN_POLICIES)
 
 
 def with_header(record: Record, root: Path, burned_in: str) -> Record:

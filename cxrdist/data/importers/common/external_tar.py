@@ -22,7 +22,7 @@ from typing import IO, Any, BinaryIO
 
 from cxrdist.data.imaging.dicom import is_dicom
 from cxrdist.data.shards.schema import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
-from cxrdist.errors import UserError
+from cxrdist.errors import UserError, is_plain
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "npy", "dcm", "dicom")
 TEXT_ENDINGS = ("cls", "json")
@@ -48,7 +48,6 @@ _START_BYTES = 132  # all that tells a DICOM file
 _KEY_AND_ENDING = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
 # What its tar_file_iterator skips.
 _META = re.compile(r"__[^/]*__($|/)")
-_NO_PLAIN_TEXT = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +176,7 @@ def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft]) -> None:
 
 def _refusal(member: tarfile.TarInfo, ending: str) -> str | None:
     name = member.name
-    if _NO_PLAIN_TEXT.search(name):
+    if not is_plain(name):
         return NOT_PLAIN
     if name.startswith("/") or ".." in name.split("/") or "\\" in name:
         return LEADS_OUT

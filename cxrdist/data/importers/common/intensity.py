@@ -6,16 +6,16 @@ from functools import partial
 
 import numpy as np
 
+from cxrdist.data.imaging.percentiles import percentile_bins
 from cxrdist.data.imaging.radiograph import Tone
-from cxrdist.data.importers.common.base import check_choice
+from cxrdist.errors import check_choice
 
 INTENSITIES = ("percentiles", "full")
-PERCENTILES = (0.5, 99.5)
 
 
 def check_intensity(intensity: str) -> None:
-    """Raises UserError for a way that is none of ``INTENSITIES``."""
-    check_choice("--intensity", intensity, INTENSITIES)
+    """Raises OptionError for a way that is none of ``INTENSITIES``."""
+    check_choice("intensity", intensity, INTENSITIES)
 
 
 def tone_of(intensity: str, is_inverted: bool = False) -> Tone:
@@ -32,8 +32,5 @@ def eight_bit(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarr
     return (255 - table if is_inverted else table)[pixels]
 
 
-def _percentiles(pixels: np.ndarray) -> tuple[int, int]:
-    """The PERCENTILES, nearest rank."""
-    cumulative = np.cumsum(np.bincount(pixels.ravel(), minlength=65536))
-    low, high = (int(np.searchsorted(cumulative, cumulative[-1] * p / 100)) for p in PERCENTILES)
-    return low, high
+def _percentiles(pixels: np.ndarray) -> list[int]:
+    return percentile_bins(np.bincount(pixels.ravel(), minlength=65536))

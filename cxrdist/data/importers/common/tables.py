@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from cxrdist.data.deidentify import told_age
-from cxrdist.errors import UserError
+from cxrdist.data.deidentify import capped_age
+from cxrdist.errors import CONTROL_CHARACTERS, UserError
 
 SPLIT_OF = {
     "train": "train",
@@ -28,7 +28,6 @@ Row = dict[str, str]
 
 LONGEST_LINE = 2**20
 """Characters. A line that never ends, packed into a few kilobytes of .gz, would fill the memory."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _VIEW_WORD = (
     "PA|AP|L|R|LL|RL|LAT|LATERAL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO|FRONTAL|POSTEROANTERIOR|ANTEROPOSTERIOR|LEFT|RIGHT|"
     "AXIAL|LORDOTIC|OBLIQUE|DECUBITUS|HORIZONTAL|SUPINE|ERECT|UPRIGHT|SITTING|PORTABLE|XTABLE|SWIMMERS|COSTAL"
@@ -76,7 +75,7 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
                     )
                 yield (
                     f"{table}, line {reader.line_num}",
-                    {k: _CONTROL.sub(" ", v or "").strip() for k, v in row.items()},
+                    {k: CONTROL_CHARACTERS.sub(" ", v or "").strip() for k, v in row.items()},
                 )
     except csv.Error as error:
         raise UserError(
@@ -160,4 +159,4 @@ def age_years(text: str) -> int | None:
     if match is None:
         return None
     years = int(match[1]) // {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
-    return told_age(years)
+    return capped_age(years)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 
 
 def check_budget(text: str) -> tuple[float, str]:
-    """``20 epochs`` or ``50000 images`` -> (20.0, "epochs"). Raises UserError for anything else."""
+    """``20 epochs`` or ``50000 images`` -> (20.0, "epochs"). Raises OptionError for anything else."""
     match = re.fullmatch(r"\s*([\d_,]+(?:\.\d+)?)\s*(epochs?|images?)\s*", text)
     amount = float(match[1].replace(",", "").replace("_", "")) if match else 0.0
     if match is None or amount <= 0:
-        raise UserError(f"--budget {text!r}: write it as '20 epochs' or '50000 images'")
+        raise OptionError("budget", f"must be written as '20 epochs' or '50000 images', not {text!r}")
     return amount, match[2].rstrip("s") + "s"
 
 

@@ -1,0 +1,62 @@
+"""The ``cxrdist`` command: everything that needs no GPU."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from cxrdist import __version__
+from cxrdist.cli import imports, mix, shards, study
+from cxrdist.errors import UserError, nearest
+from cxrdist.process import main as process_main
+
+Commands = dict[str, "Callable[[Sequence[str]], int | None] | Commands"]
+
+COMMANDS: Commands = {
+    "import": {**imports.COMMANDS},
+    "shards": {**shards.COMMANDS},
+    "mix": {**mix.COMMANDS},
+    "study": study.study,
+    "report": study.report,
+}
+
+USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
+
+  cxrdist import NAME                   import radiographs into a shard set; NAME is one of
+                                        {", ".join(imports.COMMANDS)}
+  cxrdist shards info|stats|preview SET show counts and provenance; grey values, views, patients; images
+  cxrdist shards verify|index SET       check that a set is intact; rebuild its indexes
+  cxrdist shards convert SET            convert a set to another encoding or a smaller size
+  cxrdist mix show|order DS3            show what an epoch of a mix takes; which images each process reads, by step
+  cxrdist study configs/study/demo.yaml run the whole experiment
+  cxrdist report runs/... --out report  write a page about finished runs
+
+Each has --help. Training, evaluation and synthesis run under accelerate:
+  accelerate launch launch/train_gan.py | evaluate_gan.py | synthesize.py | train_cls.py
+
+Example:
+  cxrdist import phantom --out shards/phantom --size 64 --seed 0"""
+
+
+def dispatch(argv: Sequence[str]) -> int | None:
+    words, commands = list(argv), COMMANDS
+    path = ["cxrdist"]
+    while True:
+        if not words or words[0] in ("-h", "--help"):
+            print(USAGE)
+            return 0
+        if words[0] == "--version":
+            print(f"cxrdist {__version__}")
+            return 0
+        word = words.pop(0)
+        if word not in commands:
+            raise UserError(f"{' '.join(path)} {word}: unknown command{nearest(word, commands)}")
+        path.append(word)
+        chosen = commands[word]
+        if callable(chosen):
+            return chosen(words)
+        commands = chosen
+
+
+def main() -> None:
+    process_main(lambda: dispatch(sys.argv[1:]))

@@ -1,0 +1,343 @@
+"""The configuration of one command: dataclass defaults < YAML files < command line, and one line for any mistake.
+
+argparse splits the command line and prints the help; pydantic checks the types and builds the dataclass.
+"""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+import math
+import re
+import sys
+from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from cxrdist import logs
+from cxrdist.config.yaml_files import dump_yaml, find, load_yaml
+from cxrdist.errors import OptionError, UserError, nearest
+from cxrdist.process import is_main_rank
+
+T = TypeVar("T")
+
+
+class Option(NamedTuple):
+    """One leaf of a configuration; its name is dotted, as in ``tracking.mode``."""
+
+    kind: Any
+    default: Any  # MISSING if the option is required
+    owner: Any  # the dataclass that declares it
+
+
+def parse(
+    cls: type[T],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str,
+    example: str,
+    positional: Sequence[str] = (),
+    default_config: Path | None = None,
+) -> T:
+    """The configuration of one command: ``cls`` from its defaults, YAML files and the command line.
+
+    ``cls`` is a frozen keyword-only dataclass; a field that is itself a dataclass gives ``--field.option``.
+    ``positional`` names the fields that may be given without their option; the last one may be a tuple.
+    ``--help`` and ``--print-config`` print and raise SystemExit(0); ``--log-level`` sets the level of the log. Raises
+    UserError for every mistake.
+    """
+    options = _options(cls)
+    parser = _parser(cls, options, prog, example, positional)
+    line = _read_argv(parser, sys.argv[1:] if argv is None else argv, options, positional)
+    logs.configure(line.pop("log_level", None))
+    values = {name: option.default for name, option in options.items() if option.default is not MISSING}
+    places = {name: name.upper() if name in positional else _dashed(name) for name in options}
+    print_config, files = line.pop("print_config", False), line.pop("config", [])
+    for file in [str(default_config), *files] if default_config else files:
+        named = (
+            file if Path(file).is_file() else str(find(file))
+        )  # as it was written, unless it is the clone's
+        for name, value in _leaves(load_yaml(named), options, named):
+            values[name], places[name] = _to_json(options[name].kind, value), f"{named}: {name}"
+    for name, (value, place) in line.items():
+        values[name], places[name] = _to_json(options[name].kind, value, is_word=True), place
+    if print_config:
+        if is_main_rank():
+            print(dump_yaml(_plain(_nest({name: values.get(name) for name in options}))), end="")
+        raise SystemExit(0)
+
+    from pydantic import TypeAdapter, ValidationError  # takes a tenth of a second, which --help saves
+
+    tree = json.dumps([_nest(values)], default=asdict)
+    adapter: Any = TypeAdapter(tuple[cls], config={"extra": "forbid"})  # type: ignore[valid-type]
+    try:
+        return adapter.validate_json(tree, strict=True)[0]
+    except ValidationError as error:
+        raise _mistake(error.errors(include_url=False), options, places, prog) from None
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain nested dicts, lists and scalars, in the order of the fields."""
+    return _plain(asdict(config))
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration as YAML: ``--config`` with it gives an equal object."""
+    return dump_yaml(to_dict(config))
+
+
+# ---- options by their dotted names
+
+
+def _options(cls: Any, prefix: str = "", instance: Any = None) -> dict[str, Option]:
+    """Every option by its dotted name. ``instance`` is the outer field's default."""
+    kinds = get_type_hints(cls)
+    options: dict[str, Option] = {}
+    for field in fields(cls):
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = getattr(instance, field.name, default)
+        if is_dataclass(kinds[field.name]):
+            options |= _options(kinds[field.name], f"{prefix}{field.name}.", default)
+        else:
+            options[prefix + field.name] = Option(kinds[field.name], default, cls)
+    return options
+
+
+def _leaves(
+    tree: Mapping[Any, Any], options: Mapping[str, Option], file: str, prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """The values of a YAML mapping by the names of their options. Raises UserError for an unknown key."""
+    for key, value in tree.items():
+        name = prefix + str(key).replace("-", "_")
+        if name in options:
+            yield name, value
+        elif not any(option.startswith(f"{name}.") for option in options):
+            raise UserError(f"{file}: no such option {name!r}{_spelling(name, options)}")
+        elif isinstance(value, dict):
+            yield from _leaves(value, options, file, f"{name}.")
+        elif value is not None:  # a group that holds only comments is null
+            raise UserError(f"{file}: {name}: expected a mapping, got {value!r}")
+
+
+def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by dotted names to nested mappings."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *groups, leaf = name.split(".")
+        branch = tree
+        for group in groups:
+            branch = branch.setdefault(group, {})
+        branch[leaf] = value
+    return tree
+
+
+def _plain(tree: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(tree, default=asdict))
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _item_kind(kind: Any) -> Any:
+    """The type of a list's items, None if ``kind`` is no list."""
+    return next((get_args(member)[0] for member in _members(kind) if get_origin(member) is tuple), None)
+
+
+def _to_json(kind: Any, value: Any, *, is_word: bool = False) -> Any:
+    """``value`` as JSON for pydantic. A list may be written as ``A,B``, or as its only item.
+
+    ``is_word``: a word of the command line, so ``64`` may be a number; the text ``'64'`` of a YAML file stays text.
+    """
+    if is_word and value == "null" and NoneType in _members(kind):
+        return None
+    if item_kind := _item_kind(kind):
+        if isinstance(value, str) and value.startswith("[") == value.endswith("]"):
+            rows = csv.reader([value.removeprefix("[").removesuffix("]")], skipinitialspace=True)
+            words = [word.strip() for word in next(rows, [])]
+            return value if "" in words else [_to_json(item_kind, word, is_word=True) for word in words]
+        items = [value] if isinstance(value, int | float) else value
+        return (
+            [_to_json(item_kind, item, is_word=is_word) for item in items]
+            if isinstance(items, list)
+            else items
+        )
+    for number in (int, float) if is_word else ():  # the narrowest type first
+        if number in _members(kind):
+            with suppress(ValueError):
+                typed = number(value)
+                return value if math.isnan(typed) else typed
+    return value
+
+
+# ---- mistakes
+
+
+def _mistake(
+    errors: list[Any], options: Mapping[str, Option], places: Mapping[str, str], prog: str
+) -> UserError:
+    """One line for what pydantic found: the first wrong value, else all that is missing."""
+    wrong = [error for error in errors if error["type"] != "missing"]
+    if not wrong:
+        missing = ", ".join(_place(error["loc"][1:], options, places) for error in errors)
+        return UserError(f"{missing}: must be given; see {prog} --help")
+    path, value, reason = wrong[0]["loc"][1:], wrong[0]["input"], wrong[0]["msg"]
+    place = _place(path, options, places)
+    if isinstance(cause := wrong[0].get("ctx", {}).get("error"), OptionError):
+        place, reason = _place((*path, cause.field), options, places), cause.reason
+    elif wrong[0]["type"] == "unexpected_keyword_argument":
+        reason = "no such option"
+    elif wrong[0]["type"] == "literal_error":
+        choices = [choice for member in _members(options[".".join(path)].kind) for choice in get_args(member)]
+        reason = f"{value!r} is not a choice{nearest(str(value), choices)}"
+    elif reason.startswith("Input should be "):
+        names = {"tuple_type": "a list", "dict_type": "a mapping", "dataclass_type": "a mapping"}
+        same = [error for error in wrong if _place(error["loc"][1:], options, places) == place]
+        expected = [names.get(error["type"], error["msg"].removeprefix("Input should be ")) for error in same]
+        quotes = (
+            " (write it in quotes)" if isinstance(value, int | float) and "a valid string" in expected else ""
+        )
+        reason = f"expected {' or '.join(expected)}, got {value!r}{quotes}"
+    return UserError(f"{place}: {reason}")
+
+
+def _place(path: Sequence[str | int], options: Mapping[str, Option], places: Mapping[str, str]) -> str:
+    """Where the value at pydantic's path was written: ``--lr``, or a file, its key and the item within it."""
+    for length in range(len(path), 0, -1):
+        name = ".".join(map(str, path[:length]))
+        if name in options:
+            is_union = len({*_members(options[name].kind)} - {NoneType}) > 1
+            within = [] if is_union else path[length:]  # in a union, pydantic adds the member that it tried
+            return ".".join(map(str, [places[name], *within]))
+    return ".".join(map(str, path))
+
+
+def _spelling(word: str, known: Iterable[str]) -> str:
+    known = list(known)
+    # `--mode` and `--tracking` mean `--tracking.mode`, though the spellings differ much.
+    related = [k for k in known if k.endswith("." + word.lstrip("-")) or k.startswith(word + ".")]
+    return f"; did you mean {related[0]!r}?" if len(related) == 1 else nearest(word, known)
+
+
+# ---- the command line
+
+
+class _Once(Action):
+    """Stores a value with its option, and refuses an option that occurs twice."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if hasattr(namespace, self.dest):
+            raise ArgumentError(self, "given twice; a list is written with commas, as in A,B")
+        value = option_string == self.option_strings[0] if self.nargs == 0 else values
+        setattr(namespace, self.dest, (value, option_string))
+
+
+def _read_argv(
+    parser: ArgumentParser, argv: Sequence[str], options: Mapping[str, Option], positional: Sequence[str]
+) -> dict[str, Any]:
+    """What the command line gives, by the names of the options. Raises UserError for an unknown option."""
+    stop = [*argv, "--"].index("--")
+    if {"-h", "--help"} & {*argv[:stop]}:
+        if is_main_rank():
+            parser.print_help()
+        raise SystemExit(0)
+    words: list[str] = []
+    for word in argv[:stop]:
+        flag, equals, text = word.partition("=")
+        if word.startswith("--"):
+            words.append(flag.replace("_", "-") + equals + text)
+        elif re.match(r"-\.?\d", word) and words and words[-1].startswith("--"):
+            words[-1] += f"={word}"  # argparse would take -1,2 or -1e-4 for an option
+        else:
+            words.append(word)
+    try:
+        namespace, free = parser.parse_known_args(words)
+    except ArgumentError as error:
+        raise UserError(f"{error.argument_name}: {error.message}") from None
+    if unknown := [word.partition("=")[0] for word in free if word.startswith("-") and word != "-"]:
+        raise UserError(f"{unknown[0]}: no such option{_spelling(unknown[0], parser._option_string_actions)}")
+    line, free = vars(namespace), [*free, *argv[stop + 1 :]]
+    for name in (name for name in positional if free and name not in line):
+        takes_all = _item_kind(options[name].kind) is not None
+        line[name] = (free if takes_all else free[0], name.upper())
+        free = [] if takes_all else free[1:]
+    if free:
+        hint = "a list is written with commas, as in A,B"
+        raise UserError(f"{parser.prog}: unexpected argument {free[0]!r}; {hint}")
+    return line
+
+
+def _parser(
+    cls: Any, options: Mapping[str, Option], prog: str, example: str, positional: Sequence[str]
+) -> ArgumentParser:
+    free = [n.upper() if options[n].default is MISSING else f"[{n.upper()}]" for n in positional]
+    parser = ArgumentParser(
+        prog=prog,
+        usage=" ".join([prog, *free, "[--option VALUE ...]"]),
+        description=_first_paragraph(cls),
+        epilog=f"Example:\n  {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+        argument_default=SUPPRESS,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument(
+        "--config", action="append", metavar="FILE", help="YAML file with any of these options."
+    )
+    parser.add_argument("--print-config", action="store_true", help="Print the configuration as YAML.")
+    log_level = "Show warnings and notes from this level on (default: info, or CXRDIST_LOG_LEVEL)"
+    parser.add_argument("--log-level", metavar=f"{{{','.join(logs.LEVELS)}}}", help=log_level)
+    groups: dict[str, Any] = {"": parser}
+    for name, option in options.items():
+        prefix, _, leaf = name.rpartition(".")
+        if prefix not in groups:
+            groups[prefix] = parser.add_argument_group(prefix, _first_paragraph(option.owner))
+        is_flag = bool in _members(option.kind)
+        flags = [_dashed(name), _dashed(f"no-{name}")] if is_flag else [_dashed(name)]
+        words: dict[str, Any] = {"nargs": 0} if is_flag else {"metavar": _metavar(option.kind)}
+        default = "required" if option.default is MISSING else f"default: {_as_typed(option.default)}"
+        text = f"{_attribute_docs(option.owner).get(leaf, '')} ({default})".replace("%", "%%")
+        groups[prefix].add_argument(*flags, dest=name, action=_Once, help=text, **words)
+    return parser
+
+
+def _dashed(name: str) -> str:
+    """``label_rule`` as it is typed: ``--label-rule``."""
+    return "--" + name.replace("_", "-")
+
+
+def _metavar(kind: Any) -> str:
+    """``INT|null``, ``STR,...`` or ``{a,b}``."""
+    if get_origin(kind) in (Literal, tuple):
+        args = get_args(kind)
+        return f"{{{','.join(args)}}}" if get_origin(kind) is Literal else f"{_metavar(args[0])},..."
+    members = _members(kind)
+    if len(members) > 1:
+        return "|".join(map(_metavar, members))
+    return "null" if kind is NoneType else kind.__name__.upper()
+
+
+def _as_typed(value: Any) -> str:
+    """A default as it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(_as_typed, value)) or "[]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _first_paragraph(cls: Any) -> str:
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+@cache
+def _attribute_docs(cls: Any) -> dict[str, str]:
+    from docstring_parser import parse_from_object
+
+    params = (p for base in reversed(cls.__mro__[:-1]) for p in parse_from_object(base).params)
+    return {p.arg_name: " ".join((p.description or "").split()) for p in params}

@@ -1,0 +1,109 @@
+"""What a synthesis writes: how many images of each class, from which generator, in which shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cxrdist.config.yaml_files import find_named, load_yaml
+from cxrdist.data.loading.mix_sets import train_counts
+from cxrdist.data.mix.rules import quotas, rule_from
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.tar import samples_per_shard
+from cxrdist.errors import UserError
+from cxrdist.models import TrainedGenerator
+from cxrdist.synth.config import SynthConfig
+from cxrdist.synth.gates import GreyGate, scores_of
+
+CANDIDATE_BATCH = 64
+PROBED_CANDIDATES = 4 * CANDIDATE_BATCH
+MIN_PASS_RATE = 0.05
+MIN_SHARDS_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Source:
+    """One class of the set: how many images of it, and what generates and filters them."""
+
+    class_name: str
+    images: int
+    generator: TrainedGenerator
+    gate: GreyGate
+
+
+@dataclass(frozen=True)
+class SynthTask:
+    """One shard to write."""
+
+    class_name: str
+    number: int
+    samples: int
+
+
+def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
+    """``{class: synthetic images in one epoch of the mix}``. Raises UserError if the mix uses none."""
+    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    if not rule.needs_synthetic:
+        raise UserError(f"--mix {rule.name} uses no synthetic images: choose a mix that does, such as DS3")
+    quota = quotas(rule, train_counts(real, None))
+    wanted = {name: q["synthetic"] for name, q in quota.items() if q.get("synthetic")}
+    if not wanted:
+        raise UserError(
+            f"an epoch of {rule.name} on {real} contains no synthetic image: raise their quota in the rule"
+        )
+    return wanted
+
+
+def shard_tasks(sources: Sequence[Source], image_size: int, encoding: str) -> list[SynthTask]:
+    """The shards of all classes, a function of the numbers of images alone.
+
+    A shard holds an eighth of its class's images, so that several ranks have work, but at least 64 and at most
+    ``samples_per_shard``.
+    """
+    tasks = []
+    for source in sources:
+        length = min(
+            samples_per_shard(image_size, encoding),
+            max(CANDIDATE_BATCH, -(-source.images // MIN_SHARDS_PER_CLASS)),
+        )
+        for number, first in enumerate(range(0, source.images, length)):
+            tasks.append(SynthTask(source.class_name, number, min(length, source.images - first)))
+    return tasks
+
+
+def check_pass_rate(source: Source, config: SynthConfig) -> None:
+    """Raises UserError, before anything is written, if under 5 % of a generator's images pass the gate."""
+    name = source.class_name
+    z = source.generator.z(config.seed, f"probe {name}", range(PROBED_CANDIDATES))
+    images = source.generator.images(name, z)
+    passed = sum(source.gate.admits(*scores_of(image)) for image in images)
+    if passed < MIN_PASS_RATE * PROBED_CANDIDATES:
+        raise UserError(
+            f"only {passed} of {PROBED_CANDIDATES} generated images of {name} have the brightness and contrast of "
+            f"real ones: look at the samples in {config.gan}, and train the generator longer (--budget)"
+        )
+
+
+def provenance_of(config: SynthConfig, sources: Sequence[Source]) -> dict[str, Any]:
+    """The set's provenance, as far as it is known before the images are generated."""
+    return {
+        "importer": "synthesis",
+        "release": "generated images",
+        "is_phantom": False,
+        "options": {
+            "encoding": config.encoding,
+            "seed": config.seed,
+            "mix": config.mix,
+            "images": {source.class_name: source.images for source in sources},
+            "label_rule": None,
+        },
+        "generators": {source.class_name: source.generator.weights_sha256 for source in sources},
+        "grey_ranges": {
+            source.class_name: {
+                "brightness": [source.gate.brightness.low, source.gate.brightness.high],
+                "contrast": [source.gate.contrast.low, source.gate.contrast.high],
+            }
+            for source in sources
+        },
+    }
