@@ -16,6 +16,8 @@ from cxrdist.cli.main import COMMANDS, Commands
 from tests.helpers.images import draw_folder
 from tests.helpers.launching import CLONE
 
+pytestmark = pytest.mark.slow
+
 Done = subprocess.CompletedProcess[str]
 TINY = ("--size", "32", "--val", "0.2", "--test", "0.2")
 UNKNOWN_PATIENTS = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from cxrdist.data.shards.manifest import MANIFEST
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet

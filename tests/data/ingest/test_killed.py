@@ -27,6 +27,8 @@ from cxrdist.data.tools.verify import verify
 from tests.helpers.processes import is_running, wait_until, workers_of
 from tests.helpers.shard_sets import contents, make_unfinished
 
+pytestmark = pytest.mark.slow
+
 FILE_EVENTS = {
     "open",
     "os.rename",
