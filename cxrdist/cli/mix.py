@@ -15,20 +15,20 @@ from cxrdist.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class MixShow:
-    """What one epoch of a mix takes of each class, how often it takes each image, and what is missing for it."""
+    """Show what one epoch of a mix takes of each class, how often it takes each image, and what is missing."""
 
     mix: str = "DS3"
     """DS1, DS2, DS3 or the path of a YAML rule."""
     shards: str = DEFAULT_SET
     """Set of real images."""
     synthetic: str | None = None
-    """Set of synthetic images; without one, what synthesis has to make is told. Unused by DS1, DS2."""
+    """Set of synthetic images; without one, the images that synthesis has to make are listed. Unused by DS1, DS2."""
     warn_repeats: float = 3
-    """Warn where an epoch takes each image of a class more than so many times."""
+    """Warn if an epoch takes each image of a class more often than this."""
     json: bool = False
     """As JSON: mix, shards, synthetic, epoch_images, classes, remarks."""
     allow_other_lineage: bool = False
-    """Accept synthetic images whose generator did not learn from this set's train split (a leak, perhaps)."""
+    """Accept synthetic images whose generator did not learn from this set's train split (a possible leak)."""
 
     def __post_init__(self) -> None:
         if self.warn_repeats <= 0:

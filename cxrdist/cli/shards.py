@@ -1,4 +1,4 @@
-"""``cxrdist shards ...``: what a shard set holds, whether it is whole, how it looks; and making it another one."""
+"""``cxrdist shards ...``: show, check, draw, repair and convert a shard set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def options_of(cls: type[T], argv: Sequence[str], name: str, example: str, positional: str = "set") -> T:
-    """The command's options. Raises UserError where they mean the default set and it is not there."""
+    """The command's options. Raises UserError if they mean the default set and it does not exist."""
     prog = f"cxrdist shards {name}"
     options = parse(cls, argv, prog=prog, example=f"{prog} {example}", positional=(positional,))
     named = getattr(options, positional)
@@ -28,7 +28,7 @@ def options_of(cls: type[T], argv: Sequence[str], name: str, example: str, posit
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsInfo:
-    """What a shard set holds and where it comes from."""
+    """Show what a shard set holds and where it comes from."""
 
     set: str = DEFAULT_SET
     """Folder of the set, or its URL."""
@@ -48,12 +48,12 @@ def info(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsVerify:
-    """Read a whole shard set and list all that is wrong with it; exit code 1 if anything is."""
+    """Read a whole shard set and list all problems; exit code 1 if there are any."""
 
     set: str = DEFAULT_SET
     """Folder of the set, or its URL."""
     quick: bool = False
-    """Compare sizes, manifest and tables only; no image is read."""
+    """Compare only sizes, manifest and tables; no image is read."""
 
 
 def verify(argv: Sequence[str]) -> int:
@@ -79,13 +79,13 @@ class ShardsPreview:
     """Draw a contact sheet of one or several shard sets: a row for each class and origin."""
 
     sets: tuple[str, ...] = (DEFAULT_SET,)
-    """Folders of sets, or their URLs: a set and its synthetic one side by side, say."""
+    """Folders of sets, or their URLs: for example a set and its synthetic one, side by side."""
     out: str = "preview.png"
-    """The PNG file to write; not within a shard set."""
+    """The PNG file to write, outside of shard sets."""
     split: str = "train"
     """train, val or test."""
     count: int = 8
-    """Images of each row."""
+    """Images in each row."""
 
 
 def preview(argv: Sequence[str]) -> None:
@@ -98,7 +98,7 @@ def preview(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsIndex:
-    """Rebuild the indexes of a shard set that are missing or damaged, from its tars; exit code 1 if one can't be."""
+    """Rebuild the missing and damaged indexes of a shard set from its tars; exit code 1 if one cannot be rebuilt."""
 
     set: str = DEFAULT_SET
     """Folder of the set, or its URL."""
@@ -131,7 +131,7 @@ def convert(argv: Sequence[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsStats:
-    """Grey values, views, sex and age of each class, with a warning where they tell the class.
+    """Show grey values, views, sex and age of each class; warn if they predict the class.
 
     Reads every image.
     """

@@ -17,7 +17,7 @@ import torch
 
 from cxrdist.cli.main import COMMANDS, dispatch
 from cxrdist.config.yaml_files import load_yaml
-from cxrdist.data.imaging.radiograph import FOREIGN
+from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
 from cxrdist.data.importers.registry import IMPORTERS
 from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.index import index_bytes, index_name
@@ -196,7 +196,7 @@ def test_a_member_that_is_a_pickle(
 
 
 @pytest.mark.usefixtures("inline")
-@pytest.mark.parametrize("encoding", ["npy", *FOREIGN.values()])
+@pytest.mark.parametrize("encoding", ["npy", *EXTERNAL_ENCODINGS.values()])
 def test_an_npy_image_of_objects(
     tmp_path: Path, owned: Path, bomb: bytes, capsys: Capture, encoding: str
 ) -> None:

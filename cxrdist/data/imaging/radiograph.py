@@ -23,10 +23,10 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.errors import UserError, nearest
 
 FITS = ("pad", "crop")
-FOREIGN = {"pad": "foreign-pad", "crop": "foreign-crop"}
+EXTERNAL_ENCODINGS = {"pad": "foreign-pad", "crop": "foreign-crop"}
 """The "encoding" of a set of external tars, by fit: any file that ``grey_of`` reads, made square by that fit."""
 
-_FIT_OF = {encoding: fit for fit, encoding in FOREIGN.items()}
+_FIT_OF = {encoding: fit for fit, encoding in EXTERNAL_ENCODINGS.items()}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray |
     """Decodes a shard member to [size, size] uint8: into ``out``, contiguous and of that shape, or a new array.
 
     Raises UndecodableImage unless ``data`` is one complete grey image of exactly this size and encoding; for an
-    encoding of ``FOREIGN``, if ``grey_of`` cannot read it. The content of ``out`` is then undefined.
+    encoding of ``EXTERNAL_ENCODINGS``, if ``grey_of`` cannot read it. The content of ``out`` is then undefined.
     """
     if out is None:
         out = np.empty((size, size), np.uint8)

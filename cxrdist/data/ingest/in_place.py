@@ -21,7 +21,7 @@ from cxrdist.console import say
 from cxrdist.data.deidentify import Salt
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
-from cxrdist.data.imaging.radiograph import FOREIGN
+from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.fingerprints import NO_HASH, FingerprintTable, report_near_duplicates
@@ -215,7 +215,7 @@ def write_set(
         store,
         classes=list(plan.classes),
         image_size=options.size,
-        encoding=FOREIGN[options.fit],
+        encoding=EXTERNAL_ENCODINGS[options.fit],
         strata=strata,
         provenance=provenance.updated(found),
         lineage=Lineage(kind="real"),

@@ -22,9 +22,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
-from cxrdist.data.imaging.codecs import ENCODINGS
 from cxrdist.data.imaging.errors import MAX_PIXELS
-from cxrdist.data.imaging.radiograph import FOREIGN
+from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
 from cxrdist.data.shards.schema import (
     FORMAT,
     MANIFEST,
@@ -109,6 +108,9 @@ def _option(value: Any) -> Any:
     return value
 
 
+KNOWN_ENCODINGS = (*ENCODINGS, *EXTERNAL_ENCODINGS.values())
+Encoding = Annotated[str, must(lambda name: name in KNOWN_ENCODINGS, f"one of {', '.join(KNOWN_ENCODINGS)}")]
+"""Of the images of a set; ``foreign-*`` for external tars that were indexed in place."""
 Option = Annotated[str | int | float | bool | list[str] | dict[str, int] | None, PlainValidator(_option)]
 
 
@@ -198,8 +200,7 @@ class Manifest(Model):
     classes: Annotated[list[Text], Field(min_length=1, max_length=MAX_CLASSES)]
     image_size: Annotated[int, Field(ge=1, le=math.isqrt(MAX_PIXELS))]
     """Side of the square images, in pixels."""
-    encoding: Literal["png", "jpg", "npy", "foreign-pad", "foreign-crop"]
-    """Of the images; ``foreign-*`` for external tars that were indexed in place."""
+    encoding: Encoding
     strata: list[StratumEntry]
     counts: dict[str, dict[str, dict[str, Count]]]
     """``{split: {class: {origin: samples}}}``."""
@@ -215,7 +216,7 @@ class Manifest(Model):
     @property
     def is_external(self) -> bool:
         """Whether the tars are external ones, indexed where they lie."""
-        return self.encoding in FOREIGN.values()
+        return self.encoding in EXTERNAL_ENCODINGS.values()
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:
@@ -227,9 +228,6 @@ class Manifest(Model):
         if unknown := {stratum.class_name for stratum in strata} - {*self.classes}:
             raise ValueError(f"strata: {min(unknown)!r} is no class of the set")
         return self
-
-
-assert {*ENCODINGS, *FOREIGN.values()} == {"png", "jpg", "npy", "foreign-pad", "foreign-crop"}
 
 
 def digest_of(manifest: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ def holds_control_characters(value: Any) -> bool:
     return re.search(rf"\\[bfnrtu]|{CONTROL_CHARACTERS.pattern}", words) is not None
 
 
-def _must(is_right: Callable[[Any], bool], expected: str) -> AfterValidator:
+def must(is_right: Callable[[Any], bool], expected: str) -> AfterValidator:
     def check(value: Any) -> Any:
         if not is_right(value):
             raise ValueError(f"expected {expected}")
@@ -130,13 +130,13 @@ def _must(is_right: Callable[[Any], bool], expected: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Text = Annotated[str, _must(is_text, "text without control characters")]
-FileName = Annotated[str, _must(is_name, "the name of a file in the set")]
+Text = Annotated[str, must(is_text, "text without control characters")]
+FileName = Annotated[str, must(is_name, "the name of a file in the set")]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PatientHash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,24}$")]
-Age = Annotated[Any, _must(lambda age: _is_years(age) or is_text(age), "years, or text")]
+Age = Annotated[Any, must(lambda age: _is_years(age) or is_text(age), "years, or text")]
 
 
 def _is_years(value: Any) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.imaging.radiograph import FOREIGN, decode
+from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS, decode
 from cxrdist.data.shards.index import ShardTable, changed, index_name, missing, read_index, read_table
 from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, Problem, ShardSetError, is_key
@@ -95,7 +95,7 @@ class StratumReader:
     @property
     def is_external(self) -> bool:
         """Whether the tars are external ones, each perhaps with samples of several strata."""
-        return self.encoding in FOREIGN.values()
+        return self.encoding in EXTERNAL_ENCODINGS.values()
 
     @property
     def remedy(self) -> str:
