@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from cxrdist.data.imaging.codecs import ENCODINGS
 from cxrdist.data.imaging.errors import MAX_PIXELS
 from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
 from cxrdist.data.shards.schema import (
@@ -46,6 +47,7 @@ from cxrdist.data.shards.schema import (
     holds_control_characters,
     impossible,
     is_text,
+    must,
 )
 from cxrdist.data.storage.store import Store, store_of, write_to
 from cxrdist.errors import UserError
