@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a terminal takes for a command (the control characters C0, DEL and C1), and surrogates, which UTF-8 cannot
@@ -32,6 +33,17 @@ class UserError(Exception):
     def __init__(self, message: str, *, every_rank: bool = False) -> None:
         super().__init__(shown(" ".join(message.split())))
         self.every_rank = every_rank
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions unpickle by calling the class with the message alone, which subclasses may not accept: an error
+        # of a worker process would then break the pool.
+        return _unpickled, (type(self), str(self), vars(self))
+
+
+def _unpickled(kind: type[UserError], message: str, attributes: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, message)
+    vars(error).update(attributes)
+    return error
 
 
 class OptionError(UserError, ValueError):

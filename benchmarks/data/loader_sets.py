@@ -29,7 +29,7 @@ from benchmarks.data.loader_side import Checksum
 from benchmarks.peers import peers_python, pins
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.ingest.labels import NORMAL
-from cxrdist.data.shards.manifest import FORMAT
+from cxrdist.data.shards.schema import FORMAT
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.phantom import render
 

@@ -9,7 +9,8 @@ from typing import TypeVar
 from cxrdist.config.parser import parse
 from cxrdist.config.presets import PRESETS
 from cxrdist.config.yaml_files import find
-from cxrdist.data.shards.manifest import MANIFEST, read_manifest
+from cxrdist.data.shards.manifest import read_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.storage.store import store_of
 
 T = TypeVar("T")
@@ -26,6 +27,6 @@ def parse_with_preset(
     if any(word == "--config" or word.startswith("--config=") for word in argv):
         return config
     shards = store_of(str(getattr(config, "shards")))  # noqa: B009
-    size = read_manifest(shards)["image_size"] if shards.exists(MANIFEST) else PHANTOM_SIZE
+    size = read_manifest(shards).image_size if shards.exists(MANIFEST) else PHANTOM_SIZE
     preset = next(name for largest, name in PRESETS[kind].items() if size <= largest)
     return parse(cls, argv, prog=prog, example=example, default_config=find(preset))

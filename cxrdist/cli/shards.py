@@ -61,16 +61,16 @@ def verify(argv: Sequence[str]) -> int:
     from cxrdist.data.tools.verify import remedy, verify
 
     found = verify(options.set, quick=options.quick)
-    for line in found:
-        print(line)
-    well = "sizes and tables are as they were written" if options.quick else "all is as it was written"
-    print(f"{options.set}: {problems(found) or well}")
+    for problem in found:
+        print(problem)
+    whole = "sizes and tables are as they were written" if options.quick else "all is as it was written"
+    print(f"{options.set}: {problems(found) or whole}")
     if found:
         print(remedy(options.set, found))
     return 1 if found else 0
 
 
-def problems(found: Sequence[str]) -> str:
+def problems(found: Sequence[object]) -> str:
     return f"{len(found)} problem{'s' if len(found) > 1 else ''}" if found else ""
 
 
@@ -112,8 +112,8 @@ def index(argv: Sequence[str]) -> int:
     result = reindex(options.set)
     for name in result.rebuilt:
         print(f"{name}: rebuilt")
-    for line in result.problems:
-        print(line)
+    for problem in result.problems:
+        print(problem)
     counts = f"{result.whole:,} whole, {len(result.rebuilt):,} rebuilt"
     print(f"{options.set}: indexes: {counts}{', ' * bool(result.problems)}{problems(result.problems)}")
     if result.problems:

@@ -24,12 +24,12 @@ def digests_of(real: ShardSet, synthetic: ShardSet | None) -> dict[str, str | No
 
 def describe_data(real: ShardSet) -> dict[str, Any]:
     """Provenance of the real set, for reports."""
-    provenance = real.manifest["provenance"]
+    provenance = real.manifest.provenance
     return {
-        "importer": provenance["importer"],
-        "release": provenance["release"],
-        "is_phantom": provenance["is_phantom"],
+        "importer": provenance.importer,
+        "release": provenance.release,
+        "is_phantom": provenance.is_phantom,
         "image_size": real.image_size,
-        "label_rule": provenance["options"]["label_rule"],
-        "counts": real.manifest["counts"],
+        "label_rule": provenance.option("label_rule"),
+        "counts": real.manifest.counts,
     }

@@ -28,7 +28,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cxrdist.data.shards.shard_set import CorruptSample, ShardSet
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import CorruptSample
 
 MAX_REAL = 64
 SIDE = 16

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cxrdist.data.shards.manifest import GateCounts
 from cxrdist.data.shards.open import synthetic_place
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
@@ -59,8 +60,8 @@ def pairs(study: Study, count: int = 4) -> Pairs:
             shown = {origin: None if isinstance(found, str) else found for origin, found in images.items()}
             rows.append(Pair(name=name, **shown))
     synthetic = sets["synthetic"]
-    gates = {} if isinstance(synthetic, str) else synthetic.manifest["provenance"].get("gates", {})
-    return Pairs(rows=tuple(rows), run=run, notes=tuple(notes), gates=_gates_text(gates))
+    gates = None if isinstance(synthetic, str) else synthetic.manifest.provenance.gates
+    return Pairs(rows=tuple(rows), run=run, notes=tuple(notes), gates=_gates_text(gates or {}))
 
 
 def _open(run: ClsRun, key: str, origin: str) -> ShardSet | str:
@@ -93,13 +94,12 @@ def _read(shards: ShardSet | str, name: str, origin: str, count: int) -> np.ndar
     return images
 
 
-def _gates_text(gates: dict[str, dict[str, int]]) -> str:
+def _gates_text(gates: dict[str, GateCounts]) -> str:
     """Pass rates of the gates, per class: ``Normal 360 of 400 (90 %)``."""
     parts = []
     for name, counts in gates.items():
-        admitted, tried = counts["admitted"], counts["tried"]
-        share = f" ({100 * admitted / tried:.0f} %)" if tried else ""
-        parts.append(f"{name} {admitted:,} of {tried:,}{share}")
+        share = f" ({100 * counts.admitted / counts.tried:.0f} %)" if counts.tried else ""
+        parts.append(f"{name} {counts.admitted:,} of {counts.tried:,}{share}")
     return ", ".join(parts)
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from cxrdist.config.yaml_files import find, find_named, load_yaml
 from cxrdist.console import duration, say
 from cxrdist.data.mix.rules import OTHERS, WeightRule, rule_from
-from cxrdist.data.shards.manifest import MANIFEST
 from cxrdist.data.shards.open import synthetic_place
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import OptionError, UserError
 from cxrdist.process import available_cores, die_with_parent

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
-from cxrdist.data.mix.rules import quotas, rule_from
+from cxrdist.data.mix.rules import MixRule, quotas, rule_from
+from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import samples_per_shard
 from cxrdist.errors import UserError
@@ -41,9 +41,13 @@ class SynthTask:
     samples: int
 
 
+def mix_rule(config: SynthConfig) -> MixRule:
+    return rule_from(load_yaml(find_named("mix", config.mix)))
+
+
 def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
     """``{class: synthetic images in one epoch of the mix}``. Raises UserError if the mix uses none."""
-    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    rule = mix_rule(config)
     if not rule.needs_synthetic:
         raise UserError(f"--mix {rule.name} uses no synthetic images: choose a mix that does, such as DS3")
     quota = quotas(rule, train_counts(real, None))
@@ -85,16 +89,17 @@ def check_pass_rate(source: Source, config: SynthConfig) -> None:
         )
 
 
-def provenance_of(config: SynthConfig, sources: Sequence[Source]) -> dict[str, Any]:
-    """The set's provenance, as far as it is known before the images are generated."""
-    return {
+def provenance_of(config: SynthConfig, sources: Sequence[Source]) -> Provenance:
+    """The set's provenance, as far as it is known before the images are generated. Raises UserError for options that
+    no manifest can hold."""
+    provenance = {
         "importer": "synthesis",
         "release": "generated images",
         "is_phantom": False,
         "options": {
             "encoding": config.encoding,
             "seed": config.seed,
-            "mix": config.mix,
+            "mix": mix_rule(config).name,
             "images": {source.class_name: source.images for source in sources},
             "label_rule": None,
         },
@@ -107,3 +112,4 @@ def provenance_of(config: SynthConfig, sources: Sequence[Source]) -> dict[str, A
             for source in sources
         },
     }
+    return checked_provenance(provenance, f"--out {config.out_place}")

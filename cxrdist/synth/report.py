@@ -13,17 +13,18 @@ from cxrdist.synth.config import SynthConfig
 
 def report(config: SynthConfig, manifest: Manifest, seconds: float, dist: Dist) -> None:
     """Rank 0 alone calls this, after the manifest is written."""
-    gates = manifest["provenance"]["gates"]
+    provenance = manifest.provenance.json_value()
+    gates = provenance["gates"]
     for name, gate in gates.items():
         share = gate["admitted"] / gate["tried"]
         say(f"  {name}: {gate['admitted']:,} images, {share:.1%} of those generated passed the gate")
     summary = {
         "job": "synth",
         "status": "finished",
-        "shards": {"real": manifest["lineage"]["real_digest"], "synthetic": manifest["digest"]},
-        "generators": manifest["provenance"]["generators"],
+        "shards": {"real": manifest.lineage.real_digest, "synthetic": manifest.digest},
+        "generators": provenance["generators"],
         "metrics": {"gates": gates},
-        "images_made": sum(s["samples"] for s in manifest["strata"]),
+        "images_made": manifest.samples,
         "seconds": round(seconds, 1),
         "world_size": dist.world_size,
         "device": dist.device_name,

@@ -132,20 +132,20 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "root"],
-            "--out root: lies in --root root, which is read: name a folder elsewhere",
+            "--out root: lies in --root root, all of which is read: name a folder elsewhere",
         ),
         (
             ["import", "folder", "--root", "root", "--out", "tiny"],
             "tiny already holds another set (size 32, now 64; test 0.2, now 0.15; val 0.2, now 0.15)",
         ),
         (["shards", "info", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
-        (["shards", "info"], "shards/phantom is not there yet: make it with `cxrdist import phantom`"),
-        (["shards", "verify"], "shards/phantom is not there yet"),
-        (["shards", "preview"], "shards/phantom is not there yet"),
-        (["shards", "preview", "tiny", "shards/phantom/"], "shards/phantom is not there yet"),
-        (["shards", "index"], "shards/phantom is not there yet"),
-        (["shards", "convert"], "shards/phantom is not there yet"),
-        (["shards", "stats"], "shards/phantom is not there yet"),
+        (["shards", "info"], "shards/phantom does not exist yet: create it with `cxrdist import phantom`"),
+        (["shards", "verify"], "shards/phantom does not exist yet"),
+        (["shards", "preview"], "shards/phantom does not exist yet"),
+        (["shards", "preview", "tiny", "shards/phantom/"], "shards/phantom does not exist yet"),
+        (["shards", "index"], "shards/phantom does not exist yet"),
+        (["shards", "convert"], "shards/phantom does not exist yet"),
+        (["shards", "stats"], "shards/phantom does not exist yet"),
         (["shards", "preview", "tiny", "--out", "tiny/a.png"], "--out tiny/a.png: "),
         (
             ["shards", "convert", "tiny", "--encoding", "pgn"],
@@ -260,7 +260,7 @@ def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path
     (bad / "notes.txt").write_text("mine")
     done = cxrdist(desk, "shards", "verify", bad)
     assert (done.returncode, done.stderr) == (1, "")
-    end = f"{bad}: 1 problem\nwhat to do: move away the files that no table names\n"
+    end = f"{bad}: 1 problem\nwhat to do: move the files that no table names to another folder\n"
     assert done.stdout.endswith(f"notes.txt: a file that no table names\n{end}")
     (bad / "val-normal-real-000000.tar").unlink()
     done = cxrdist(desk, "shards", "verify", bad)
@@ -268,7 +268,7 @@ def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path
     assert done.stdout.endswith(
         f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or make it again: remove its folder first, or "
         "manifest.json alone where tars were indexed in place; "
-        "move away the files that no table names\n"
+        "move the files that no table names to another folder\n"
     )
     (bad / "manifest.json").write_bytes(b"{}")
     done = cxrdist(desk, "shards", "verify", bad)
@@ -299,7 +299,7 @@ def test_a_set_is_converted_looked_at_and_mended(desk: Path, tmp_path: Path) -> 
     assert done.stdout.endswith(f"tiny-32-npy: 32 images, digest {digest[:12]}\n")
     done = cxrdist(tmp_path, "shards", "info", "tiny-32-npy")
     of = json.loads((tmp_path / "tiny" / "manifest.json").read_bytes())["digest"][:12]
-    assert f"\nconvert   from {of} to 32 px npy\nlineage   the images of {of}, newest first\n" in done.stdout
+    assert f"\nconvert   from {of} to 32 px npy\nlineage   converted from {of}, newest first\n" in done.stdout
     done = cxrdist(tmp_path, "shards", "preview", "tiny", "tiny-32-npy")
     assert (done.returncode, done.stdout, done.stderr) == (0, "preview: preview.png\n", "")
     done = cxrdist(tmp_path, "shards", "stats", "tiny")
@@ -307,7 +307,7 @@ def test_a_set_is_converted_looked_at_and_mended(desk: Path, tmp_path: Path) -> 
     (tmp_path / "tiny" / "val-normal-real-000000.index.npy").unlink()
     done = cxrdist(tmp_path, "shards", "verify", "tiny")
     assert done.returncode == 1
-    assert done.stdout.endswith("\nwhat to do: `cxrdist shards index tiny` makes the indexes again\n")
+    assert done.stdout.endswith("\nwhat to do: `cxrdist shards index tiny` rebuilds the indexes\n")
     done = cxrdist(tmp_path, "shards", "index", "tiny")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("tiny: indexes: 8 whole, 1 rebuilt\n")

@@ -16,15 +16,17 @@ from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.loading.mix_sets import repeated_strata
 from cxrdist.data.loading.stream import Stream, StreamOptions
+from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.process import main as process_main
 from cxrdist.seeds import derive
 from tests.helpers.commands import mix
 from tests.helpers.launching import CLONE
+from tests.helpers.shard_sets import write_set, write_shard
 
 Capture = pytest.CaptureFixture[str]
 DS3 = {
@@ -46,15 +48,8 @@ def make_synthetic(folder: Path, real: ShardSet, counts: dict[str, int]) -> Path
             strata.append(
                 write_table(store, stratum, [write_shard(store, 0, stratum, label, "png", samples)])
             )
-    write_manifest(
-        store,
-        classes=real.classes,
-        image_size=real.image_size,
-        encoding="png",
-        strata=strata,
-        provenance={},
-        lineage={"kind": "synthetic", **made_from(real), "generators": {}},
-    )
+    lineage = {"kind": "synthetic", **made_from(real), "generators": {}}
+    write_set(store, real.classes, real.image_size, "png", strata, lineage=lineage)
     return folder
 
 
@@ -150,7 +145,7 @@ def test_ds3_with_a_synthetic_set_that_lacks_a_class(capsys: Capture) -> None:
         "Pleural Effusion     6         10      16   33.3%                  real 1.00",
         "Pneumothorax         4         12      16   33.3%  real 1.00, synthetic 1.00",
         "total               18         30      48  100.0%",
-        "missing: Pleural Effusion: 10 synthetic images an epoch, and there are none: training refuses that",
+        "missing: Pleural Effusion: 10 synthetic images an epoch, but there are none: training refuses it",
     ]
 
 
@@ -163,7 +158,7 @@ def test_weights(capsys: Capture) -> None:
         "Pleural Effusion     2          0       2    6.7%                  real 0.33",
         "Pneumothorax         8         20      28   93.3%  real 2.00, synthetic 1.67",
         "total               10         20      30  100.0%",
-        "note: Normal: not in an epoch, as the mix takes none of its images",
+        "note: Normal: not in an epoch, since the mix takes none of its images",
         "note: Pneumothorax: 8 real images an epoch from 4, so each is used about 2.0 times",
         "note: Pneumothorax: 20 synthetic images an epoch from 12, so each is used about 1.7 times",
     ]
@@ -175,25 +170,16 @@ def test_a_class_without_images(tmp_path: Path, tiny_set: Path, capsys: Capture)
     stratum = Stratum("train", "Normal", "real")
     samples = [Sample(f"k{i}", image, {"patient": f"p{i}"}) for i in range(3)]
     entry = write_table(store, stratum, [write_shard(store, 0, stratum, label, "png", samples)])
-    lineage = {"kind": "real"}
-    write_manifest(
-        store,
-        classes=["Normal", "Rare"],
-        image_size=32,
-        encoding="png",
-        strata=[entry],
-        provenance={},
-        lineage=lineage,
-    )
+    write_set(store, ["Normal", "Rare"], 32, "png", [entry])
     place = str(tmp_path / "set")
     assert mix(capsys, "show", "DS1", "--shards", place)[2:] == [
         "Normal     3          0       3  100.0%          real 1.00",
         "Rare       0          0       0    0.0%                  -",
         "total      3          0       3  100.0%",
-        "note: Rare: not in an epoch, as it has no image",
+        "note: Rare: not in an epoch, since it has no image",
     ]
     assert mix(capsys, "show", "DS2", "--shards", place)[-1] == (
-        "missing: Rare: 3 real images an epoch, and there are none: training refuses that"
+        "missing: Rare: 3 real images an epoch, but there are none: training refuses it"
     )
 
 
@@ -316,8 +302,8 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["show"], "shards/phantom is not there yet: make it with `cxrdist import phantom`, or name another set"),
-        (["order"], "shards/phantom is not there yet: make it with `cxrdist import phantom`, or name another set"),
+        (["show"], "shards/phantom does not exist yet: create it with `cxrdist import phantom`, or name"),
+        (["order"], "shards/phantom does not exist yet: create it with `cxrdist import phantom`, or name"),
         (["show", "--shards", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
         (["order", "DS1", "--shards", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
         (["show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),

@@ -20,10 +20,11 @@ from cxrdist.config.yaml_files import load_yaml
 from cxrdist.data.imaging.radiograph import FOREIGN
 from cxrdist.data.importers.registry import IMPORTERS
 from cxrdist.data.loading.stream import Stream, StreamOptions
-from cxrdist.data.shards.manifest import MANIFEST, index_bytes
+from cxrdist.data.shards.index import index_bytes, index_name
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import index_name, index_row
-from cxrdist.data.storage.store import store_of
+from cxrdist.data.shards.tar import TarFile, index_row
+from cxrdist.data.storage.store import LocalStore, store_of
 from cxrdist.errors import UserError
 from cxrdist.process import main as process_main
 from cxrdist.run.checkpoint import load_checkpoint, save_checkpoint
@@ -77,9 +78,8 @@ def index_of_tar(data: bytes, ending: str = ".png") -> bytes:
     """The index of its images, as an honest writer would have written it."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         images = {m.name.removesuffix(ending): m.offset_data for m in tar if m.name.endswith(ending)}
-    return index_bytes(
-        [index_row(sample(key), STRATUM, 0, offset) for key, offset in images.items()], "a.tar"
-    )
+    tar_file = TarFile(LocalStore(Path()), "a.tar", STRATUM, 0, "png")
+    return index_bytes([index_row(sample(key), tar_file, offset) for key, offset in images.items()], "a.tar")
 
 
 def shards_commands(place: Path) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Shard sets from a stranger: every digest fits, whatever they say."""
+"""Shard sets from a third party: every digest fits, whatever they say."""
 
 from __future__ import annotations
 
@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 
 from cxrdist.data.imaging.codecs import encode
-from cxrdist.data.shards.manifest import (
-    MANIFEST,
-    Stratum,
-    digest_of,
-    write_manifest,
-    write_table,
-)
-from cxrdist.data.shards.schema import INDEX_DTYPE
-from cxrdist.data.shards.tar import Sample, index_name, write_shard
+from cxrdist.data.shards.index import INDEX_DTYPE, index_name, write_table
+from cxrdist.data.shards.manifest import Stratum, digest_of
+from cxrdist.data.shards.schema import MANIFEST
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.files import canonical_json, sha256_bytes
+from tests.helpers.shard_sets import write_set, write_shard
 
 STRATUM = Stratum("train", "Normal", "real")
 TAR = "train-normal-real-000000.tar"
@@ -53,29 +49,32 @@ def forge(
 ) -> Path:
     """A set of three images, with a part of it changed and all digests made to fit."""
     store = LocalStore(folder)
-    of_shard = write_shard(store, 0, STRATUM, 0, "png", map(sample, KEYS))
+    honest = write_shard(store, 0, STRATUM, 0, "png", map(sample, KEYS))
+    of_stratum = write_table(store, STRATUM, [honest])
+    written = write_set(
+        store,
+        ["Normal"],
+        SIZE,
+        "png",
+        [of_stratum],
+        provenance={"importer": "test", "release": "a third party's set", "is_phantom": False},
+    )
+    of_shard = honest.json_value()
     if tar is not None:
         (folder / TAR).write_bytes(tar)
         of_shard |= {"bytes": len(tar), "sha256": sha256_bytes(tar)}
     if index is not None:
         (folder / index_name(TAR)).write_bytes(index)
         of_shard["index_sha256"] = sha256_bytes(index)
-    of_stratum = write_table(store, STRATUM, [row(of_shard)])
-    told = table(json.loads((folder / of_stratum["table"]).read_bytes()))
-    data = told if isinstance(told, bytes) else canonical_json(told)
-    (folder / of_stratum["table"]).write_bytes(data)
-    of_stratum["table_sha256"] = sha256_bytes(data)
-    written = write_manifest(
-        store,
-        classes=["Normal"],
-        image_size=SIZE,
-        encoding="png",
-        strata=[of_stratum],
-        provenance={"importer": "test", "release": "a stranger's set", "is_phantom": False},
-        lineage={"kind": "real"},
-    )
-    written["strata"] = [entry(of_stratum)]
-    changed = manifest(written)
+    (folder / of_stratum.table).unlink()
+    whole = {"stratum": STRATUM.stem, "shards": [row(of_shard)]}
+    data = canonical_json(whole)
+    name = f"{STRATUM.stem}.{sha256_bytes(data)[:12]}.json"
+    forged = table(whole)
+    data = forged if isinstance(forged, bytes) else canonical_json(forged)
+    (folder / name).write_bytes(data)
+    in_manifest = {"bytes": of_shard["bytes"], "table": name, "table_sha256": sha256_bytes(data)}
+    changed = manifest(written.json_value() | {"strata": [entry(of_stratum.json_value() | in_manifest)]})
     changed.pop("digest", None)
     changed["digest"] = digest_of(changed)
     (folder / MANIFEST).write_bytes(canonical_json(changed))

@@ -14,10 +14,14 @@ from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.ingest import IngestOptions
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
+from tests.helpers import shard_sets
+from tests.helpers.shard_sets import write_shard
 
 SIZE = 16
 CLASSES = {"Normal": (4, 1, 3), "Mass": (2, 2)}
@@ -42,15 +46,7 @@ def write_set(place: Path, encoding: str, image: Callable[[str], bytes] | None =
             samples = [Sample(key, image(key), {"patient": key}) for key in keys]
             rows.append(write_shard(store, shard, stratum, label, encoding, samples))
         strata.append(write_table(store, stratum, rows))
-    write_manifest(
-        store,
-        classes=[*CLASSES],
-        image_size=SIZE,
-        encoding=encoding,
-        strata=strata,
-        provenance={"importer": "test"},
-        lineage={"kind": "real"},
-    )
+    shard_sets.write_set(store, [*CLASSES], SIZE, encoding, strata, provenance={"importer": "test"})
     return ShardSet(place)
 
 
@@ -79,7 +75,7 @@ def flip(place: Path, reader: StratumReader, number: int, at: int | None = None)
     """Change a byte of a sample's image, by default its middle one; how the message begins that tells of it."""
     shard, row = reader.locate(number)
     entry = reader.index(shard)[row]
-    path = place / reader.shards[shard]["name"]
+    path = place / reader.shards[shard].name
     offset = int(entry["offset_bytes"])
     at = int(entry["length_bytes"]) // 2 if at is None else at
     with path.open("r+b") as file:

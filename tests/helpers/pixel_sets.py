@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from cxrdist.data.imaging.codecs import encode
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
+from tests.helpers.shard_sets import write_set, write_shard
 
 Image = tuple[np.ndarray, dict[str, Any]]
 
@@ -30,15 +32,7 @@ def forge(folder: Path, strata: dict[tuple[str, str, str], Sequence[Sequence[Ima
                 key += 1
             rows.append(write_shard(store, number, stratum, classes.index(name), "npy", samples))
         entries.append(write_table(store, stratum, rows))
-    write_manifest(
-        store,
-        classes=classes,
-        image_size=16,
-        encoding="npy",
-        strata=entries,
-        provenance={},
-        lineage={"kind": "real"},
-    )
+    write_set(store, classes, 16, "npy", entries)
     return str(folder)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from tests.helpers.launching import CLONE
 
 ROWS = 3

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from cxrdist.data.shards.schema import INDEX_DTYPE
+from cxrdist.data.shards.index import INDEX_DTYPE
 from cxrdist.data.storage.block_cache import BlockCache
 from cxrdist.data.storage.block_reader import BlockReader
 from cxrdist.data.storage.blocks import Block, block_of
 
 SAMPLE, STRIDE, SAMPLES = 100, 150, 12
 TAR = b"".join(bytes([n]) * SAMPLE + bytes(STRIDE - SAMPLE) for n in range(SAMPLES))
-SHARD = {"name": "a.tar", "sha256": hashlib.sha256(TAR).hexdigest()}
+SHA256 = hashlib.sha256(TAR).hexdigest()
 ROWS = 3
 FETCHED = (ROWS - 1) * STRIDE + SAMPLE
 BLOCK = ROWS * SAMPLE
@@ -34,7 +34,7 @@ INDEX = index([n * STRIDE for n in range(SAMPLES)])
 
 
 def block(number: int) -> Block:
-    return block_of(SHARD, INDEX[number * ROWS : (number + 1) * ROWS])
+    return block_of("a.tar", SHA256, INDEX[number * ROWS : (number + 1) * ROWS])
 
 
 class Tar:

@@ -18,10 +18,10 @@ from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.sources import digests_of, synthetic_path
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
-from cxrdist.data.loading.order_digest import OrderDigest
+from cxrdist.data.loading.order_digest import OrderDigest, hash_keys
 from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import quotas, rule_from
-from cxrdist.data.shards.shard_set import ShardSet, hash_keys
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive
@@ -152,17 +152,17 @@ def test_synthetic_shards_are_the_same_bytes_on_one_process(work: Path, tiny_set
 
 def test_a_synthetic_set_holds_what_the_mix_lacks_and_names_its_origin(work: Path, tiny_set: Path) -> None:
     shards, real = ShardSet(work / "synthetic"), ShardSet(tiny_set)
-    assert shards.manifest["counts"] == {
+    assert shards.manifest.counts == {
         "train": {
             "Normal": {"synthetic": 8},
             "Pleural Effusion": {"synthetic": 10},
             "Pneumothorax": {"synthetic": 12},
         }
     }
-    lineage = shards.manifest["lineage"]
-    assert (lineage["kind"], lineage["real_digest"], lineage["split"]) == ("synthetic", real.digest, "train")
+    lineage = shards.manifest.lineage
+    assert (lineage.kind, lineage.real_digest, lineage.split) == ("synthetic", real.digest, "train")
     generators = {name: c["weights_sha256"] for name, c in summary(work / "gan")["models"].items()}
-    assert lineage["generators"] == generators
+    assert lineage.generators == generators
 
 
 def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path) -> None:
@@ -284,10 +284,11 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
         script, words = "train_gan.py", [*GAN, *of_gan, *words]
         folder, most, half = tmp_path / "run/pneumothorax", "320", "160"
         expected = {80}  # 320 images are 80 epochs of its four
-    said = run(script, *words, "--run", "run", cwd=tmp_path)
+    done = launch(script, *words, "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     whole = summary(folder)
     assert whole["substituted"] in expected
-    assert said.count("another sample of its class replaces it") == whole["substituted"]
+    assert done.stderr.count("another sample of its class replaces it") == whole["substituted"]
     for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
         path.unlink()
     (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")

@@ -22,10 +22,12 @@ from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.webdataset import LONGEST_CLASS_NAME, WebDataset
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
+from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.schema import LONGEST_SLUG
+from cxrdist.data.shards.schema import MAX_SLUG_CHARACTERS
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
+from cxrdist.data.shards.tar import TarFile
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import verify
@@ -61,8 +63,10 @@ def drawn(number: int) -> bytes:
 
 
 def folder(root: Path) -> Importer:
-    names = classes(LONGEST_SLUG)
-    assert [len(slug(name)) for name in names[:2]] == [LONGEST_SLUG] * 2 and len(names[2].encode()) < 255
+    names = classes(MAX_SLUG_CHARACTERS)
+    assert [len(slug(name)) for name in names[:2]] == [MAX_SLUG_CHARACTERS] * 2 and len(
+        names[2].encode()
+    ) < 255
     for c, (name, count) in enumerate(zip(names, COUNTS)):
         (root / name).mkdir(parents=True)
         for i in range(count):
@@ -76,7 +80,7 @@ def table(root: Path) -> Importer:
     with (root / "labels.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "patient_id", "view", "sex", "age"])
-        for c, (name, count) in enumerate(zip(classes(LONGEST_SLUG), COUNTS)):
+        for c, (name, count) in enumerate(zip(classes(MAX_SLUG_CHARACTERS), COUNTS)):
             for i in range(count):
                 (root / f"{c}-{i}.png").write_bytes(drawn(100 * c + i))
                 long_name = name + "é" * 1000
@@ -127,7 +131,7 @@ def check(place: Path, images: int, capsys: Capture, real: Path | None = None) -
     assert len(here.keys) == len({*here.keys}) == images
     assert here.images == {
         (entry["split"], entry["class"], entry["origin"]): entry["samples"]
-        for entry in ShardSet(place).manifest["strata"]
+        for entry in ShardSet(place).manifest.strata
     }
     assert verify(str(place)) == verify(str(place), quick=True) == []
 
@@ -156,7 +160,7 @@ def check_order(place: Path, known: set[str], capsys: Capture, real: Path | None
     assert (
         len(printed)
         == len({*printed})
-        == sum(entry["samples"] for s in sets for entry in s.manifest["strata"] if entry["split"] == "train")
+        == sum(entry["samples"] for s in sets for entry in s.manifest.strata if entry["split"] == "train")
     )
 
 
@@ -201,7 +205,7 @@ def test_what_is_indexed_in_place(tmp_path: Path, capsys: Capture) -> None:
 def test_a_class_name_too_long_for_a_file_is_refused_before_anything_is_written(
     source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cxrdist.data.shards.manifest.LONGEST_SLUG", LONGEST_SLUG - 1)
+    monkeypatch.setattr("cxrdist.data.shards.manifest.MAX_SLUG_CHARACTERS", MAX_SLUG_CHARACTERS - 1)
     with pytest.raises(
         UserError,
         match=r"^class 'L{40}'\.\.\.: its name in file names would have 200 characters, of which 199 fit",
@@ -294,12 +298,12 @@ def test_an_interrupted_synthesis_writes_the_missing_shards_alone(
         path.unlink()
     written = []
 
-    def noting(store: Any, number: int, stratum: Any, *words: Any) -> dict[str, Any]:
-        written.append(f"{stratum.stem}-{number:06d}.tar")
-        return write_shard(store, number, stratum, *words)
+    def noting(tar: TarFile, samples: Any) -> Any:
+        written.append(tar.name)
+        return write_shard(tar, samples)
 
-    write_shard = synthesis.write_shard
-    monkeypatch.setattr(synthesis, "write_shard", noting)
+    write_shard = write_pool.write_shard
+    monkeypatch.setattr(write_pool, "write_shard", noting)
     assert synthesize(real, monkeypatch) == place
     assert sorted(written) == [path.name for path in missing]
     assert contents(place) == whole

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from torch import nn
 
+from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.lineage import made_from
+from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage.store import LocalStore
 from cxrdist.errors import UserError
-from cxrdist.models import export_generator, load_generator
+from cxrdist.models import TrainedGenerator, export_generator, load_generator
 from cxrdist.nets import conditional, dcgan
-from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, Range, scores_of
 from cxrdist.synth.lineage import load_generators
-from cxrdist.synth.plan import SynthTask
-from cxrdist.synth.synthesize import AdmittedSamples
+from cxrdist.synth.plan import Source
+from cxrdist.synth.synthesize import CandidateTask
 
 CLASSES = ["Normal", "Pleural Effusion", "Pneumothorax"]
 ANY_GREY = GreyGate(Range(0, 255), Range(0, 255))
@@ -78,12 +80,28 @@ def test_a_generator_of_several_classes_makes_other_images_of_each(run: Path) ->
     assert not np.array_equal(one, other)
 
 
+def candidates(
+    class_name: str, generator: TrainedGenerator, gate: GreyGate, *, number: int, samples: int
+) -> CandidateTask:
+    return CandidateTask(
+        store=LocalStore(Path("nowhere")),
+        number=number,
+        stratum=Stratum("train", class_name, "synthetic"),
+        class_index=0,
+        encoding="png",
+        source=Source(class_name, samples, generator, gate),
+        samples=samples,
+        seed=0,
+    )
+
+
 def test_no_key_is_given_twice_where_one_generator_makes_two_classes(run: Path) -> None:
     generator = load_generator(run / "all-classes")
     samples = [
         sample
         for name in CLASSES[:2]
-        for sample in AdmittedSamples(SynthTask(name, 3, 2), generator, ANY_GREY, SynthConfig())
+        for outcome in candidates(name, generator, ANY_GREY, number=3, samples=2).outcomes()
+        if (sample := outcome.sample)
     ]
     normal, effusion = (
         hashlib.sha256(f'[\n "{generator.weights_sha256}",\n 0,\n "{name}"\n]\n'.encode()).hexdigest()[:16]
@@ -105,6 +123,12 @@ def test_tried_counts_the_candidates_up_to_the_last_admitted_one(run: Path) -> N
     brightness = [scores_of(image)[0] for image in images]
     gate = GreyGate(Range(sorted(brightness)[40], 255), Range(0, 255))
     expected = [number for number, value in enumerate(brightness) if gate.brightness.holds(value)][:6]
-    admitted = AdmittedSamples(SynthTask("Normal", 5, 6), generator, gate, SynthConfig())
+    task = candidates("Normal", generator, gate, number=5, samples=6)
+    outcomes = [*task.outcomes()]
+    admitted = [outcome.sample for outcome in outcomes if outcome.sample]
     assert [sample.meta["candidate"] for sample in admitted] == expected
-    assert admitted.tried == expected[-1] + 1 > 6
+    assert len(outcomes) == expected[-1] + 1 > 6
+    row = ShardRow("a.tar", 99999, "0" * 64, "0" * 64, 6)
+    taken_over = task.take_over(row, {sample.key: sample.meta for sample in admitted})
+    assert taken_over is not None and taken_over.tried == len(outcomes)
+    assert task.take_over(row, {"another-key-000005-00000000": {}}) is None

@@ -36,15 +36,10 @@ from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together
 from cxrdist.data.ingest.provenance import provenance_of
 from cxrdist.data.ingest.report import print_plan
 from cxrdist.data.ingest.tasks import sample_meta
-from cxrdist.data.shards.manifest import (
-    MANIFEST,
-    Manifest,
-    Stratum,
-    index_bytes,
-    write_manifest,
-    write_table,
-)
-from cxrdist.data.shards.tar import TOLD, IndexRow, hashed, index_name
+from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_name, write_table
+from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
+from cxrdist.data.shards.tar import METADATA_FIELDS, hashed
 from cxrdist.data.shards.write_job import UNUSED_TARS, claimed, finished_set, mark_finished
 from cxrdist.data.shards.write_pool import (
     UndecodableSource,
@@ -91,8 +86,8 @@ class TarResult:
     """The file and the reason, for each image that does not decode."""
     hashes: bytes
     """The perceptual hashes of all images of the task, one after the other, if it computes them."""
-    table_row: dict[str, Any]
-    """Its row of a shard table, without the number of samples; empty for a tar of which nothing is used."""
+    table_row: ShardRow | None
+    """Its row of a shard table, with all samples that are used; None if there are none."""
 
 
 def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
@@ -166,18 +161,18 @@ def index_tar(task: TarTask) -> TarResult:
         _, offset, length = task.importer.place_of(record)
         key, patient = task.salt.key(record.source_id), task.salt.patient(record.patient)
         digest = xxhash.xxh3_64_intdigest(data)
-        rows.append((key, split, class_index, "real", offset, length, digest, patient))
+        rows.append(IndexRow(key, split, class_index, "real", offset, length, digest, patient))
         meta = sample_meta(record, task.importer, task.salt)
-        details.append({name: meta[name] for name in TOLD if meta[name] not in (None, [])})
+        details.append({name: meta[name] for name in METADATA_FIELDS if meta[name] not in (None, [])})
         if task.makes_hashes:
             hashes.append(perceptual_hash(pixels))
-    table_row = {}
+    table_row = None
     if rows:
         index = index_bytes(rows, f"{task.store}/{task.tar}")
         write_to(task.store, index_name(task.tar), index)
         with task.store.open(task.tar) as file:
             size, sha256 = hashed(file)
-        table_row = {"name": task.tar, "bytes": size, "sha256": sha256, "index_sha256": sha256_bytes(index)}
+        table_row = ShardRow(task.tar, size, sha256, sha256_bytes(index), len(rows))
     else:
         task.store.remove(index_name(task.tar))  # of an earlier run, when some of its images still decoded
     return TarResult(rows, details, undecodable, b"".join(hashes), table_row)
@@ -189,7 +184,7 @@ def write_set(
     tasks: list[TarTask],
     options: IngestOptions,
     plan: ImportPlan,
-    provenance: dict[str, Any],
+    provenance: Provenance,
 ) -> Manifest:
     """Write indexes and tables, the manifest last.
 
@@ -210,7 +205,7 @@ def write_set(
         near_duplicates = compare_films(tasks, results, plan.split_way)
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     used = [tar for tar, result in results.items() if result.rows]
-    remove_own_leftovers(store, {entry["table"] for entry in strata} | {index_name(tar) for tar in used})
+    remove_own_leftovers(store, {entry.table for entry in strata} | {index_name(tar) for tar in used})
     found = {
         "undecodable": len(undecodable),
         "near_duplicates": near_duplicates,
@@ -222,27 +217,28 @@ def write_set(
         image_size=options.size,
         encoding=FOREIGN[options.fit],
         strata=strata,
-        provenance=provenance | found,
-        lineage={"kind": "real"},
+        provenance=provenance.updated(found),
+        lineage=Lineage(kind="real"),
     )
     mark_finished(store)
-    say(f"{store}: {images - len(undecodable):,} images indexed in place, digest {manifest['digest'][:12]}")
+    say(f"{store}: {images - len(undecodable):,} images indexed in place, digest {manifest.digest[:12]}")
     log.info("the tars keep their original names and metadata; check both before you share them")
     return manifest
 
 
-def shard_tables(
-    results: dict[str, TarResult], classes: tuple[str, ...]
-) -> dict[Stratum, list[dict[str, Any]]]:
+def shard_tables(results: dict[str, TarResult], classes: tuple[str, ...]) -> dict[Stratum, list[ShardRow]]:
     """The rows of each stratum's shard table, in the order of the tars' names."""
-    tables: dict[Stratum, list[dict[str, Any]]] = {}
+    tables: dict[Stratum, list[ShardRow]] = {}
     for tar in sorted(results):
+        row = results[tar].table_row
+        if row is None:
+            continue
         by_stratum: dict[Stratum, list[dict[str, Any]]] = {}
         for (_, split, class_index, *_), details in zip(results[tar].rows, results[tar].details):
             by_stratum.setdefault(Stratum(split, classes[class_index], "real"), []).append(details)
         for stratum, details_of in by_stratum.items():
-            row = results[tar].table_row | {"samples": len(details_of), "told": details_of}
-            tables.setdefault(stratum, []).append(row)
+            of_stratum = row._replace(samples=len(details_of), metadata=details_of)
+            tables.setdefault(stratum, []).append(of_stratum)
     return tables
 
 

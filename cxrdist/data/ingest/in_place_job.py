@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from cxrdist.data.importers.webdataset import WebDataset
-from cxrdist.data.shards.manifest import FORMAT, INDEX_DTYPE, MANIFEST
-from cxrdist.data.shards.schema import is_name
-from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.index import INDEX_DTYPE, index_name
+from cxrdist.data.shards.schema import FORMAT, MANIFEST, is_name
 from cxrdist.data.shards.write_job import JOB_FILE, TABLE_FILE
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError

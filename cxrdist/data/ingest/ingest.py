@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cxrdist.console import say
 from cxrdist.data.importers.common.base import FileImporter, Importer, Record
@@ -29,7 +28,9 @@ from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together
 from cxrdist.data.ingest.provenance import provenance_of
 from cxrdist.data.ingest.report import print_plan
 from cxrdist.data.ingest.tasks import ImportTask
-from cxrdist.data.shards.manifest import MANIFEST, Manifest, Stratum, write_manifest, write_table
+from cxrdist.data.shards.index import write_table
+from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
+from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.tar import cuts, samples_per_shard
 from cxrdist.data.shards.write_job import claimed, clear, finished_set, mark_finished, remove_leftovers
 from cxrdist.data.shards.write_pool import Results, UndecodableSource, rows_of, write_each
@@ -63,8 +64,7 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
         except (SplitError, UndecodableSource):
             clear(store)
             raise
-    images = sum(entry["samples"] for entry in manifest["strata"])
-    say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
+    say(f"{store}: {manifest.samples:,} images, digest {manifest.digest[:12]}")
     return manifest
 
 
@@ -111,7 +111,7 @@ def shard_tasks(
 
 
 def write_set(
-    store: Store, importer: Importer, options: IngestOptions, plan: ImportPlan, provenance: dict[str, Any]
+    store: Store, importer: Importer, options: IngestOptions, plan: ImportPlan, provenance: Provenance
 ) -> Manifest:
     """Write all files of the set, the manifest last.
 
@@ -136,8 +136,8 @@ def write_set(
         image_size=options.size,
         encoding=options.encoding,
         strata=strata,
-        provenance=provenance | {"undecodable": undecodable, "near_duplicates": near_duplicates},
-        lineage={"kind": "real"},
+        provenance=provenance.updated({"undecodable": undecodable, "near_duplicates": near_duplicates}),
+        lineage=Lineage(kind="real"),
     )
     mark_finished(store)
     return manifest

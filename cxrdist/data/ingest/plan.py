@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from cxrdist.console import say
 from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt, load_salt
@@ -19,7 +18,9 @@ from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
-from cxrdist.data.shards.manifest import SPLITS, Stratum, check_classes
+from cxrdist.data.shards.index import ShardRow
+from cxrdist.data.shards.manifest import Stratum, check_classes
+from cxrdist.data.shards.schema import SPLITS
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import UserError
 
@@ -70,7 +71,7 @@ class ImportPlan:
         """True if perceptual hashes are computed as the images are written."""
         return self.finds_duplicates and self.near_duplicates is None
 
-    def check_still_covered(self, rows: Mapping[Stratum, list[dict[str, Any]]]) -> None:
+    def check_still_covered(self, rows: Mapping[Stratum, list[ShardRow]]) -> None:
         """Raises UndecodableSource if a class has no image left in a split."""
         for name in self.classes:
             for split in SPLITS:

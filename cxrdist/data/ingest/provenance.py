@@ -6,18 +6,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection
-from typing import Any
 
 from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan
 from cxrdist.data.ingest.tasks import sample_meta
-from cxrdist.data.shards.schema import check_provenance
+from cxrdist.data.shards.manifest import Provenance, checked_provenance
 
 
 def provenance_of(
     importer: Importer, options: IngestOptions, plan: ImportPlan, unused_options: Collection[str] = ()
-) -> dict[str, Any]:
+) -> Provenance:
     """The provenance of the set that an import makes, before near-duplicates are looked for.
 
     Two imports with equal provenance make the same set. ``unused_options`` are not recorded. Raises UserError if an
@@ -53,8 +52,7 @@ def provenance_of(
         "left_out": plan.labelling.left_out,
         "notes": dict(sorted(Counter(note for record in plan.records for note in record.notes).items())),
     }
-    check_provenance(provenance, f"import {importer.name}")
-    return provenance
+    return checked_provenance(provenance, f"import {importer.name}")
 
 
 def records_sha256(importer: Importer, plan: ImportPlan) -> str:

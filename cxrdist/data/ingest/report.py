@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
 
 from cxrdist.console import options_text, say
 from cxrdist.data.ingest.plan import ImportPlan
-from cxrdist.data.shards.manifest import SPLITS
+from cxrdist.data.shards.manifest import Provenance
+from cxrdist.data.shards.schema import SPLITS
 
 log = logging.getLogger(__name__)
 
 
-def print_plan(plan: ImportPlan, provenance: dict[str, Any]) -> None:
+def print_plan(plan: ImportPlan, provenance: Provenance) -> None:
     """Print the table and the rules of an import, and log warnings about its images."""
     print_table(plan)
-    rules = {name: provenance["options"][name] for name in ("label_rule", "split", "dedup", "fit")}
-    say(f"rules: {options_text(rules | provenance['source_options'])}")
+    rules = {name: provenance.option(name) for name in ("label_rule", "split", "dedup", "fit")}
+    say(f"rules: {options_text(rules | (provenance.source_options or {}))}")
     if plan.unknown_patients:
         log.warning(
             "%s images name no patient, so each counts as a patient of its own: two images of one patient may be in "
             "two splits",
             f"{plan.unknown_patients:,}",
         )
-    for note, count in provenance["notes"].items():
+    for note, count in (provenance.notes or {}).items():
         log.warning("%s images: %s", f"{count:,}", note)
 
 

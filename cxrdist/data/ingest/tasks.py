@@ -15,6 +15,7 @@ from cxrdist.data.imaging.near_duplicates import perceptual_hash
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import NO_HASH
+from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, count_image
 
@@ -71,7 +72,7 @@ class ImportTask(ShardTask):
         return sample.meta, perceptual_hash(self.decoded(sample.image)) if self.makes_hashes else NO_HASH
 
     def take_over(
-        self, row: dict[str, Any], samples: Mapping[str, tuple[dict[str, Any], bytes]]
+        self, row: ShardRow, samples: Mapping[str, tuple[dict[str, Any], bytes]]
     ) -> ShardResult | None:
         undecodable: list[str] = []
         hashes: list[bytes] = []

@@ -25,8 +25,8 @@ import numpy as np
 
 from cxrdist import logs
 from cxrdist.data.loading.gather import Gather, OnCorrupt, Substitution
-from cxrdist.data.shards.schema import KEY_DTYPE
-from cxrdist.data.shards.shard_set import StratumReader
+from cxrdist.data.shards.index import KEY_DTYPE
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
 

@@ -22,9 +22,8 @@ from xxhash import xxh3_64_intdigest
 from cxrdist.data.imaging.codecs import npy_header
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.shards.schema import KEY_DTYPE
-from cxrdist.data.shards.shard_set import CorruptSample, StratumReader
-from cxrdist.data.shards.stratum_blocks import note_used
+from cxrdist.data.shards.index import KEY_DTYPE
+from cxrdist.data.shards.stratum import CorruptSample, StratumReader, note_used
 from cxrdist.errors import UserError
 
 OnCorrupt = Literal["raise", "substitute"]
@@ -166,7 +165,7 @@ class Gather:
             keys[row] = reader.key(instead)
             return Substitution(row=row, stratum=stratum, sample=sample, instead=instead, message=message)
         raise UserError(
-            f"{reader.store}: none of the {in_use} samples of {reader.entry['table']} can be read, so a corrupt one "
+            f"{reader.store}: none of the {in_use} samples of {reader.entry.table} can be read, so a corrupt one "
             f"cannot be substituted; {reader.remedy}",
             every_rank=True,
         )

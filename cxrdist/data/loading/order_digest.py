@@ -3,13 +3,12 @@ than the order says."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-from cxrdist.data.shards.shard_set import hash_keys
 
 if TYPE_CHECKING:
     from cxrdist.data.loading.stream import Batch
@@ -45,3 +44,11 @@ class OrderDigest:
                 self.value = hash_keys((bytes(k) for k in keys), bytes.fromhex(self.value)).hex()
             self._seen.clear()
         return self.value
+
+
+def hash_keys(keys: Iterable[bytes], before: bytes = b"") -> bytes:
+    """SHA-256 over ``before`` and then the keys, each ended by a newline."""
+    digest = hashlib.sha256(before)
+    for key in keys:
+        digest.update(key + b"\n")
+    return digest.digest()

@@ -26,8 +26,8 @@ from cxrdist.data.loading.config import ALONE, LoaderConfig, Peers
 from cxrdist.data.loading.decode_pool import DecodePool
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.loading.stream import Batch, Stream
-from cxrdist.data.shards.schema import KEY_DTYPE
-from cxrdist.data.shards.shard_set import CorruptSample
+from cxrdist.data.shards.index import KEY_DTYPE
+from cxrdist.data.shards.stratum import CorruptSample
 from cxrdist.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -21,9 +21,10 @@ import torch
 
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.mix.order import Order, StratumQuota, part_of_batch
+from cxrdist.data.shards.index import KEY_DTYPE
 from cxrdist.data.shards.manifest import Stratum
-from cxrdist.data.shards.schema import KEY_DTYPE
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.storage.blocks import block_rows_of
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
@@ -100,7 +101,7 @@ class Stream:
                         Stratum("train", class_name, origin).stem,
                         first_samples(reader.shard_samples, options.limit),
                         quota,
-                        block_rows_of(reader.entry["bytes"], reader.samples),
+                        block_rows_of(reader.entry.bytes, reader.samples),
                     )
                 )
         self.order = Order(tuple(strata), seed=options.seed, batch=options.batch)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from cxrdist.data.shards.schema import LARGEST_COUNT, ORIGINS
+from cxrdist.data.shards.schema import MAX_COUNT, ORIGINS
 from cxrdist.errors import UserError, nearest
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -109,8 +109,8 @@ def check_count(value: Any, where: str, words: tuple[str, ...]) -> None:
         raise UserError(f"{where} {value!r}: unknown{nearest(value, words)}")
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise UserError(f"{where} {value!r}: must be a whole number, or {' or '.join(words)}")
-    if isinstance(value, int) and not 1 <= value <= LARGEST_COUNT:
-        raise UserError(f"{where} {value}: must be from 1 to {LARGEST_COUNT:,}")
+    if isinstance(value, int) and not 1 <= value <= MAX_COUNT:
+        raise UserError(f"{where} {value}: must be from 1 to {MAX_COUNT:,}")
 
 
 def check_number(value: Any, where: str) -> int | float:
@@ -167,10 +167,8 @@ def quotas(rule: MixRule, counts: Counts) -> Quotas:
         raise UserError(f"mix {rule.name}: no real training image in any class")
     result = by_target(rule, counts) if isinstance(rule, TargetRule) else by_weight(rule, counts)
     total = sum(q for origins in result.values() for q in origins.values())
-    if total > LARGEST_COUNT:
-        raise UserError(
-            f"mix {rule.name}: an epoch of {total:,} images; at most {LARGEST_COUNT:,} are possible"
-        )
+    if total > MAX_COUNT:
+        raise UserError(f"mix {rule.name}: an epoch of {total:,} images; at most {MAX_COUNT:,} are possible")
     return result
 
 

@@ -1,4 +1,4 @@
-"""The manifest of a shard set, its shard tables and its indexes: the part of the format that is not a tar.
+"""The manifest of a shard set: which strata it has, where they come from, and the digest of all of it.
 
     SET/
       manifest.json                               written last: without it there is no set
@@ -6,55 +6,51 @@
       train-normal-real-000000.tar                a plain WebDataset shard
       train-normal-real-000000.index.npy          where each image lies in it
 
-A stratum is one class of one origin of one split. The manifest is byte-canonical and carries its own digest,
-so that a changed byte anywhere in a set shows: the manifest hashes the tables, a table the tars and indexes.
-No path, host, time or process count stands in any of them.
+A stratum is one class of one origin of one split. The manifest is byte-canonical and carries its own digest, so that
+a changed byte anywhere in a set shows: the manifest hashes the tables, a table the tars and indexes. It holds no
+path, host, time or process count.
 """
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-import numpy as np
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from cxrdist.data.imaging.codecs import ENCODINGS
+from cxrdist.data.imaging.errors import MAX_PIXELS
+from cxrdist.data.imaging.radiograph import FOREIGN
 from cxrdist.data.shards.schema import (
-    INDEX_DTYPE,
-    LONGEST_SLUG,
-    MOST_CLASSES,
-    ORIGINS,  # noqa: F401  (a part of the format, as the others are)
+    FORMAT,
+    MANIFEST,
+    MAX_CLASSES,
+    MAX_SLUG_CHARACTERS,
+    MIN_SAMPLE_BYTES,
+    REMEDY,
     SPLITS,
-    check_manifest,
-    check_row,
-    check_table,
-    check_written_manifest,
-    check_written_table,
-    index_of,
+    Count,
+    Digest,
+    FileName,
+    Model,
+    Origin,
+    PositiveCount,
+    Problem,
+    ShardSetError,
+    Split,
+    Text,
+    first_error,
+    holds_control_characters,
+    impossible,
     is_text,
 )
 from cxrdist.data.storage.store import Store, store_of, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
-
-FORMAT = "cxrdist-shards/1"
-MANIFEST = "manifest.json"
-
-# Beside a manifest, the command that makes a set finds it finished: it has to go first. A broken manifest does not
-# tell whether the tars are others' own, perhaps the only copy of the images: never a word that would delete these.
-REMEDY = (
-    "restore the set from a copy, or make it again: remove its folder first, or manifest.json alone where tars were "
-    "indexed in place"
-)
-REMEDY_IN_PLACE = (
-    f"restore the files from a copy; or, to index the tars as they are now, remove {MANIFEST} alone and run "
-    "`cxrdist import webdataset --in-place` again; keep the tars"
-)
-
-Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True, order=True)
@@ -67,85 +63,188 @@ class Stratum:
 
     @property
     def stem(self) -> str:
+        """What the names of its files begin with."""
         return f"{self.split}-{slug(self.class_name)}-{self.origin}"
 
 
-def check_classes(classes: Sequence[str]) -> None:
-    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
-    names that would share files, or too many."""
-    if len(classes) > MOST_CLASSES:
-        raise UserError(
-            f"{len(classes):,} classes: a set holds at most {MOST_CLASSES:,}; choose with --classes"
+class StratumEntry(Model):
+    """A stratum as the manifest lists it."""
+
+    split: Split
+    class_name: Text = Field(alias="class")
+    origin: Origin
+    samples: PositiveCount
+    bytes: PositiveCount
+    """Of its tars."""
+    shards: PositiveCount
+    table: FileName
+    """The file of its shard table."""
+    table_sha256: Digest
+
+    @property
+    def stratum(self) -> Stratum:
+        return Stratum(self.split, self.class_name, self.origin)
+
+    @model_validator(mode="after")
+    def _fits_its_bytes(self) -> Self:
+        if self.samples * MIN_SAMPLE_BYTES > self.bytes:
+            raise ValueError(f"{self.samples} samples do not fit into {self.bytes} bytes")
+        return self
+
+
+def _option(value: Any) -> Any:
+    """An option as it is. Not a union of types: pydantic would name those that do not fit within the field's path,
+    and might convert the value."""
+    if isinstance(value, list):
+        is_right = all(isinstance(item, str) for item in value)
+    elif isinstance(value, dict):
+        is_right = all(type(item) is int for item in value.values())
+    else:
+        is_right = value is None or isinstance(value, str | int)
+        is_right = is_right or (isinstance(value, float) and math.isfinite(value))
+    if not is_right:
+        raise ValueError(
+            "expected text, a number, true, false, null, a list of texts or a mapping to integers"
         )
-    seen: dict[str, str] = {}
-    for name in classes:
-        if not is_text(name):
-            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
-        if len(slug(name)) > LONGEST_SLUG:
-            raise UserError(
-                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
-                f"{LONGEST_SLUG} fit; rename it"
-            )
-        if other := seen.get(slug(name)):
-            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
-        seen[slug(name)] = name
+    return value
 
 
-def digest_of(manifest: Manifest) -> str:
-    """SHA-256 of the canonical manifest without its own ``digest``: the digest of the set."""
+Option = Annotated[str | int | float | bool | list[str] | dict[str, int] | None, PlainValidator(_option)]
+
+
+class GateCounts(Model):
+    """How many generated images a gate looked at, and how many it let pass."""
+
+    admitted: Count
+    tried: Count
+
+
+class GreyRange(Model):
+    """What the grey-value gate of a class lets pass, [lowest, highest] each."""
+
+    brightness: list[float]
+    contrast: list[float]
+
+
+class Conversion(Model):
+    """One run of ``cxrdist shards convert``."""
+
+    source: Text = Field(alias="from")
+    """Digest of the set that was converted."""
+    size: PositiveCount | None = None
+    encoding: Text | None = None
+    min_shards: PositiveCount | None = None
+
+
+class Provenance(Model):
+    """Where a set comes from; any of it may be unknown."""
+
+    importer: Text | None = None
+    release: Text | None = None
+    is_phantom: bool | None = None
+    options: dict[str, Option] | None = None
+    source_options: dict[str, Option] | None = None
+    salt_fingerprint: Text | None = None
+    records_sha256: Digest | None = None
+    """Over key, label, split and metadata of all records of the source."""
+    left_out: dict[str, Count] | None = None
+    """Images by the reason why they were left out."""
+    notes: dict[str, Count] | None = None
+    """Images by what there is to know of them."""
+    undecodable: Count | None = None
+    near_duplicates: dict[str, Count] | None = None
+    unused_tars: list[FileName] | None = None
+    generators: dict[str, Digest] | None = None
+    """Synthetic sets: SHA-256 of the weights of each class's generator."""
+    grey_ranges: dict[str, GreyRange] | None = None
+    gates: dict[str, GateCounts] | None = None
+    converted: list[Conversion] | None = None
+    """Oldest first."""
+
+    def updated(self, fields: Mapping[str, Any]) -> Provenance:
+        """A copy with these fields, given as JSON."""
+        return Provenance.model_validate({**self.json_value(), **fields})
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """An option of the import or the synthesis; ``default`` if it is not known."""
+        return (self.options or {}).get(name, default)
+
+
+class Lineage(Model):
+    """What a set descends from; see lineage.py."""
+
+    kind: Literal["real", "synthetic"]
+    real_digest: Text | None = None
+    """Synthetic sets: digest of the real set that the generators learned from."""
+    split: Text | None = None
+    """The split that they learned from."""
+    real_ancestors: list[Text] | None = None
+    """Digests of the sets that the real set was converted from, newest first."""
+    generators: dict[str, Digest] | None = None
+    ancestors: list[Text] | None = None
+    """Digests of the sets that this one was converted from, newest first."""
+
+    @model_validator(mode="after")
+    def _synthetic_descends_from_something(self) -> Self:
+        if self.kind == "synthetic" and (self.real_digest is None or self.split is None):
+            raise ValueError("a synthetic set needs real_digest and split")
+        return self
+
+
+class Manifest(Model):
+    """The manifest of a set."""
+
+    format: Literal["cxrdist-shards/1"]
+    classes: Annotated[list[Text], Field(min_length=1, max_length=MAX_CLASSES)]
+    image_size: Annotated[int, Field(ge=1, le=math.isqrt(MAX_PIXELS))]
+    """Side of the square images, in pixels."""
+    encoding: Literal["png", "jpg", "npy", "foreign-pad", "foreign-crop"]
+    """Of the images; ``foreign-*`` for external tars that were indexed in place."""
+    strata: list[StratumEntry]
+    counts: dict[str, dict[str, dict[str, Count]]]
+    """``{split: {class: {origin: samples}}}``."""
+    provenance: Provenance
+    lineage: Lineage
+    digest: Digest
+    """SHA-256 of the canonical JSON of all other fields: the digest of the set."""
+
+    @property
+    def samples(self) -> int:
+        return sum(entry.samples for entry in self.strata)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the tars are external ones, indexed where they lie."""
+        return self.encoding in FOREIGN.values()
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> Self:
+        strata = [entry.stratum for entry in self.strata]
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes: a class occurs twice")
+        if len(set(strata)) != len(strata):
+            raise ValueError("strata: a stratum occurs twice")
+        if unknown := {stratum.class_name for stratum in strata} - {*self.classes}:
+            raise ValueError(f"strata: {min(unknown)!r} is no class of the set")
+        return self
+
+
+assert {*ENCODINGS, *FOREIGN.values()} == {"png", "jpg", "npy", "foreign-pad", "foreign-crop"}
+
+
+def digest_of(manifest: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a manifest without its own ``digest``: the digest of the set."""
     return sha256_bytes(canonical_json({k: v for k, v in manifest.items() if k != "digest"}))
 
 
-def write_table(store: Store, stratum: Stratum, shards: list[dict[str, Any]]) -> dict[str, Any]:
-    """Write a stratum's shard table; returns the stratum's entry in the manifest. Raises UserError for a table that
-    no reader accepts."""
-    table = {"stratum": stratum.stem, "shards": shards}
-    check_written_table(table, f"{store}: the table of {stratum.stem}")
-    data = canonical_json(table)
-    digest = sha256_bytes(data)
-    name = f"{stratum.stem}.{digest[:12]}.json"
-    write_to(store, name, data)
-    return {
-        "split": stratum.split,
-        "class": stratum.class_name,
-        "origin": stratum.origin,
-        "samples": sum(s["samples"] for s in shards),
-        "bytes": sum(s["bytes"] for s in shards),
-        "shards": len(shards),
-        "table": name,
-        "table_sha256": digest,
-    }
-
-
-def read_table(store: Store, entry: dict[str, Any]) -> list[dict[str, Any]]:
-    """A stratum's shard table. Raises UserError where it is missing or not the one that the manifest names."""
-    data = read_whole(store, entry["table"])
-    if sha256_bytes(data) != entry["table_sha256"]:
-        raise UserError(f"{store}/{entry['table']}: changed since {MANIFEST} was written; {REMEDY}")
-    where = f"{store}/{entry['table']}"
-    try:
-        table = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON as it was written ({error}); {REMEDY}") from None
-    check_table(table, where)
-    return table["shards"]
-
-
-def read_whole(store: Store, name: str) -> bytes:
-    """A file of a set. Raises UserError where it is missing."""
-    try:
-        return store.read(name)
-    except FileNotFoundError:
-        raise UserError(f"{store}/{name}: missing; {REMEDY}", every_rank=True) from None
-
-
-def counts_of(strata: list[dict[str, Any]], classes: list[str]) -> dict[str, dict[str, dict[str, int]]]:
+def counts_of(strata: Sequence[StratumEntry], classes: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
     """``{split: {class: {origin: samples}}}`` from the strata, in the order of splits and classes."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for split in SPLITS:
-        of_split = [s for s in strata if s["split"] == split]
         for name in classes:
-            of_class = {s["origin"]: s["samples"] for s in of_split if s["class"] == name}
+            of_class: dict[str, int] = {
+                s.origin: s.samples for s in strata if (s.split, s.class_name) == (split, name)
+            }
             if of_class:
                 counts.setdefault(split, {})[name] = of_class
     return counts
@@ -154,36 +253,86 @@ def counts_of(strata: list[dict[str, Any]], classes: list[str]) -> dict[str, dic
 def write_manifest(
     store: Store,
     *,
-    classes: list[str],
+    classes: Sequence[str],
     image_size: int,
     encoding: str,
-    strata: list[dict[str, Any]],
-    provenance: dict[str, Any],
-    lineage: dict[str, Any],
+    strata: Sequence[StratumEntry],
+    provenance: Provenance,
+    lineage: Lineage,
 ) -> Manifest:
-    """Write the manifest, which makes the set exist; returns it, digest included. Raises UserError for one that no
-    reader accepts."""
-    strata = sorted(strata, key=lambda s: (SPLITS.index(s["split"]), s["class"], s["origin"]))
-    manifest: Manifest = {
+    """Write the manifest, which makes the set exist; returns it, digest included. Raises UserError for values that
+    readers refuse."""
+    strata = sorted(strata, key=lambda s: (SPLITS.index(s.split), s.class_name, s.origin))
+    value = {
         "format": FORMAT,
-        "classes": classes,
+        "classes": [*classes],
         "image_size": image_size,
         "encoding": encoding,
-        "strata": strata,
+        "strata": [entry.json_value() for entry in strata],
         "counts": counts_of(strata, classes),
-        "provenance": provenance,
-        "lineage": lineage,
+        "provenance": provenance.json_value(),
+        "lineage": lineage.json_value(),
     }
-    check_written_manifest(manifest, f"{store}/{MANIFEST}")
-    manifest["digest"] = digest_of(manifest)
-    write_to(store, MANIFEST, canonical_json(manifest))
+    value["digest"] = digest_of(value)
+    try:
+        manifest = checked_manifest(value)
+    except ValueError as error:
+        raise UserError(f"{store}/{MANIFEST}: not written, since {error}") from None
+    write_to(store, MANIFEST, canonical_json(value))
+    return manifest
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
+    names that would share files, or too many."""
+    if len(classes) > MAX_CLASSES:
+        raise UserError(
+            f"{len(classes):,} classes: a set holds at most {MAX_CLASSES:,}; choose with --classes"
+        )
+    seen: dict[str, str] = {}
+    for name in classes:
+        if not is_text(name):
+            raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if len(slug(name)) > MAX_SLUG_CHARACTERS:
+            raise UserError(
+                f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "
+                f"{MAX_SLUG_CHARACTERS} fit; rename it"
+            )
+        if other := seen.get(slug(name)):
+            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+        seen[slug(name)] = name
+
+
+def checked_provenance(value: dict[str, Any], where: str) -> Provenance:
+    """Provenance from its JSON. Raises UserError, naming the field, for values that readers refuse: an option with a
+    control character, say."""
+    try:
+        provenance = Provenance.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{where}: {first_error(error)}") from None
+    for name, item in value.items():
+        if holds_control_characters(item):
+            raise UserError(f"{where}: {name} is {ascii(item)[:100]}, which holds control characters")
+    return provenance
+
+
+def checked_manifest(value: Any) -> Manifest:
+    """A manifest from its JSON. Raises ValueError, naming the field, for one that no set has."""
+    try:
+        manifest = Manifest.model_validate(value)
+    except ValidationError as error:
+        raise ValueError(first_error(error)) from None
+    # Whatever it holds may end on a terminal: also the names of options and reasons, which are keys.
+    if holds_control_characters(value):
+        raise ValueError("it holds control characters")
+    if counts_of(manifest.strata, manifest.classes) != manifest.counts:
+        raise ValueError("its counts are not those of its strata")
     return manifest
 
 
 def read_manifest(place: str | Path | Store) -> Manifest:
-    """The manifest of a set. Raises UserError where there is none, or where a byte of it was changed."""
+    """The manifest of a set. Raises UserError if there is none, or if a byte of it was changed."""
     store = store_of(place)
-    path = f"{store}/{MANIFEST}"
     try:
         data = store.read(MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
@@ -192,45 +341,27 @@ def read_manifest(place: str | Path | Store) -> Manifest:
                 f"{store}: no such shard set; make one with `cxrdist import ... --out {store}`"
             ) from None
         raise UserError(
-            f"{store}: not a shard set, or an unfinished one (no {MANIFEST}); "
-            "run the command that makes it again, and it goes on where it stopped"
+            f"{store}: not a shard set, or an unfinished one (no {MANIFEST}); run the command that makes it again, "
+            "which continues where it stopped"
         ) from None
     try:
-        manifest = json.loads(data)
-        is_canonical = data == canonical_json(manifest)
+        value = json.loads(data)
+        is_whole = isinstance(value, dict) and data == canonical_json(value)
+        is_whole = is_whole and digest_of(value) == value.get("digest")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON as it was written ({error}); {REMEDY}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
-        raise UserError(f"{path}: format {found!r}, but this version reads {FORMAT!r}; {REMEDY}")
-    if not is_canonical or digest_of(manifest) != manifest.get("digest"):
-        raise UserError(f"{path}: changed since it was written (its digest does not fit); {REMEDY}")
-    check_manifest(manifest, path)
-    if counts_of(manifest["strata"], manifest["classes"]) != manifest["counts"]:
-        raise UserError(f"{path}: its counts are not those of its strata; do not use this set")
-    return manifest
+        raise _changed(store, "format", f"not the JSON that was written ({error})") from None
+    found = value.get("format") if isinstance(value, dict) else None
+    if found != FORMAT:
+        raise _changed(store, "format", f"format {found!r}, but this version reads {FORMAT!r}")
+    if not is_whole:
+        raise _changed(store, "changed", "changed since it was written (its digest does not fit)")
+    try:
+        return checked_manifest(value)
+    except ValueError as error:
+        raise impossible(store, MANIFEST, str(error)) from None
+    except RecursionError:
+        raise impossible(store, MANIFEST, "a value is nested too deeply") from None
 
 
-def index_array(rows: Sequence[tuple[Any, ...]], tar: str) -> np.ndarray:
-    """The rows of a tar's index, [samples] of ``INDEX_DTYPE``. Raises UserError, naming tar, key and field, for a
-    value that does not fit its field."""
-    for row in rows:
-        check_row(row, tar)
-    return np.array([*rows], INDEX_DTYPE)
-
-
-def index_bytes(rows: Sequence[tuple[Any, ...]], tar: str) -> bytes:
-    """``index_array`` as an ``.npy`` file without pickle."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, index_array(rows, tar), version=(1, 0), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def read_index(store: Store, name: str, row: dict[str, Any], *, is_foreign: bool) -> np.ndarray:
-    """The index of a row of a shard table, [samples] of ``INDEX_DTYPE``; of others' tar the samples of all strata.
-    Raises UserError where it is missing, was
-    changed, or is none that our writer writes."""
-    data = read_whole(store, name)
-    if sha256_bytes(data) != row["index_sha256"]:
-        raise UserError(f"{store}/{name}: changed since it was written; {REMEDY}", every_rank=True)
-    return index_of(data, row, f"{store}/{name}", is_foreign=is_foreign)
+def _changed(store: Store, kind: Literal["format", "changed"], detail: str) -> ShardSetError:
+    return ShardSetError(store, Problem(kind, MANIFEST, detail), REMEDY)

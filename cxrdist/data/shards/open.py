@@ -1,4 +1,4 @@
-"""Opening the sets that a job names; the phantom set is made where it is asked for and absent."""
+"""Open the sets that a job names, and check that they belong together."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ DEFAULT_SET = "shards/phantom"
 
 
 def check_default_is_there(place: str) -> None:
-    """Raises UserError where the default set is meant and nobody has made it yet."""
+    """Raises UserError if the default set is meant and does not exist yet."""
     if place.rstrip("/") == DEFAULT_SET and not store_of(place).is_there():
         raise UserError(
-            f"{DEFAULT_SET} is not there yet: make it with `cxrdist import phantom`, or name another set"
+            f"{DEFAULT_SET} does not exist yet: create it with `cxrdist import phantom`, or name another set"
         )
 
 
 def synthetic_place(real: str) -> str:
-    """Where the synthetic set of a real one lies by default: beside it."""
+    """The default place of the synthetic set of a real one: beside it."""
     return f"{real.rstrip('/')}-synthetic"
 
 
 def open_finished_real(path: str) -> ShardSet:
-    """A set of real images that is there. Raises UserError where there is none, or a synthetic one."""
+    """Open a set of real images. Raises UserError if there is none, or if it is a synthetic one."""
     check_default_is_there(path)
     real = ShardSet(path)
-    if real.manifest["lineage"]["kind"] != "real":
+    if real.manifest.lineage.kind != "real":
         raise UserError(f"{path} is a synthetic set: give it as --synthetic, and its real set as --shards")
     return real
 
@@ -37,26 +37,26 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
     """A synthetic set that descends from the train split of ``real``, or of a conversion of it, or of what it was
     converted from.
 
-    Raises UserError where it does not: its generator may have seen validation or test patients; and where an earlier
+    Raises UserError if it does not, since its generator may have seen validation or test patients, and if an earlier
     version truncated its keys.
     """
     synthetic = ShardSet(path)
-    lineage = synthetic.manifest["lineage"]
-    if lineage["kind"] != "synthetic":
+    lineage = synthetic.manifest.lineage
+    if lineage.kind != "synthetic":
         raise UserError(f"{path} is a set of real images: give it as --shards")
     synthetic.check_keys()
     check_same_kind(real, synthetic)
-    if not descends_from(lineage, real) and not allow_other_lineage:
+    if not descends_from(lineage.json_value(), real) and not allow_other_lineage:
         raise UserError(
-            f"{path} descends from another real set ({lineage['real_digest'][:12]}) than {real} "
+            f"{path} descends from another real set ({str(lineage.real_digest)[:12]}) than {real} "
             f"({real.digest[:12]}), so its generator may have seen validation or test patients: synthesise from "
-            "this set, or say --allow-other-lineage"
+            "this set, or add --allow-other-lineage"
         )
     return synthetic
 
 
 def check_same_kind(real: ShardSet, synthetic: ShardSet) -> None:
-    """Raises UserError where two sets cannot be mixed: other class names or another image size."""
+    """Raises UserError if two sets cannot be mixed: other class names or another image size."""
     if real.classes != synthetic.classes:
         only = sorted(set(real.classes) ^ set(synthetic.classes)) or ["their order"]
         raise UserError(

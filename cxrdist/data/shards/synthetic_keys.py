@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.shards.schema import KEY_DTYPE, index_of
-from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.index import KEY_DTYPE, ShardTable, index_name, parse_index
+from cxrdist.data.shards.manifest import StratumEntry
+from cxrdist.data.shards.schema import Problem, ShardSetError
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
@@ -68,26 +69,29 @@ def are_truncated(keys: np.ndarray) -> bool:
     return any(_is_truncated(key.decode()) for key in full)
 
 
-def has_truncated_keys(store: Store, entry: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    """Whether the shards ``rows`` of a stratum have truncated keys. Reads one index, or if that is damaged the first
-    header of its tar; reads nothing if the class has a short name."""
-    if entry["origin"] != "synthetic" or len(slug(entry["class"])) <= LONGEST_EARLIER_CLASS or not rows:
+def has_truncated_keys(store: Store, entry: StratumEntry, shards: ShardTable) -> bool:
+    """Whether the shards of a stratum have truncated keys. Reads one index, or, if that is damaged, the first header
+    of its tar; reads nothing if the class has a short name."""
+    if entry.origin != "synthetic" or len(slug(entry.class_name)) <= LONGEST_EARLIER_CLASS or not shards:
         return False
-    row = rows[0]
+    row = shards[0]
     try:
-        return are_truncated(index_of(store.read(index_name(row["name"])), row, row["name"])["key"])
+        return are_truncated(parse_index(store.read(index_name(row.name)), row, store)["key"])
     except (FileNotFoundError, UserError):
-        return is_long_key(_first_key(store, row["name"]))
+        return is_long_key(_first_key(store, row.name))
 
 
-def refusal(place: Store) -> UserError:
-    """What to do about a set with truncated keys."""
-    return UserError(
-        f"{place}: its images are intact, but an earlier version truncated their keys to {KEY_BYTES} characters, so "
-        "several images share one: make a set with whole keys with "
-        f"`cxrdist shards convert {quote(str(place))} --out {quote(f'{place}-whole-keys')}`",
-        every_rank=True,
+def refusal(place: Store) -> ShardSetError:
+    """The error for a set with truncated keys: what to do about it."""
+    detail = (
+        f"its images are intact, but an earlier version truncated their keys to {KEY_BYTES} characters, so several "
+        "images share one"
     )
+    remedy = (
+        "make a set with whole keys with "
+        f"`cxrdist shards convert {quote(str(place))} --out {quote(f'{place}-whole-keys')}`"
+    )
+    return ShardSetError(place, Problem("truncated keys", "", detail), remedy, every_rank=True)
 
 
 def _digits(words: list[Any]) -> str:

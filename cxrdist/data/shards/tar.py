@@ -1,8 +1,8 @@
-"""A sample, and the tars that hold samples: written whole or not at all, and indexed on the way.
+"""A sample, and the tars that hold samples: written whole or not at all, and indexed while they are written.
 
 A sample is three tar members, ``<key>.png|jpg|npy``, ``<key>.cls`` (class index as text) and ``<key>.json``;
-any WebDataset reader understands them. The index beside the tar says where each image lies, so that reading
-sample i costs one read at a known offset, wherever i stands.
+any WebDataset reader understands them. The index beside the tar says where each image lies, so that reading any
+sample costs one read at a known offset.
 """
 
 from __future__ import annotations
@@ -19,8 +19,19 @@ from typing import IO, Any, TypeVar, cast
 import xxhash
 
 from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.shards.manifest import REMEDY, Stratum, index_bytes
-from cxrdist.data.shards.schema import MAX_IMAGE_BYTES, MAX_TEXT_BYTES, check_meta, check_sample, is_key
+from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_name, unwritable
+from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.schema import (
+    MAX_IMAGE_BYTES,
+    MAX_TEXT_BYTES,
+    REMEDY,
+    Kind,
+    Problem,
+    ShardSetError,
+    impossible,
+    is_key,
+    wrong_in_metadata,
+)
 from cxrdist.data.shards.tar_writer import TarWriter
 from cxrdist.data.storage.store import Store, write_to
 from cxrdist.errors import UserError
@@ -29,19 +40,37 @@ from cxrdist.files import sha256_bytes
 SHARD_BYTES = 64 * 2**20
 TYPICAL_BYTES_PER_PIXEL = {"npy": 1.0, "png": 0.55, "jpg": 0.3}
 TAR_BYTES_PER_SAMPLE = 3072
+METADATA_FIELDS = ("view", "sex", "age", "findings")
+"""What a sample's metadata says of the patient and the image; each may be unknown."""
 
 T = TypeVar("T")
-IndexRow = tuple[Any, ...]
-"""As ``manifest.INDEX_DTYPE``: key, split, class, origin, offset, length, hash, patient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image of a shard: the encoded image and what is known of it."""
+    """One image of a shard: the encoded image and its metadata."""
 
     key: str
     image: bytes
     meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TarFile:
+    """One tar of a set, all of whose samples are of one stratum."""
+
+    store: Store
+    name: str
+    stratum: Stratum
+    class_index: int
+    encoding: str
+
+    def __str__(self) -> str:
+        return f"{self.store}/{self.name}"
+
+    def error(self, kind: Kind, detail: str) -> ShardSetError:
+        """The error for a tar that is not as it was written."""
+        return ShardSetError(self.store, Problem(kind, self.name, detail), REMEDY)
 
 
 def samples_per_shard(image_size: int, encoding: str, shard_bytes: int = SHARD_BYTES) -> int:
@@ -53,7 +82,7 @@ def samples_per_shard(image_size: int, encoding: str, shard_bytes: int = SHARD_B
 
 def cuts(samples: int, length: int, min_shards: int) -> list[tuple[int, int]]:
     """Start and stop of each shard of a stratum: about equal, at most ``length`` long, and ``min_shards`` of them
-    where there are so many samples."""
+    if there are that many samples."""
     shards = max(-(-samples // length), min(min_shards, samples))
     return [(samples * n // shards, samples * (n + 1) // shards) for n in range(shards)]
 
@@ -62,71 +91,72 @@ def tar_name(stratum: Stratum, number: int) -> str:
     return f"{stratum.stem}-{number:06d}.tar"
 
 
-TOLD = ("view", "sex", "age", "findings")
-"""What a sample's metadata tells of the patient and the image, each unknown perhaps."""
+def is_tar_name(name: str) -> bool:
+    return name.lower().endswith(".tar") and not name.startswith(".")
 
 
-def index_name(tar: str) -> str:
-    """The index beside a tar."""
-    return tar.removesuffix(".tar") + ".index.npy"
+# ---- writing
 
 
-def write_shard(
-    store: Store,
-    number: int,
-    stratum: Stratum,
-    class_index: int,
-    encoding: str,
-    samples: Iterable[Sample],
-) -> dict[str, Any]:
-    """Write one tar and its index under their final names; returns the shard's row of the table.
+def write_shard(tar: TarFile, samples: Iterable[Sample]) -> ShardRow | None:
+    """Write one tar and its index under their final names; returns the shard's row of the table, or None if there
+    are no samples, and then writes nothing.
 
-    The bytes are those of webdataset's TarWriter for the same samples. Raises UserError for a sample that no reader
-    accepts, and OSError (a full disk), with nothing left behind; a tar without samples is not written and has
-    ``samples`` 0.
+    The bytes are those of webdataset's TarWriter for the same samples. Raises UserError for a sample that readers
+    refuse, and OSError (a full disk), with nothing left behind.
     """
-    name = tar_name(stratum, number)
-    where = f"{store}/{name}"
     rows: list[IndexRow] = []
     written: set[str] = set()
     iterator = iter(samples)
     first = next(iterator, None)
     if first is None:
-        return {"samples": 0}
-    with store.writer(name) as file:
-        tar = TarWriter(file)
+        return None
+    with tar.store.writer(tar.name) as file:
+        writer = TarWriter(file)
         for sample in itertools.chain((first,), iterator):
             if sample.key in written:
-                raise UserError(f"{where}: {sample.key} would stand in it twice")
+                raise UserError(f"{tar}: the key {sample.key} would occur twice")
             written.add(sample.key)
-            check_sample(sample.key, sample.meta, len(sample.image), where)
-            members = _members_of(sample, class_index, encoding)
-            if len(members[f"{sample.key}.json"]) > MAX_TEXT_BYTES:
-                raise UserError(f"{where}: {sample.key}.json would have more than {MAX_TEXT_BYTES:,} bytes")
-            offsets = tar.add(members)
-            rows.append(index_row(sample, stratum, class_index, offsets[f"{sample.key}.{encoding}"]))
-        index = index_bytes(rows, where)  # which may refuse a row: before the tar takes its name
-        tar.finish()
-    write_to(store, index_name(name), index)
-    return _table_row(name, (tar.bytes, tar.sha256), index, len(rows))
+            offsets = writer.add(_checked_members(sample, tar))
+            rows.append(index_row(sample, tar, offsets[f"{sample.key}.{tar.encoding}"]))
+        index = index_bytes(rows, str(tar))  # may refuse a row: before the tar gets its name
+        writer.finish()
+    write_to(tar.store, index_name(tar.name), index)
+    return ShardRow(tar.name, writer.bytes, writer.sha256, sha256_bytes(index), len(rows))
 
 
-def _members_of(sample: Sample, class_index: int, encoding: str) -> dict[str, bytes]:
+def _checked_members(sample: Sample, tar: TarFile) -> dict[str, bytes]:
+    """The members of a sample by name. Raises UserError for what readers refuse."""
+    where = f"{tar}: sample {sample.key!a}"
+    if not is_key(sample.key):
+        raise unwritable(where, "key", sample.key)
+    if wrong := wrong_in_metadata(sample.meta):
+        raise UserError(f"{where}: not written, since in its metadata {wrong}", every_rank=True)
+    if len(sample.image) > MAX_IMAGE_BYTES:
+        raise unwritable(where, "length_bytes", len(sample.image))
+    members = _members_of(sample, tar)
+    if (size := len(members[f"{sample.key}.json"])) > MAX_TEXT_BYTES:
+        raise unwritable(where, "size of its metadata in bytes", size)
+    return members
+
+
+def _members_of(sample: Sample, tar: TarFile) -> dict[str, bytes]:
     """The members of a sample by name, in their order."""
     members = {
-        encoding: sample.image,
-        "cls": str(class_index).encode(),
+        tar.encoding: sample.image,
+        "cls": str(tar.class_index).encode(),
         "json": json.dumps(sample.meta, sort_keys=True).encode(),
     }
     return {f"{sample.key}.{suffix}": members[suffix] for suffix in sorted(members)}
 
 
-def index_row(sample: Sample, stratum: Stratum, class_index: int, offset: int) -> IndexRow:
-    return (
+def index_row(sample: Sample, tar: TarFile, offset: int) -> IndexRow:
+    """The row of a sample in the index of its tar; ``offset``: of its image, in bytes."""
+    return IndexRow(
         sample.key,
-        stratum.split,
-        class_index,
-        stratum.origin,
+        tar.stratum.split,
+        tar.class_index,
+        tar.stratum.origin,
         offset,
         len(sample.image),
         xxhash.xxh3_64_intdigest(sample.image),
@@ -134,49 +164,33 @@ def index_row(sample: Sample, stratum: Stratum, class_index: int, offset: int) -
     )
 
 
-def _table_row(name: str, tar: tuple[int, str], index: bytes, samples: int) -> dict[str, Any]:
-    size, sha256 = tar
-    return {
-        "name": name,
-        "bytes": size,
-        "sha256": sha256,
-        "index_sha256": sha256_bytes(index),
-        "samples": samples,
-    }
-
-
-def finished_shard(
-    store: Store,
-    number: int,
-    stratum: Stratum,
-    class_index: int,
-    encoding: str,
-    look: Callable[[Sample], T],
-) -> tuple[dict[str, Any], dict[str, T]] | None:
-    """The row of a shard that an earlier, killed job finished, and by key what ``look`` sees in each sample; None
-    where there is no such shard, or where a byte of it is not the one that would be written."""
-    name = tar_name(stratum, number)
+def finished_shard(tar: TarFile, look: Callable[[Sample], T]) -> tuple[ShardRow, dict[str, T]] | None:
+    """The row of a shard that an earlier, killed job finished, and ``look(sample)`` of each sample by key; None if
+    there is no such shard, or if a byte of it is not the one that would be written."""
     seen: dict[str, T] = {}
     rows: list[IndexRow] = []
     try:
-        index = store.read(index_name(name))
-        with store.open(name) as file, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-            tar, again = hashed(file), TarWriter(nowhere)
-            for offset, sample in read_tar(file, f"{store}/{name}", class_index, encoding):
-                again.add(_members_of(sample, class_index, encoding))
-                rows.append(index_row(sample, stratum, class_index, offset))
+        index = tar.store.read(index_name(tar.name))
+        with tar.store.open(tar.name) as file, open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            found, again = hashed(file), TarWriter(nowhere)
+            for offset, sample in read_tar(file, tar):
+                again.add(_members_of(sample, tar))
+                rows.append(index_row(sample, tar, offset))
                 seen[sample.key] = look(sample)
             again.finish()
     except (FileNotFoundError, UserError, UndecodableImage):
         return None
     # The table will vouch for every byte, also for those that no reader looks at.
-    if index != index_bytes(rows, name) or tar != (again.bytes, again.sha256):
+    if index != index_bytes(rows, str(tar)) or found != (again.bytes, again.sha256):
         return None
-    return _table_row(name, tar, index, len(rows)), seen
+    return ShardRow(tar.name, *found, sha256_bytes(index), len(rows)), seen
+
+
+# ---- reading
 
 
 def hashed(file: IO[bytes]) -> tuple[int, str]:
-    """Bytes and SHA-256 of a file that is then at its beginning again."""
+    """Size in bytes and SHA-256 of a file, which is then at its beginning again."""
     digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -184,23 +198,18 @@ def hashed(file: IO[bytes]) -> tuple[int, str]:
 
 
 def read_tar(
-    file: IO[bytes],
-    name: str,
-    class_index: int,
-    encoding: str,
-    *,
-    is_valid_key: Callable[[str], bool] = is_key,
+    file: IO[bytes], tar: TarFile, *, is_valid_key: Callable[[str], bool] = is_key
 ) -> Iterator[tuple[int, Sample]]:
     """Offset of the image, and sample, for all samples of one of our tars, in order.
 
-    Raises UserError, naming the member, where it is not whole, or holds anything that our writer never writes:
-    nothing else is opened.
+    Raises ShardSetError, naming the member, if the tar is not whole, or holds anything that ``write_shard`` never
+    writes; no such member is read.
     """
-    suffixes = sorted((encoding, "cls", "json"))
+    suffixes = sorted((tar.encoding, "cls", "json"))
     seen: set[str] = set()
     parts: dict[str, bytes] = {}
     offset, key = 0, ""
-    for member, at in _members(file, name):
+    for member, at in _members(file, tar):
         before = key if parts else None
         key, _, suffix = member.name.partition(".")
         if (
@@ -209,23 +218,23 @@ def read_tar(
             or before not in (None, key)
             or not is_valid_key(key)
         ):
-            raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
+            raise tar.error("member", f"unexpected member {member.name!r}")
         if not parts and key in seen:
-            raise UserError(f"{name}: {member.name} stands in it twice; {REMEDY}")
-        if member.size > (MAX_IMAGE_BYTES if suffix == encoding else MAX_TEXT_BYTES):
-            raise UserError(f"{name}: {member.name} has {member.size:,} bytes, which no sample has; {REMEDY}")
-        if suffix == encoding:
+            raise tar.error("member", f"{member.name} occurs twice")
+        if member.size > (MAX_IMAGE_BYTES if suffix == tar.encoding else MAX_TEXT_BYTES):
+            raise tar.error("member", f"{member.name} has {member.size:,} bytes, more than any sample has")
+        if suffix == tar.encoding:
             offset = at
-        parts[suffix] = _content(file, member, name)
+        parts[suffix] = _content(file, member, tar)
         if len(parts) == len(suffixes):
             seen.add(key)
-            yield offset, _sample(name, key, class_index, parts, encoding)
+            yield offset, _sample(tar, key, parts)
             parts = {}
     if parts:
-        raise UserError(f"{name}: {key} lacks its .{suffixes[len(parts)]} member; {REMEDY}")
+        raise tar.error("member", f"{key} lacks its .{suffixes[len(parts)]} member")
 
 
-def _members(file: IO[bytes], name: str) -> Iterator[tuple[tarfile.TarInfo, int]]:
+def _members(file: IO[bytes], tar: TarFile) -> Iterator[tuple[tarfile.TarInfo, int]]:
     """Each member's header, and the offset of its bytes, which are to be read before the next one.
 
     Not tarfile's own loop: that one follows extended headers, which our tars have none of, wherever they lead, and
@@ -237,44 +246,41 @@ def _members(file: IO[bytes], name: str) -> Iterator[tuple[tarfile.TarInfo, int]
         try:
             member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
         except (tarfile.HeaderError, ValueError) as error:
-            raise UserError(
-                f"{name}: not a tar as it was written (the header at byte {at - len(header)}: {error}); {REMEDY}"
+            raise tar.error(
+                "format", f"not the tar that was written (the header at byte {at - len(header)}: {error})"
             ) from None
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.size < 0:
-            raise UserError(f"{name}: unexpected member {member.name!r}; {REMEDY}")
+            raise tar.error("member", f"unexpected member {member.name!r}")
         yield member, at
         at += -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     if not header:
-        raise UserError(f"{name}: ends without an end mark at byte {at:,}; {REMEDY}")
+        raise tar.error("format", f"ends without an end mark at byte {at:,}")
     while chunk := file.read(2**20):
         if chunk.strip(b"\0"):
-            raise UserError(f"{name}: goes on after its end mark at byte {at:,}; {REMEDY}")
+            raise tar.error("format", f"continues after its end mark at byte {at:,}")
 
 
-def _content(file: IO[bytes], member: tarfile.TarInfo, name: str) -> bytes:
-    """A member's bytes, its padding read, too."""
+def _content(file: IO[bytes], member: tarfile.TarInfo, tar: TarFile) -> bytes:
+    """A member's bytes; reads its padding, too."""
     data = file.read(member.size)
     padding = file.read(-member.size % tarfile.BLOCKSIZE)
     if len(data) + len(padding) < -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE:
-        raise UserError(f"{name}: ends inside {member.name}; {REMEDY}")
+        raise tar.error("format", f"ends inside {member.name}")
     if padding.strip(b"\0"):
-        raise UserError(f"{name}: changed behind {member.name}; {REMEDY}")
+        raise tar.error("format", f"changed after the end of {member.name}")
     return data
 
 
-def _sample(name: str, key: str, class_index: int, parts: dict[str, bytes], encoding: str) -> Sample:
-    if parts["cls"] != str(class_index).encode():
-        told = parts["cls"][:20].decode(errors="replace")
-        raise UserError(f"{name}: sample {key} has class {told}, not {class_index}; {REMEDY}")
+def _sample(tar: TarFile, key: str, parts: dict[str, bytes]) -> Sample:
+    if parts["cls"] != str(tar.class_index).encode():
+        found = parts["cls"][:20].decode(errors="replace")
+        raise tar.error("member", f"sample {key} has class {found}, not {tar.class_index}")
     try:
         meta = json.loads(parts["json"])
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{name}: {key}.json is not JSON ({error}); {REMEDY}") from None
+        raise tar.error("member", f"{key}.json is not JSON ({error})") from None
     if not isinstance(meta, dict):
-        raise UserError(f"{name}: {key}.json is not a mapping; {REMEDY}")
-    check_meta(meta, f"{name}: {key}.json")
-    return Sample(key, parts[encoding], meta)
-
-
-def is_tar_name(name: str) -> bool:
-    return name.lower().endswith(".tar") and not name.startswith(".")
+        raise tar.error("member", f"{key}.json is not a mapping")
+    if wrong := wrong_in_metadata(meta):
+        raise impossible(tar.store, tar.name, f"{key}.json: {wrong}")
+    return Sample(key, parts[tar.encoding], meta)

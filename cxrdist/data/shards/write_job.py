@@ -11,13 +11,13 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from cxrdist.console import say
-from cxrdist.data.shards.manifest import MANIFEST, SPLITS, Manifest, read_manifest
-from cxrdist.data.shards.schema import ORIGINS
-from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.index import ShardRow, index_name
+from cxrdist.data.shards.manifest import Manifest, Provenance, StratumEntry, read_manifest
+from cxrdist.data.shards.schema import MANIFEST, ORIGINS, SPLITS
 from cxrdist.data.storage.store import Store, locked, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
@@ -43,16 +43,16 @@ TABLE_FILE = re.compile(STEM + r"\.[0-9a-f]{12}\.json")
 log = logging.getLogger(__name__)
 
 
-def finished_set(store: Store, provenance: dict[str, Any]) -> Manifest:
+def finished_set(store: Store, provenance: Provenance) -> Manifest:
     """The finished set at this place, if it is the one that is asked for. Raises UserError if it is another."""
     manifest = read_manifest(store)
-    there = {k: v for k, v in manifest["provenance"].items() if k not in FOUND_LATER}
-    check_same_job(store, there, provenance)
+    there = {k: v for k, v in manifest.provenance.json_value().items() if k not in FOUND_LATER}
+    check_same_job(store, there, provenance.json_value())
     if store.exists(JOB_FILE) or store.exists(LOCK_NAME):
         # Its job was killed after it wrote the manifest, or is about to end and still holds the lock.
         with locked(store, WRITES):
             mark_finished(store)
-    say(f"{store}: finished before, digest {manifest['digest'][:12]}; nothing to do")
+    say(f"{store}: finished before, digest {manifest.digest[:12]}; nothing to do")
     return manifest
 
 
@@ -103,7 +103,7 @@ def remove_all_temporaries(store: Store) -> None:
 
 def claim(
     store: Store,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     remove_temporaries: Callable[[Store], None] = remove_all_temporaries,
 ) -> Callable[[], None]:
     """Lock the place for this job, and mark it with the job file or continue the same unfinished job.
@@ -111,7 +111,8 @@ def claim(
     Returns the function that releases the lock. ``remove_temporaries`` removes what killed writers of the job left
     under temporary names. Raises UserError, with no file changed, if the place holds anything else.
     """
-    if not is_in_place(provenance):
+    job = provenance.json_value()
+    if not is_in_place(job):
         refuse_other_files(store)
     release = store.lock(WRITES)
     try:
@@ -119,11 +120,11 @@ def claim(
             raise UserError(f"{store} was finished by another process just now: run the same command again")
         is_unfinished = store.exists(JOB_FILE)
         if is_unfinished:
-            check_same_job(store, job_of(store), provenance)
+            check_same_job(store, job_of(store), job)
             log.info("%s: continuing an unfinished set", store)
         remove_temporaries(store)
         if not is_unfinished:
-            write_to(store, JOB_FILE, canonical_json(provenance))
+            write_to(store, JOB_FILE, canonical_json(job))
     except BaseException:
         release()
         raise
@@ -147,7 +148,7 @@ def job_of(store: Store) -> dict[str, Any]:
 @contextlib.contextmanager
 def claimed(
     store: Store,
-    provenance: dict[str, Any],
+    provenance: Provenance,
     remove_temporaries: Callable[[Store], None] = remove_all_temporaries,
 ) -> Iterator[None]:
     """``claim`` for the time of the block; a folder that the job made is removed again if it stays empty."""
@@ -179,7 +180,7 @@ def mark_finished(store: Store) -> None:
 
 
 def remove_leftovers(
-    store: Store, strata: list[dict[str, Any]], shards: Iterable[list[dict[str, Any]]]
+    store: Store, strata: Sequence[StratumEntry], shards: Iterable[Sequence[ShardRow]]
 ) -> None:
     """Remove shards and tables that an earlier, killed run of this job wrote and this run does not use, because
     near-duplicates differ or images were repaired since. ``shards`` are the rows of each table.
@@ -187,10 +188,10 @@ def remove_leftovers(
     Called just before the manifest is written: an object store has no locks, and a second process may still be
     about to use these files.
     """
-    named = {entry["table"] for entry in strata}
+    named = {entry.table for entry in strata}
     for rows in shards:
         for row in rows:
-            named |= {row["name"], index_name(row["name"])}
+            named |= {row.name, index_name(row.name)}
     remove_all_but(store, named)
 
 

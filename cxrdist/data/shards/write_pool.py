@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cxrdist.console import Progress
+from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum
-from cxrdist.data.shards.tar import Sample, finished_shard, write_shard
+from cxrdist.data.shards.tar import Sample, TarFile, finished_shard, tar_name, write_shard
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError, shown
 from cxrdist.process import (
@@ -72,8 +73,8 @@ class Outcome:
 class ShardResult:
     """One shard as it was written, or found finished."""
 
-    row: dict[str, Any]
-    """The shard's row of the shard table; ``{"samples": 0}`` for a shard without samples, which is not written."""
+    row: ShardRow | None
+    """The shard's row of the shard table; None for a shard without samples, which is not written."""
     undecodable: list[str] = field(default_factory=list)
     """The file and the reason, for each image that does not decode."""
     hashes: bytes = b""
@@ -99,6 +100,12 @@ class ShardTask(ABC):
         """The number of images that the shard is made from; of samples, if the task rejects candidates."""
 
     @property
+    def tar(self) -> TarFile:
+        """The tar to write."""
+        name = tar_name(self.stratum, self.number)
+        return TarFile(self.store, name, self.stratum, self.class_index, self.encoding)
+
+    @property
     def is_shared(self) -> bool:
         """True if another process can write it."""
         return self.store.is_shared
@@ -108,7 +115,7 @@ class ShardTask(ABC):
         """Process the images or candidates in the order of the shard, and yield one outcome for each."""
 
     @abstractmethod
-    def take_over(self, row: dict[str, Any], samples: Mapping[str, Any]) -> ShardResult | None:
+    def take_over(self, row: ShardRow, samples: Mapping[str, Any]) -> ShardResult | None:
         """The result, if a finished shard with this row and these samples (key -> ``inspect(sample)``) is the one
         that this task would write; None otherwise, and the shard is written again."""
 
@@ -126,8 +133,7 @@ def write_or_take_over(task: ShardTask, advance: Callable[[int], None]) -> Shard
     ``advance`` is called with the number of images that were processed since its last call, rejected candidates
     aside. Raises OSError (a full disk) with nothing left behind, and whatever ``task.outcomes`` raises.
     """
-    shard = (task.store, task.number, task.stratum, task.class_index, task.encoding)
-    finished = finished_shard(*shard, task.inspect)
+    finished = finished_shard(task.tar, task.inspect)
     if finished and (result := task.take_over(*finished)):
         advance(task.images)
         return result
@@ -144,7 +150,7 @@ def write_or_take_over(task: ShardTask, advance: Callable[[int], None]) -> Shard
             if outcome.sample or outcome.undecodable:
                 advance(1)
 
-    row = write_shard(*shard, samples())
+    row = write_shard(task.tar, samples())
     return ShardResult(row, undecodable, b"".join(hashes), tried=len(hashes))
 
 
@@ -190,11 +196,11 @@ def report_undecodable(undecodable: list[str]) -> None:
         log.warning("... and %s more", f"{len(undecodable) - LISTED_UNDECODABLE:,}")
 
 
-def rows_of(results: Results) -> dict[Stratum, list[dict[str, Any]]]:
+def rows_of(results: Results) -> dict[Stratum, list[ShardRow]]:
     """The rows of the shard tables, per stratum, in the order of the shards' numbers."""
-    rows: dict[Stratum, list[dict[str, Any]]] = {}
+    rows: dict[Stratum, list[ShardRow]] = {}
     for (stratum, _), result in sorted(results.items(), key=lambda item: item[0]):
-        if result.row["samples"]:
+        if result.row:
             rows.setdefault(stratum, []).append(result.row)
     return rows
 

@@ -12,9 +12,8 @@ external tars. Only a gap that would take longer than a request splits a block i
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -79,15 +78,15 @@ class Block:
         )
 
 
-def block_of(shard: Mapping[str, Any], rows: np.ndarray) -> Block:
-    """The block of rows [n] of the index of a shard; ``shard``: its row of the shard table."""
+def block_of(tar: str, tar_sha256: str, rows: np.ndarray) -> Block:
+    """The block of rows [n] of the index of a tar."""
     starts = rows["offset_bytes"].astype(np.int64)
     lengths = rows["length_bytes"].astype(np.int64)
     stops = np.cumsum(lengths)
     what = np.stack([starts, lengths]).astype("<i8").tobytes()
     return Block(
-        tar=shard["name"],
-        name=f"{shard['sha256']}-{int(starts.min())}-{sha256_bytes(what)[:16]}",
+        tar=tar,
+        name=f"{tar_sha256}-{int(starts.min())}-{sha256_bytes(what)[:16]}",
         ranges=_ranges(starts, starts + lengths),
         offsets=tuple(starts.tolist()),
         places=tuple(zip((stops - lengths).tolist(), stops.tolist())),

@@ -1,7 +1,7 @@
-"""Whether a set's classes can be told by something that is no sign of disease: the view, the sex, the age.
+"""Whether the classes of a set can be predicted from something that is no sign of disease: view, sex or age.
 
-Where films of one class are mostly taken at the bedside (AP) and those of another standing (PA), a classifier
-can learn the view instead of the finding, and its test figures look well: the test split has the same bias.
+If films of one class are mostly taken at the bedside (AP) and those of another standing (PA), a classifier can learn
+the view instead of the finding. Its test metrics still look good, since the test split has the same bias.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAST_CRAMERS_V = 0.1
-"""From here on an association is worth a warning: Cohen's "small effect" (1988)."""
+"""An association of at least this size is warned of: Cohen's "small effect" (1988)."""
 LEAST_Z = 2.33
-"""And only where chance alone makes so large a one in fewer than 1 of 100 sets."""
+"""And only if chance alone produces one that large in fewer than 1 of 100 sets."""
 AGE_GROUPS = ((0, 19), (20, 39), (40, 59), (60, 79), (80, None))
 """Years, both ends included."""
-HOW_IT_IS_TOLD = {
+PREDICTED_FROM = {
     "view": "by how the film was taken",
     "sex": "by the patient's sex",
     "age": "by the patient's age",
@@ -28,26 +28,26 @@ Table = dict[str, dict[str, int]]
 
 @dataclass(frozen=True, kw_only=True)
 class Association:
-    """How far one thing that is known of the images tells their class."""
+    """How well one attribute of the images predicts their class."""
 
     about: str
     """view, sex or age."""
     images: int
-    """Those of which it is known."""
+    """Images whose value is known."""
     cramers_v: float
-    """0: independent, 1: the class follows; corrected for bias (Bergsma 2013)."""
+    """0: independent, 1: the value determines the class; corrected for bias (Bergsma 2013)."""
     is_beyond_chance: bool
-    """Whether fewer than 1 of 100 sets without any association show so large a one (chi-squared, upper 1 %)."""
+    """Whether fewer than 1 of 100 sets without any association show one this large (chi-squared, upper 1 %)."""
     accuracy: float
-    """Of guessing, for each value, the class that most of its images have."""
+    """Accuracy of guessing, for each value, the most frequent class of its images."""
     majority: float
     """Accuracy of always guessing the largest class."""
     balanced_accuracy: float
-    """Of the best guess from the value, were all classes equally large, as a balanced mix makes them."""
+    """Balanced accuracy of the best guess from the value, as with a balanced mix."""
     chance: float
-    """Balanced accuracy of guessing without it: 1 / classes."""
+    """Balanced accuracy of guessing without the value: 1 / classes."""
     clearest: tuple[str, str, float, float]
-    """The class and value that stand out most: the value's share in this class, and in all others together."""
+    """The class and value with the largest difference: the value's share in it, and in all others together."""
 
     @property
     def is_confound(self) -> bool:
@@ -57,15 +57,15 @@ class Association:
     def warning(self) -> str:
         name, value, here, elsewhere = self.clearest
         return (
-            f"warning: class predicts {self.about}: {here:.0%} of {name} are {value}, of the others {elsewhere:.0%}. "
-            f"A classifier can tell {name} {HOW_IT_IS_TOLD[self.about]} (Cramér's V {self.cramers_v:.2f}; guessed "
-            f"from the {self.about} alone, {self.balanced_accuracy:.0%} of equally large classes are right, where "
-            f"chance gives {self.chance:.0%}): report results for each {self.about} apart"
+            f"class predicts {self.about}: {here:.0%} of {name} are {value}, of the others {elsewhere:.0%}. "
+            f"A classifier can recognise {name} {PREDICTED_FROM[self.about]} (Cramér's V {self.cramers_v:.2f}; "
+            f"guessed from the {self.about} alone, {self.balanced_accuracy:.0%} of equally large classes are right, "
+            f"where chance gives {self.chance:.0%}): report results separately for each {self.about}"
         )
 
 
 def association(about: str, table: Table) -> Association | None:
-    """What ``table`` says; None where fewer than two classes or two values are known."""
+    """The association in ``table``; None if fewer than two classes or two values are known."""
     classes = [name for name, of_class in table.items() if sum(of_class.values())]
     values = sorted({value for of_class in table.values() for value, n in of_class.items() if n})
     if len(classes) < 2 or len(values) < 2:
@@ -79,12 +79,12 @@ def association(about: str, table: Table) -> Association | None:
     chi_squared = float(((counts - expected) ** 2 / expected).sum())
     shares = counts / of_class[:, None]
     elsewhere = (of_value - counts) / (images - of_class)[:, None]
-    # Adjusted residuals (Agresti, Categorical Data Analysis): what a few images happen to share does not stand out.
+    # Adjusted residuals (Agresti, Categorical Data Analysis): a difference among a few images is not significant.
     residuals = (counts - expected) / np.sqrt(
         expected * (1 - of_class / images)[:, None] * (1 - of_value / images)
     )
     stands_out = residuals >= min(LEAST_Z, residuals.max())
-    # Of two classes each stands out as much as the other: then the one with the larger share.
+    # With two classes both differences are equal: take the one with the larger share.
     at = max(zip(*stands_out.nonzero()), key=lambda at: (round(shares[at] - elsewhere[at], 9), shares[at]))
     return Association(
         about=about,

@@ -1,4 +1,4 @@
-"""A set in another encoding or a smaller size: the same keys, classes, splits and metadata.
+"""Conversion of a set to another encoding or a smaller size, with the same keys, classes, splits and metadata.
 
 A synthetic set whose keys an earlier version truncated (see ``synthetic_keys``) is read from its tars alone, and gets
 new keys where the old ones are too long; nothing else needs to change.
@@ -23,17 +23,20 @@ from cxrdist.console import say
 from cxrdist.data.imaging.codecs import ENCODINGS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
+from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import converted
 from cxrdist.data.shards.manifest import (
-    MANIFEST,
     Manifest,
+    Provenance,
+    StratumEntry,
     check_classes,
     read_manifest,
     write_manifest,
-    write_table,
 )
 from cxrdist.data.shards.open import DEFAULT_SET
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.schema import MANIFEST, Problem, ShardSetError
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.synthetic_keys import replaced
 from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
 from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, mark_finished
@@ -89,7 +92,7 @@ class ConvertTask(ShardTask):
     """One shard of a conversion: samples ``start`` to ``stop`` of a stratum of the source."""
 
     source: Store
-    entry: dict[str, Any]
+    entry: StratumEntry
     source_encoding: str
     source_size: int
     source_importer: str | None
@@ -111,35 +114,33 @@ class ConvertTask(ShardTask):
             yield Outcome(Sample(replaced(sample.key), self.image_of(sample, tar), sample.meta))
 
     def source_samples(self) -> Iterator[tuple[str, Sample]]:
-        """Tar and sample, in order. Raises UserError where the source has fewer than its table says."""
+        """Tar and sample, in order. Raises UserError if the source has fewer than its table says."""
         reader = self.reader()
         first, _ = reader.locate(self.start)
         last, _ = reader.locate(self.stop - 1)
         read = 0
         for shard in range(first, last + 1):
-            before = int(reader.ends[shard]) - reader.shards[shard]["samples"]
+            before = int(reader.ends[shard]) - reader.shards[shard].samples
             part = slice(max(self.start - before, 0), self.stop - before)
-            samples = reader.whole(shard, allows_long_keys=True)
+            samples = reader.whole(shard, allow_long_keys=True)
             for sample in itertools.islice(samples, part.start, part.stop):
                 read += 1
-                yield reader.shards[shard]["name"], sample
+                yield reader.shards.names[shard], sample
         if read != self.images:
-            raise UserError(
-                f"{self.source}/{self.entry['table']}: tells of more samples than its tars hold; {reader.remedy}"
-            )
+            problem = Problem("count", self.entry.table, "lists more samples than its tars hold")
+            raise ShardSetError(self.source, problem, reader.remedy)
 
     def image_of(self, sample: Sample, tar: str) -> bytes:
         try:
             pixels = decode(sample.image, self.source_encoding, self.source_size)
         except UndecodableImage as error:
-            raise UserError(
-                f"{self.source}/{tar}: sample {sample.key}: {error}; {self.reader().remedy}"
-            ) from None
+            problem = Problem("image", tar, f"sample {sample.key}: {error}")
+            raise ShardSetError(self.source, problem, self.reader().remedy) from None
         if (self.source_encoding, self.source_size) == (self.encoding, self.size):
             return sample.image  # a JPEG encoded twice would lose twice
         return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)
 
-    def take_over(self, row: dict[str, Any], samples: Mapping[str, Any]) -> ShardResult | None:
+    def take_over(self, row: ShardRow, samples: Mapping[str, Any]) -> ShardResult | None:
         reader = self.reader()
         if reader.has_truncated_keys:
             keys = [replaced(sample.key) for _, sample in self.source_samples()]
@@ -161,44 +162,39 @@ class ConvertTask(ShardTask):
 def convert(options: ConvertOptions) -> Manifest:
     """Convert a set; returns the new set's manifest.
 
-    A finished set of the same source and options is left as it is. Raises UserError where the source is not
-    whole, where there is nothing to change, for a size above the source's, and for classes that would share files.
+    A finished set of the same source and options is left as it is. Raises UserError if the source is not whole, if
+    there is nothing to change, for a size above the source's, and for classes that would share files.
     """
     source = ShardSet(options.set)
     check_classes(source.classes)
     target = target_of(source, options)
     out = options.out or f"{options.set.rstrip('/')}-{target.size}-{target.encoding}"
     store = store_of(out)
-    asked = {k: v for k, v in source.manifest["provenance"].items() if k not in FOUND_LATER}
-    asked["converted"] = [
-        *asked.get("converted", []),
-        {
-            "from": source.digest,
-            "size": target.size,
-            "encoding": target.encoding,
-            "min_shards": target.min_shards,
-        },
-    ]
+    step = {
+        "from": source.digest,
+        "size": target.size,
+        "encoding": target.encoding,
+        "min_shards": target.min_shards,
+    }
+    of_source = source.manifest.provenance.json_value()
+    asked = {name: value for name, value in of_source.items() if name not in FOUND_LATER}
+    provenance = Provenance.model_validate(asked | {"converted": [*of_source.get("converted", []), step]})
     if store.exists(MANIFEST):
-        if read_manifest(store)["digest"] == source.digest:
+        if read_manifest(store).digest == source.digest:
             raise UserError(f"{out} is the set itself: name another --out")
-        return finished_set(store, asked)
-    say(
-        f"{source}: {source.image_size} px {source.manifest['encoding']} -> {target.size} px {target.encoding}"
-    )
-    with claimed(store, asked):
-        manifest = fill(source, store, target, asked, options.workers)
-    images = sum(entry["samples"] for entry in manifest["strata"])
-    say(f"{store}: {images:,} images, digest {manifest['digest'][:12]}")
+        return finished_set(store, provenance)
+    say(f"{source}: {source.image_size} px {source.manifest.encoding} -> {target.size} px {target.encoding}")
+    with claimed(store, provenance):
+        manifest = fill(source, store, target, provenance, options.workers)
+    say(f"{store}: {manifest.samples:,} images, digest {manifest.digest[:12]}")
     return manifest
 
 
 def target_of(source: ShardSet, options: ConvertOptions) -> Target:
-    own_size, own_encoding = source.image_size, source.manifest["encoding"]
+    own_size, own_encoding = source.image_size, source.manifest.encoding
     is_only_encoding = options.size is None and options.min_shards is None
-    is_foreign = own_encoding not in ENCODINGS
     has_truncated_keys = source.has_truncated_keys
-    is_for_speed = is_foreign or (is_only_encoding and not has_truncated_keys)
+    is_for_speed = source.is_external or (is_only_encoding and not has_truncated_keys)
     encoding = options.encoding or ("npy" if is_for_speed else own_encoding)
     size = options.size or own_size
     if size > own_size:
@@ -212,16 +208,21 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
             f"{source} has images of {size} px in {encoding} already: name another --size, --encoding or "
             "--min-shards"
         )
-    provenance = source.manifest["provenance"]
-    made_for = [provenance.get("options", {}), *provenance.get("converted", [])][-1].get("min_shards", 1)
-    return Target(size, encoding, options.min_shards or made_for)
+    return Target(size, encoding, options.min_shards or min_shards_of(source.manifest.provenance))
+
+
+def min_shards_of(provenance: Provenance) -> int:
+    """The ``--min-shards`` that a set was made with: that of its last conversion, else of its import."""
+    if provenance.converted:
+        return provenance.converted[-1].min_shards or 1
+    return provenance.option("min_shards", 1)
 
 
 def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
     length = samples_per_shard(target.size, target.encoding)
     tasks = []
-    for entry, stratum in zip(source.manifest["strata"], source.strata):
-        for number, (start, stop) in enumerate(cuts(entry["samples"], length, target.min_shards)):
+    for entry, stratum in zip(source.manifest.strata, source.strata):
+        for number, (start, stop) in enumerate(cuts(entry.samples, length, target.min_shards)):
             tasks.append(
                 ConvertTask(
                     store,
@@ -231,9 +232,9 @@ def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
                     target.encoding,
                     source.store,
                     entry,
-                    source.manifest["encoding"],
+                    source.manifest.encoding,
                     source.image_size,
-                    source.manifest["provenance"].get("importer"),
+                    source.manifest.provenance.importer,
                     target.size,
                     start,
                     stop,
@@ -242,18 +243,19 @@ def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
     return tasks
 
 
-def fill(source: ShardSet, store: Store, target: Target, asked: dict[str, Any], workers: int) -> Manifest:
+def fill(source: ShardSet, store: Store, target: Target, provenance: Provenance, workers: int) -> Manifest:
     """Write all files of the set, the manifest last."""
     rows = rows_of(write_all(plan(source, store, target), f"convert to {store}", workers))
-    found = {k: v for k, v in source.manifest["provenance"].items() if k in FOUND_LATER}
-    found.pop(UNUSED_TARS, None)  # others' file names are no part of a set of our own
+    of_source = source.manifest.provenance.json_value()
+    found = {name: value for name, value in of_source.items() if name in FOUND_LATER}
+    found.pop(UNUSED_TARS, None)  # names of external files are no part of a set of our own
     manifest = write_manifest(
         store,
         classes=source.classes,
         image_size=target.size,
         encoding=target.encoding,
         strata=[write_table(store, stratum, shards) for stratum, shards in rows.items()],
-        provenance=asked | found,
+        provenance=provenance.updated(found),
         lineage=converted(source.manifest),
     )
     mark_finished(store)

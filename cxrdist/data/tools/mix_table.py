@@ -1,4 +1,4 @@
-"""What one epoch of a mix takes of each class: a table for people, JSON for programs."""
+"""The images that one epoch of a mix takes of each class, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Epoch:
     rule: MixRule
     shards: str
     synthetic: str | None
-    """None where the mix uses none, or none was named."""
+    """None if the mix uses none, or if none was given."""
     counts: dict[str, dict[str, int]]
     quotas: dict[str, dict[str, int]]
 
@@ -40,7 +40,7 @@ class Epoch:
 def epoch_of(
     rule: MixRule, shards: str, synthetic: str | None, *, allow_other_lineage: bool = False
 ) -> Epoch:
-    """Raises UserError where the sets are not there, do not belong together, or do not fit the rule."""
+    """Raises UserError if the sets do not exist, do not belong together, or do not fit the rule."""
     real = open_finished_real(shards)
     other = None
     if synthetic is not None and rule.needs_synthetic:
@@ -56,7 +56,7 @@ def epoch_of(
 
 
 def remarks(epoch: Epoch, mix: str, *, warn_above: float) -> Iterator[str]:
-    """What is missing, and what is taken more often than once; ``mix`` is what the user calls it."""
+    """What is missing, and which images are repeated; ``mix``: the name or path that the user gave."""
     to_make = {name: q["synthetic"] for name, q in epoch.quotas.items() if q.get("synthetic")}
     if to_make and epoch.synthetic is None:
         command = synthesis_command(mix, epoch.shards, synthetic_place(epoch.shards))
@@ -66,19 +66,19 @@ def remarks(epoch: Epoch, mix: str, *, warn_above: float) -> Iterator[str]:
         for origin, quota in origins.items():
             if quota and epoch.counts[name].get(origin) == 0:
                 yield (
-                    f"missing: {name}: {quota:,} {origin} images an epoch, and there are none: training refuses that"
+                    f"missing: {name}: {quota:,} {origin} images an epoch, but there are none: training refuses it"
                 )
         if not any(origins.values()):
             why = (
                 "the mix takes none of its images" if any(epoch.counts[name].values()) else "it has no image"
             )
-            yield f"note: {name}: not in an epoch, as {why}"
+            yield f"note: {name}: not in an epoch, since {why}"
     for repeat in repeated_strata(epoch.quotas, epoch.counts):
         yield f"{'warning' if repeat.times > warn_above else 'note'}: {repeat}"
 
 
 def print_epoch(epoch: Epoch, mix: str, *, warn_above: float) -> None:
-    """Per class: images of each origin, all of them, their share, and how often an epoch takes each image."""
+    """Print, per class, the images of each origin, their sum and share, and how often an epoch takes each image."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     for column in (*ORIGINS, "target", "share", "repeats per image"):
@@ -103,7 +103,7 @@ def print_epoch(epoch: Epoch, mix: str, *, warn_above: float) -> None:
 
 
 def as_json(epoch: Epoch, mix: str, *, warn_above: float) -> dict[str, Any]:
-    """``available`` is null for synthetic images where no set of them was named or is needed."""
+    """For programs; ``available`` is null for synthetic images if no set of them was given or is needed."""
     often = repeats(epoch.quotas, epoch.counts)
     return {
         "mix": epoch.rule.name,

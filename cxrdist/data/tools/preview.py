@@ -1,6 +1,6 @@
-"""A contact sheet: the first images of every class and origin, side by side, on a dark ground as films are read.
+"""A contact sheet: the first images of every class and origin, side by side on a dark ground, as films are read.
 
-Only classes, counts and the sets' names stand on it: no key, no patient.
+Its text names only classes, counts and the sets: no key, no patient.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from cxrdist.data.shards.manifest import FORMAT, MANIFEST, SPLITS, Stratum
-from cxrdist.data.shards.schema import ORIGINS
+from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.schema import FORMAT, MANIFEST, ORIGINS, SPLITS
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.write_job import JOB_FILE
 from cxrdist.data.storage.store import store_of, write_to
@@ -43,7 +43,7 @@ class Row:
     kind: str
     """real, synthetic or phantom."""
     samples: int
-    """All that the set has of them in this split."""
+    """Of this class and origin in the split, shown or not."""
     images: np.ndarray
     """[n, H, W] uint8."""
 
@@ -51,9 +51,9 @@ class Row:
 def preview(places: Sequence[str], out: str, *, split: str = "train", count: int = 8) -> None:
     """Write a contact sheet of one or several sets as PNG.
 
-    A row is a class of one origin of one set and shows its first ``count`` images, which is a random choice, since
-    sets are sorted by salted hash; each at its own size where that is 128 to 512 px, else enlarged or reduced by
-    a whole number. Raises UserError for a set without this split, and for an ``out`` within a shard set.
+    Each row shows the first ``count`` images of one class of one origin of one set. This is a random choice, since
+    sets are sorted by salted hash. Images of 128 to 512 px are shown pixel by pixel, others enlarged or reduced by a
+    whole number. Raises UserError for a set without this split, and for an ``out`` within a shard set.
     """
     if split not in SPLITS:
         raise UserError(f"--split {split}: unknown{nearest(split, SPLITS)}")
@@ -69,7 +69,7 @@ def preview(places: Sequence[str], out: str, *, split: str = "train", count: int
 
 
 def check_outside_of_sets(out: str) -> None:
-    """Raises UserError where ``out`` is no PNG, or would be a stranger in a shard set."""
+    """Raises UserError if ``out`` is no PNG, or lies in a shard set, which holds no other files."""
     if not out.lower().endswith(".png"):
         raise UserError(f"--out {out}: the sheet is a PNG; name a file that ends in .png")
     if "://" in out:
@@ -94,13 +94,13 @@ def rows_of(sets: Sequence[ShardSet], split: str, count: int) -> list[Row]:
     rows = []
     for shards in sets:
         if not any(stratum.split == split for stratum in shards.strata):
-            there = ", ".join(s for s in SPLITS if s in shards.manifest["counts"])
+            there = ", ".join(s for s in SPLITS if s in shards.manifest.counts)
             raise UserError(f"{shards} has no {split} split: choose one with --split (it has {there})")
     for name in names:
         for shards in sets:
             for origin in ORIGINS:
                 if Stratum(split, name, origin) in shards.strata:
-                    is_phantom = shards.manifest["provenance"].get("is_phantom", False)
+                    is_phantom = shards.manifest.provenance.is_phantom
                     rows.append(
                         Row(
                             set_name=name_of(shards),
@@ -163,36 +163,36 @@ def header_of(sets: Sequence[ShardSet], split: str, tile_px: int) -> list[Line]:
     title, text = font("Bold", TITLE_SHARE * tile_px), font("", TEXT_SHARE * tile_px)
     lines: list[Line] = []
     for shards in sets:
-        kind, told = kind_of(shards)
-        size, encoding = shards.image_size, shards.manifest["encoding"]
+        kind, description = kind_of(shards)
+        size, encoding = shards.image_size, shards.manifest.encoding
         pixels = f"{size} x {size} px, {encoding}{scale_of(size)}"
         lines.append((name_of(shards), title, INK))
-        lines.append((told, font("", NAME_SHARE * tile_px), ACCENT[kind]))
+        lines.append((description, font("", NAME_SHARE * tile_px), ACCENT[kind]))
         lines.append((f"{shards.digest[:12]}   {pixels}, {split} split", text, SOFT))
         lines.append(("", text, SOFT))
     return lines
 
 
 def name_of(shards: ShardSet) -> str:
-    """The last part of the set's place: the others may tell more than is meant to be shown."""
+    """The last part of the set's path: the rest may reveal more than the user wants to show."""
     return str(shards).rstrip("/").rsplit("/", 1)[-1]
 
 
 def kind_of(shards: ShardSet) -> tuple[str, str]:
-    """real, synthetic or phantom, and a few words of it for the title."""
-    provenance, lineage = shards.manifest["provenance"], shards.manifest["lineage"]
-    if lineage["kind"] == "synthetic":
+    """real, synthetic or phantom, and a short description for the title."""
+    provenance, lineage = shards.manifest.provenance, shards.manifest.lineage
+    if lineage.kind == "synthetic":
         return (
             "synthetic",
-            f"synthetic images, no patients; their generators learnt from {lineage['real_digest'][:12]}",
+            f"synthetic images, no patients; their generators learned from {str(lineage.real_digest)[:12]}",
         )
-    if provenance.get("is_phantom"):
+    if provenance.is_phantom:
         return "phantom", "phantom: computed images, no patients"
-    return "real", provenance.get("release", "")
+    return "real", provenance.release or ""
 
 
 def shown(pixels: np.ndarray) -> Image.Image:
-    """[H, W] uint8 as it stands on the sheet: films of 128 to 512 px pixel by pixel."""
+    """[H, W] uint8 as it appears on the sheet: images of 128 to 512 px pixel by pixel."""
     image, size = Image.fromarray(pixels), len(pixels)
     if size < LEAST_TILE_PX:
         times = -(-LEAST_TILE_PX // size)

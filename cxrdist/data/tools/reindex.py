@@ -1,107 +1,95 @@
-"""Indexes that are missing or damaged, made again from the tars and held against the shard tables."""
+"""Indexes that are missing or damaged, rebuilt from the tars and compared with the shard tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cxrdist.console import Progress
-from cxrdist.data.shards.manifest import MANIFEST, REMEDY, Stratum, index_bytes, read_table
+from cxrdist.data.shards.index import ShardRow, index_bytes, index_name, missing, read_table
+from cxrdist.data.shards.manifest import StratumEntry
+from cxrdist.data.shards.schema import MANIFEST, Problem
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import index_name, index_row, read_tar
+from cxrdist.data.shards.tar import index_row, read_tar
 from cxrdist.data.shards.write_job import WRITES
 from cxrdist.data.storage.store import Store, locked, write_to
-from cxrdist.errors import UserError
+from cxrdist.data.tools.verify import FILE_ERRORS, problem_of, tar_file
 from cxrdist.files import sha256_bytes
 
 
-@dataclass
+@dataclass(frozen=True)
 class Reindexed:
-    """What became of the indexes of a set."""
+    """The state of the indexes of a set."""
 
-    whole: int = 0
+    whole: int
     """Indexes that were as they were written."""
-    rebuilt: list[str] = field(default_factory=list)
+    rebuilt: Sequence[str]
     """Names of those that were written again."""
-    problems: list[str] = field(default_factory=list)
-    """Why others could not be, a line each."""
+    problems: Sequence[Problem]
+    """Why others could not be."""
 
 
 def reindex(place: str) -> Reindexed:
     """Rebuild the missing and damaged indexes of a set from its tars.
 
-    An index is written only where its SHA-256 is the one in the shard table, so a damaged tar gets none. Raises
-    UserError where there is no set, or its manifest was changed, and for a synthetic set whose keys an earlier
-    version truncated.
+    An index is written only if its SHA-256 is the one in the shard table, so a damaged tar gets none. Raises
+    UserError if there is no set, or its manifest was changed, and for a synthetic set whose keys an earlier version
+    truncated.
     """
     shards = ShardSet(place)
     shards.check_keys()
-    result = Reindexed()
-    bad: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    # A tar of others' has one index, and a row in the table of each of its strata.
-    rows = {row["name"]: (entry, row) for entry, row in table_rows(shards, result.problems)}
-    for entry, row in rows.values():
-        if is_whole(shards.store, row):
-            result.whole += 1
-        else:
-            bad.append((entry, row))
-    if bad and shards.is_foreign:
-        result.problems += [
-            f"{index_name(name)}: its tar is others' own, and only an import knows splits and patients: remove "
+    problems: list[Problem] = []
+    # An external tar has one index, and a row in the table of each of its strata.
+    rows: dict[str, tuple[StratumEntry, ShardRow]] = {}
+    for entry in shards.manifest.strata:
+        try:
+            rows |= {row.name: (entry, row) for row in read_table(shards.store, entry)}
+        except FILE_ERRORS as error:
+            problems.append(problem_of(error, entry.table))
+    bad = [(entry, row) for entry, row in rows.values() if not _is_whole(shards.store, row)]
+    rebuilt: list[str] = []
+    if bad and shards.is_external:
+        detail = (
+            "its tar is external, and only an import knows splits and patients: remove "
             f"{shards}/{MANIFEST} and run `cxrdist import webdataset --in-place` again"
-            for name in sorted(row["name"] for _, row in bad)
+        )
+        problems += [
+            Problem("missing", index_name(name), detail) for name in sorted(row.name for _, row in bad)
         ]
     elif bad:
-        with (
-            locked(shards.store, WRITES),
-            Progress(f"index {shards}", sum(row["samples"] for _, row in bad)) as progress,
-        ):
+        images = sum(row.samples for _, row in bad)
+        with locked(shards.store, WRITES), Progress(f"index {shards}", images) as progress:
             shards.store.tidy()
             for entry, row in bad:
-                rebuild(shards, entry, row, result)
-                progress.advance(row["samples"])
-    return result
+                problem = _rebuild(shards, entry, row)
+                if problem is None:
+                    rebuilt.append(index_name(row.name))
+                else:
+                    problems.append(problem)
+                progress.advance(row.samples)
+    return Reindexed(len(rows) - len(bad), rebuilt, problems)
 
 
-def table_rows(shards: ShardSet, problems: list[str]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    for entry in shards.manifest["strata"]:
-        try:
-            table = read_table(shards.store, entry)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        for row in table:
-            yield entry, row
-
-
-def is_whole(store: Store, row: dict[str, Any]) -> bool:
+def _is_whole(store: Store, row: ShardRow) -> bool:
     try:
-        return sha256_bytes(store.read(index_name(row["name"]))) == row["index_sha256"]
+        return sha256_bytes(store.read(index_name(row.name))) == row.index_sha256
     except FileNotFoundError:
         return False
 
 
-def rebuild(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any], result: Reindexed) -> None:
-    name = row["name"]
-    stratum = Stratum(entry["split"], entry["class"], entry["origin"])
-    class_index = shards.classes.index(stratum.class_name)
+def _rebuild(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> Problem | None:
+    """Write the index of a shard again; returns why that is not possible, or None."""
+    tar = tar_file(shards, entry, row)
     try:
-        with shards.store.open(name) as file:
-            data = index_bytes(
-                [
-                    index_row(sample, stratum, class_index, offset)
-                    for offset, sample in read_tar(file, name, class_index, shards.manifest["encoding"])
-                ],
-                name,
-            )
+        with shards.store.open(row.name) as file:
+            rows = [index_row(sample, tar, offset) for offset, sample in read_tar(file, tar)]
     except FileNotFoundError:
-        result.problems.append(f"{name}: missing")
-    except UserError as error:
-        result.problems.append(str(error).removesuffix(f"; {REMEDY}"))
-    else:
-        if sha256_bytes(data) == row["index_sha256"]:
-            write_to(shards.store, index_name(name), data)
-            result.rebuilt.append(index_name(name))
-        else:
-            result.problems.append(f"{name}: changed since it was written, so its index can't be made again")
+        return missing(row.name)
+    except FILE_ERRORS as error:
+        return problem_of(error, row.name)
+    data = index_bytes(rows, row.name)
+    if sha256_bytes(data) != row.index_sha256:
+        detail = "changed since it was written, so its index can't be rebuilt"
+        return Problem("changed", row.name, detail)
+    write_to(shards.store, index_name(row.name), data)
+    return None

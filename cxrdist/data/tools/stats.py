@@ -1,6 +1,6 @@
-"""What a set is like, class by class: grey values, views, sex, age, patients, read from every sample.
+"""Statistics of a set by class: grey values, views, sex, age and patients, read from every sample.
 
-Grey values are counted in 256 bins, which is exact: mean, deviation and percentiles need no pixel again, and the
+Grey values are counted in 256 bins, which is exact: mean, deviation and percentiles follow from the counts, and the
 order of reading does not matter.
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 from cxrdist.console import Progress
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.shards.manifest import SPLITS
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.schema import SPLITS, Problem, ShardSetError
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.tools.confounding import Association, age_group, association
-from cxrdist.errors import UserError
 
 GREY_VALUES = 256
 PERCENTILES = (5, 50, 95)
@@ -31,14 +31,14 @@ QUARTILES = (25, 50, 75)
 
 @dataclass
 class Tally:
-    """What some samples hold, counted."""
+    """Counts over some samples."""
 
     images: int = 0
     patients: set[str] = field(default_factory=set)
     grey: np.ndarray = field(default_factory=lambda: np.zeros(GREY_VALUES, np.int64))
     """[256] int64: pixels of each value."""
     views: Counter[str] = field(default_factory=Counter)
-    """Images of each view that is known."""
+    """Images of each known view."""
     sexes: Counter[str] = field(default_factory=Counter)
     ages: Counter[float] = field(default_factory=Counter)
     """Images of each age, in years."""
@@ -68,13 +68,13 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """The tallies of a set, and what tells its classes apart that should not."""
+    """The tallies of a set, and the attributes that predict its classes."""
 
     shards: ShardSet
     tallies: dict[tuple[str, str], dict[str, Tally]]
     """{(class, origin): {split: tally}}, in the set's order."""
     associations: list[Association]
-    """Of its real images."""
+    """Of the real images."""
 
     @property
     def warnings(self) -> list[str]:
@@ -82,7 +82,7 @@ class Stats:
 
 
 def stats(place: str) -> Stats:
-    """Read a whole set. Raises UserError where it is not as it was written, naming shard and key."""
+    """Read a whole set. Raises UserError, naming shard and key, if it is not as it was written."""
     shards = ShardSet(place)
     order = [(name, origin) for name in shards.classes for origin in ("real", "synthetic")]
     tallies: dict[tuple[str, str], dict[str, Tally]] = {}
@@ -96,8 +96,8 @@ def stats(place: str) -> Stats:
         for reader in [shards.stratum(stratum.split, stratum.class_name, stratum.origin)]
         for shard in range(len(reader.shards))
     ]
-    total = sum(reader.shards[shard]["samples"] for _, reader, shard in tasks)
-    # Hashing and decoding leave Python's lock to others.
+    total = sum(reader.shards[shard].samples for _, reader, shard in tasks)
+    # Hashing and decoding release the interpreter lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"stats {shards}", total) as progress:
         for (stratum, _, _), tally in zip(tasks, pool.map(lambda task: tally_of(*task[1:]), tasks)):
             tallies[stratum.class_name, stratum.origin][stratum.split].merge(tally)
@@ -115,8 +115,8 @@ def tally_of(reader: StratumReader, shard: int) -> Tally:
         try:
             pixels = decode(sample.image, reader.encoding, reader.image_size)
         except UndecodableImage as error:
-            where = f"{reader.store}/{reader.shards[shard]['name']}: sample {sample.key}"
-            raise UserError(f"{where}: {error}; {reader.remedy}") from None
+            problem = Problem("image", reader.shards.names[shard], f"sample {sample.key}: {error}")
+            raise ShardSetError(reader.store, problem, reader.remedy) from None
         tally.add(sample, pixels)
     return tally
 
@@ -129,7 +129,7 @@ def together(tallies: Iterable[Tally]) -> Tally:
 
 
 def associations(tallies: dict[tuple[str, str], dict[str, Tally]]) -> list[Association]:
-    """Of the real images with view, sex and age, where these are known."""
+    """Of the real images whose view, sex or age is known."""
     real = {name: together(splits.values()) for (name, origin), splits in tallies.items() if origin == "real"}
     tables = {
         "view": {name: dict(tally.views) for name, tally in real.items()},

@@ -1,7 +1,8 @@
-"""A set's figures as tables for people."""
+"""The statistics of a set as tables."""
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,9 +12,11 @@ from rich.table import Table
 from cxrdist.data.tools.confounding import Association
 from cxrdist.data.tools.stats import Stats, Tally, age_figures, grey_figures, together
 
+log = logging.getLogger(__name__)
+
 
 def print_stats(found: Stats) -> None:
-    """Grey values, then people and views: a line per class, and one per split below it."""
+    """Print grey values, then views and patients: a line per class, and one per split below it; log the warnings."""
     grey = table_of(
         "grey values", "images", "patients", "mean ± std", "5 %", "50 %", "95 %", "black", "white"
     )
@@ -36,12 +39,12 @@ def print_stats(found: Stats) -> None:
     if found.associations:
         console.print(association_table(found.associations))
     for line in found.warnings:
-        print(line)  # in one line, however wide
+        log.warning(line)
 
 
 def association_table(associations: Sequence[Association]) -> Table:
     table = table_of(
-        "telling the class by", "images", "Cramér's V", "right", "without", "classes equal", "without"
+        "class predicted from", "images", "Cramér's V", "right", "without", "classes equal", "without"
     )
     for a in associations:
         shares = (a.accuracy, a.majority, a.balanced_accuracy, a.chance)
@@ -71,19 +74,19 @@ def grey_cells(tally: Tally) -> list[str]:
 def film_cells(tally: Tally) -> list[str]:
     ages = age_figures(tally.ages)
     if ages is None:
-        told = ["-"] * 3
+        ages_text = ["-"] * 3
     else:
         quartiles = (ages[name] for name in ("lower_quartile", "median", "upper_quartile"))
-        told = [
+        ages_text = [
             f"{ages['mean']:.1f}",
             ", ".join(f"{age:g}" for age in quartiles),
             f"{ages['min']:g} to {ages['max']:g}",
         ]
-    return [shares(tally.views, tally.images), shares(tally.sexes, tally.images), *told]
+    return [shares(tally.views, tally.images), shares(tally.sexes, tally.images), *ages_text]
 
 
 def shares(counts: Counter[str], images: int) -> str:
-    """``62 % AP, 38 % PA``, the largest first; what is not known is said last."""
+    """``62 % AP, 38 % PA``, the largest first, unknown ones last."""
     if not counts:
         return "-"
     parts = [

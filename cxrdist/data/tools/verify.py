@@ -3,18 +3,18 @@
 manifest ── its own digest, its sums
   table ── its SHA-256, its sums
     tar, index ── size, SHA-256, the index against the tar, every image's hash, every image decoded
-all indexes together ── a key that stands twice, a patient in two splits
-the place ── files that no table names
+all indexes together ── a key that occurs twice, a patient in two splits
+the folder ── files that no table names
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import IO, Any
+from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 import xxhash
@@ -22,253 +22,296 @@ import xxhash
 from cxrdist.console import Progress
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.shards.manifest import (
+from cxrdist.data.shards.index import (
     INDEX_DTYPE,
-    MANIFEST,
-    REMEDY,
-    REMEDY_IN_PLACE,
-    SPLITS,
-    Stratum,
+    IndexRow,
+    ShardRow,
+    changed,
     index_array,
     index_bytes,
+    index_name,
+    missing,
+    parse_index,
     read_table,
 )
-from cxrdist.data.shards.schema import index_of
+from cxrdist.data.shards.manifest import StratumEntry
+from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, SPLITS, Problem, ShardSetError
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import IndexRow, hashed, index_name, index_row, is_tar_name, read_tar
-from cxrdist.data.shards.write_job import UNUSED_TARS
+from cxrdist.data.shards.tar import TarFile, hashed, index_row, is_tar_name, read_tar
+from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.data.storage.store import Store, store_of
-from cxrdist.errors import UserError, shown
+from cxrdist.errors import shown
 from cxrdist.files import sha256_bytes
 
-STRANGER = ": a file that no table names"
+Task = tuple[StratumEntry, ShardRow]
+FILE_ERRORS = (ShardSetError, UnreadableFile)
+"""What is wrong with one file of a set: the others are checked all the same."""
+NO_ROWS = np.empty(0, INDEX_DTYPE)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What a shard was found to hold, [samples] of ``INDEX_DTYPE``, and what is wrong with it."""
+    """What a shard was found to hold, and what is wrong with it."""
 
-    index: np.ndarray
-    problems: list[str] = field(default_factory=list)
+    index: np.ndarray  # [samples] of INDEX_DTYPE
+    problems: Sequence[Problem] = ()
 
 
-def verify(place: str, *, quick: bool = False) -> list[str]:
-    """What is wrong, a line each; empty where the set is as it was written.
+def verify(place: str, *, quick: bool = False) -> list[Problem]:
+    """All problems of a set; empty if it is as it was written.
 
-    ``quick`` reads no tar and no index: it compares sizes, and what the manifest and the tables say. Raises
-    UserError where there is no set at all, and for a synthetic set whose keys an earlier version truncated.
+    ``quick`` reads no tar and no index: it compares sizes, and the manifest with the tables. Raises UserError if
+    there is no set at all, and for a synthetic set whose keys an earlier version truncated.
     """
     store = store_of(place)
     if not store.exists(MANIFEST):
         ShardSet(store)
     try:
         shards = ShardSet(store)
-    except UserError as error:
-        return [str(error)]
+    except FILE_ERRORS as error:
+        return [problem_of(error, MANIFEST)]
     shards.check_keys()
-    found: list[str] = []
-    tasks: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    known = {MANIFEST}
-    # Whose table can't be read has its files all the same: nobody is to move them away.
-    unread: list[str] = []
-    for entry in shards.manifest["strata"]:
-        known.add(entry["table"])
-        try:
-            table = read_table(store, entry)
-        except UserError as error:
-            found.append(str(error))
-            unread.append(f"{Stratum(entry['split'], entry['class'], entry['origin']).stem}-")
-            continue
-        for name, there in (("samples", sum(s["samples"] for s in table)), ("bytes", sum(s["bytes"] for s in table)),
-                            ("shards", len(table))):  # fmt: skip
-            if there != entry[name]:
-                found.append(f"{entry['table']}: {there} {name}, but {MANIFEST} says {entry[name]}")
-        tasks += [(entry, row) for row in table]
-        known |= {name for row in table for name in (row["name"], index_name(row["name"]))}
+    tables = _read_tables(shards)
+    tasks = tables.tasks
     samples = Counter[str]()
     for _, row in tasks:
-        samples[row["name"]] += row["samples"]
-    if shards.is_foreign:
+        samples[row.name] += row.samples
+    if shards.is_external:
         # One tar holds samples of several strata, and is read once.
-        tasks = [*{row["name"]: (entry, row) for entry, row in tasks}.values()]
-    indexes: list[np.ndarray] = []
-    with Progress(
-        f"verify {store}", sum(entry["samples"] for entry in shards.manifest["strata"])
-    ) as progress:
-        for row, checked in check_all(shards, tasks, quick):
+        tasks = [*{row.name: (entry, row) for entry, row in tasks}.values()]
+    found = [*tables.problems]
+    indexes = [NO_ROWS]
+    with Progress(f"verify {store}", shards.manifest.samples) as progress:
+        for row, checked in _check_all(shards, tasks, check_sizes if quick else check_shard):
             found += checked.problems
             indexes.append(checked.index)
-            progress.advance(samples[row["name"]] if quick else len(checked.index))
+            progress.advance(samples[row.name] if quick else len(checked.index))
     if not quick:
-        found += check_together(np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)]))
-        if shards.is_foreign:
-            found += check_strata(shards, indexes)
-    strangers = [name for name in store.names() if name not in known and not name.startswith(tuple(unread))]
-    if shards.is_foreign:
-        # The folder is others' own: what else lies in it is not ours to judge, but a tar would seem to be read.
-        unused = shards.manifest["provenance"].get(UNUSED_TARS, [])
-        strangers = [name for name in strangers if is_tar_name(name) and name not in unused]
-    return found + [f"{shown(name)}{STRANGER}" for name in strangers]
+        index = np.concatenate(indexes)
+        found += check_together(index)
+        if shards.is_external:
+            found += check_strata(shards, index)
+    return found + _unlisted(shards, tables)
 
 
-def check_strata(shards: ShardSet, indexes: list[np.ndarray]) -> Iterator[str]:
-    """Others' tars: how many samples of each stratum the indexes tell of."""
-    index = np.concatenate([*indexes, np.empty(0, INDEX_DTYPE)])
-    for entry in shards.manifest["strata"]:
-        here = (index["split"] == entry["split"].encode()) & (
-            index["class"] == shards.classes.index(entry["class"])
-        )
-        if (count := int(here.sum())) != entry["samples"]:
-            yield f"{entry['table']}: the indexes tell of {count:,} samples, not {entry['samples']:,}"
+@dataclass(frozen=True)
+class Tables:
+    """The shard tables of a set."""
+
+    tasks: list[Task]
+    problems: list[Problem]
+    known: set[str]
+    """Names of the files that belong to the set."""
+    unread: tuple[str, ...]
+    """What the files of a stratum begin with whose table can't be read: they belong to the set all the same."""
 
 
-def remedy(place: str, found: list[str]) -> str:
-    """What to do about what ``verify`` found, in one line."""
-    strangers = sum(line.endswith(STRANGER) for line in found)
-    indexes = sum(line.partition(": ")[0].endswith(index_name("")) for line in found)
-    todo = []
-    if is_foreign(place):
+def _read_tables(shards: ShardSet) -> Tables:
+    tables = Tables([], [], {MANIFEST}, ())
+    unread = []
+    for entry in shards.manifest.strata:
+        tables.known.add(entry.table)
+        try:
+            table = read_table(shards.store, entry)
+        except FILE_ERRORS as error:
+            tables.problems.append(problem_of(error, entry.table))
+            unread.append(f"{entry.stratum.stem}-")
+            continue
+        stated = {"samples": entry.samples, "bytes": entry.bytes, "shards": entry.shards}
+        there = {"samples": int(table.samples.sum()), "bytes": int(table.bytes.sum()), "shards": len(table)}
+        for name, count in there.items():
+            if count != stated[name]:
+                detail = f"{count} {name}, but {MANIFEST} says {stated[name]}"
+                tables.problems.append(Problem("count", entry.table, detail))
+        tables.tasks.extend((entry, row) for row in table)
+        tables.known.update(name for tar in table.names for name in (tar, index_name(tar)))
+    return Tables(tables.tasks, tables.problems, tables.known, tuple(unread))
+
+
+def _unlisted(shards: ShardSet, tables: Tables) -> list[Problem]:
+    """Files of the folder that no table names."""
+    names = [n for n in shards.store.names() if n not in tables.known and not n.startswith(tables.unread)]
+    if shards.is_external:
+        # The folder is the user's own: other files in it are not ours to judge, but a tar would seem to be read.
+        unused = shards.manifest.provenance.unused_tars or []
+        names = [name for name in names if is_tar_name(name) and name not in unused]
+    return [Problem("unlisted", shown(name), "a file that no table names") for name in names]
+
+
+def remedy(place: str, found: Sequence[Problem]) -> str:
+    """What to do about the problems that ``verify`` or ``reindex`` found, in one line."""
+    if _is_external(place):
         return f"what to do: {REMEDY_IN_PLACE}"
-    if len(found) > strangers + indexes:
+    is_unlisted = [problem.kind == "unlisted" for problem in found]
+    is_index = [problem.file.endswith(index_name("")) and problem.kind != "unlisted" for problem in found]
+    todo = []
+    if len(found) > sum(is_unlisted) + sum(is_index):
         todo.append(REMEDY)
-    elif indexes:
-        todo.append(f"`cxrdist shards index {place}` makes the indexes again")
-    if strangers:
-        todo.append("move away the files that no table names")
+    elif any(is_index):
+        todo.append(f"`cxrdist shards index {place}` rebuilds the indexes")
+    if any(is_unlisted):
+        todo.append("move the files that no table names to another folder")
     return f"what to do: {'; '.join(todo)}"
 
 
-def is_foreign(place: str) -> bool:
+def _is_external(place: str) -> bool:
     try:
-        return ShardSet(place).is_foreign
-    except UserError:
+        return ShardSet(place).is_external
+    except FILE_ERRORS:
         return False
 
 
-def check_all(
-    shards: ShardSet, tasks: list[tuple[dict[str, Any], dict[str, Any]]], quick: bool
-) -> Iterator[tuple[dict[str, Any], Checked]]:
-    """Hashing and decoding leave Python's lock to others: a thread per core keeps all cores busy."""
+def problem_of(error: ShardSetError | UnreadableFile, name: str) -> Problem:
+    """The problem that a reader of file ``name`` met."""
+    return error.problem if isinstance(error, ShardSetError) else Problem("unreadable", name, error.reason)
+
+
+def _check_all(
+    shards: ShardSet, tasks: Sequence[Task], check: Callable[[ShardSet, StratumEntry, ShardRow], Checked]
+) -> Iterator[tuple[ShardRow, Checked]]:
+    """Hashing and decoding release the interpreter lock: a thread per core keeps all cores busy."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        check = check_sizes if quick else check_shard
         results = pool.map(lambda task: check(shards, *task), tasks)
         for (_, row), checked in zip(tasks, results):
             yield row, checked
 
 
-def check_sizes(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
+def check_sizes(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> Checked:
+    """Sizes of tar and index against the table."""
+    expected_bytes = {row.name: row.bytes}
+    if not shards.is_external:
+        # The index of an external tar has rows of several strata.
+        header_bytes = len(index_bytes([], row.name))
+        expected_bytes[index_name(row.name)] = header_bytes + row.samples * INDEX_DTYPE.itemsize
     problems = []
-    expected_bytes = {row["name"]: row["bytes"]}
-    if not shards.is_foreign:
-        # The index of a tar of others' has rows of several strata.
-        expected_bytes[index_name(row["name"])] = (
-            len(index_bytes([], "")) + row["samples"] * INDEX_DTYPE.itemsize
-        )
     for name, expected in expected_bytes.items():
         try:
             size = shards.store.size(name)
         except FileNotFoundError:
-            problems.append(f"{name}: missing")
+            problems.append(missing(name))
+            continue
+        except FILE_ERRORS as error:
+            problems.append(problem_of(error, name))
             continue
         if size != expected:
-            problems.append(f"{name}: {size:,} bytes, not {expected:,}")
-    return Checked(np.empty(0, INDEX_DTYPE), problems)
+            problems.append(_wrong_size(name, size, expected))
+    return Checked(NO_ROWS, problems)
 
 
-def check_shard(shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]) -> Checked:
+def check_shard(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> Checked:
     """Tar and index against the table, the index against the tar, each image against the index and the set."""
-    store, name = shards.store, row["name"]
-    index, problems = check_index(shards, index_name(name), row)
-    if shards.is_foreign:
-        return check_foreign(shards, row, index, problems)
+    index, problems = check_index(shards, row)
+    if shards.is_external:
+        return _check_external(shards, row, Checked(NO_ROWS if index is None else index, problems))
     try:
         rows, of_tar = check_tar(shards, entry, row)
     except FileNotFoundError:
-        return Checked(np.empty(0, INDEX_DTYPE), [*problems, f"{name}: missing"])
-    except UserError as error:
-        return Checked(np.empty(0, INDEX_DTYPE), [*problems, str(error)])
+        return Checked(NO_ROWS, [*problems, missing(row.name)])
+    except FILE_ERRORS as error:
+        return Checked(NO_ROWS, [*problems, problem_of(error, row.name)])
     problems += of_tar
-    if rows is not None and sha256_bytes(index_bytes(rows, name)) != row["index_sha256"]:
-        problems.append(f"{index_name(name)}: not the index of {name}")
+    if rows is not None and sha256_bytes(index_bytes(rows, row.name)) != row.index_sha256:
+        problems.append(Problem("changed", index_name(row.name), f"not the index of {row.name}"))
     if of_tar and index is not None:
-        problems += [f"{name}: {line}" for line in damaged(store, name, index)]
-    return Checked(index_array(rows or [], name) if index is None else index, problems)
+        problems += damaged_images(shards.store, row.name, index)
+    return Checked(index_array(rows or [], row.name) if index is None else index, problems)
 
 
-def check_foreign(
-    shards: ShardSet, row: dict[str, Any], index: np.ndarray | None, problems: list[str]
-) -> Checked:
-    """A tar that others wrote, against the table; every image that its index tells of, against the index."""
-    store, name = shards.store, row["name"]
-    index = np.empty(0, INDEX_DTYPE) if index is None else index
+def _check_external(shards: ShardSet, row: ShardRow, so_far: Checked) -> Checked:
+    """An external tar against the table, and every image that its index lists against the index."""
     try:
-        with store.open(name) as file:
-            problems += size_and_digest(name, file, row)
-        problems += [f"{name}: {line}" for line in damaged(store, name, index)]
+        with shards.store.open(row.name) as file:
+            problems = _check_file(row, file)
+        problems += damaged_images(shards.store, row.name, so_far.index)
     except FileNotFoundError:
-        return Checked(np.empty(0, INDEX_DTYPE), [*problems, f"{name}: missing"])
-    return Checked(index, problems)
+        return Checked(NO_ROWS, [*so_far.problems, missing(row.name)])
+    except FILE_ERRORS as error:
+        return Checked(NO_ROWS, [*so_far.problems, problem_of(error, row.name)])
+    return Checked(so_far.index, [*so_far.problems, *problems])
 
 
-def size_and_digest(name: str, file: IO[bytes], row: dict[str, Any]) -> list[str]:
-    """What is wrong with a tar as a file, which is then at its beginning again."""
+def _check_file(row: ShardRow, file: IO[bytes]) -> list[Problem]:
+    """Size and digest of a tar, which is then at its beginning again."""
     size, digest = hashed(file)
-    if size != row["bytes"]:
-        return [f"{name}: {size:,} bytes, not {row['bytes']:,}"]
-    return [f"{name}: changed since it was written"] if digest != row["sha256"] else []
+    if size != row.bytes:
+        return [_wrong_size(row.name, size, row.bytes)]
+    return [changed(row.name)] if digest != row.sha256 else []
 
 
-def check_index(shards: ShardSet, name: str, row: dict[str, Any]) -> tuple[np.ndarray | None, list[str]]:
+def _wrong_size(name: str, size: int, expected: int) -> Problem:
+    return Problem("size", name, f"{size:,} bytes, not {expected:,}")
+
+
+def check_index(shards: ShardSet, row: ShardRow) -> tuple[np.ndarray | None, list[Problem]]:
+    """The index of a shard, None if it can't be used; and what is wrong with it."""
+    name = index_name(row.name)
     try:
         data = shards.store.read(name)
-        if sha256_bytes(data) != row["index_sha256"]:
-            return None, [f"{name}: changed since it was written"]
-        return index_of(data, row, name, is_foreign=shards.is_foreign), []
+        if sha256_bytes(data) != row.index_sha256:
+            return None, [changed(name)]
+        return parse_index(data, row, shards.store, is_external=shards.is_external), []
     except FileNotFoundError:
-        return None, [f"{name}: missing"]
-    except UserError as error:
-        return None, [str(error)]
+        return None, [missing(name)]
+    except FILE_ERRORS as error:
+        return None, [problem_of(error, name)]
 
 
 def check_tar(
-    shards: ShardSet, entry: dict[str, Any], row: dict[str, Any]
-) -> tuple[list[IndexRow] | None, list[str]]:
-    """The index of a tar, read from the tar, None where it can't be read to its end; and what is wrong."""
-    name, encoding = row["name"], shards.manifest["encoding"]
-    stratum = Stratum(entry["split"], entry["class"], entry["origin"])
-    class_index = shards.classes.index(entry["class"])
+    shards: ShardSet, entry: StratumEntry, row: ShardRow
+) -> tuple[list[IndexRow] | None, list[Problem]]:
+    """The index of a tar, read from the tar, None if it can't be read to its end; and what is wrong with it."""
+    tar = tar_file(shards, entry, row)
     rows: list[IndexRow] = []
-    problems: list[str] = []
-    with shards.store.open(name) as file:
-        problems += size_and_digest(name, file, row)
+    with shards.store.open(row.name) as file:
+        problems = _check_file(row, file)
         try:
-            for offset, sample in read_tar(file, name, class_index, encoding):
-                rows.append(index_row(sample, stratum, class_index, offset))
+            for offset, sample in read_tar(file, tar):
+                rows.append(index_row(sample, tar, offset))
                 try:
-                    decode(sample.image, encoding, shards.image_size)
+                    decode(sample.image, tar.encoding, shards.image_size)
                 except UndecodableImage as error:
-                    problems.append(f"{name}: sample {sample.key} at byte {offset}: {error}")
-        except UserError as error:
-            return None, [*problems, str(error).removesuffix(f"; {REMEDY}")]
+                    detail = f"sample {sample.key} at byte {offset}: {error}"
+                    problems.append(Problem("image", row.name, detail))
+        except ShardSetError as error:
+            return None, [*problems, error.problem]
     return rows, problems
 
 
-def damaged(store: Store, tar: str, index: np.ndarray) -> Iterator[str]:
-    """The samples of a tar whose image is not the one that its index tells of."""
+def tar_file(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> TarFile:
+    class_index = shards.classes.index(entry.class_name)
+    return TarFile(shards.store, row.name, entry.stratum, class_index, shards.manifest.encoding)
+
+
+def damaged_images(store: Store, tar: str, index: np.ndarray) -> Iterator[Problem]:
+    """The samples of a tar whose image does not have the hash of its index."""
     for row in index:
         offset = int(row["offset_bytes"])
         data = store.read_range(tar, offset, int(row["length_bytes"]))
         if xxhash.xxh3_64_intdigest(data) != int(row["xxh3_64"]):
-            yield f"sample {row['key'].decode()} at byte {offset}: its image is not the one that was written"
+            detail = (
+                f"sample {row['key'].decode()} at byte {offset}: its image is not the one that was written"
+            )
+            yield Problem("image", tar, detail)
 
 
-def check_together(index: np.ndarray) -> Iterator[str]:
-    """Keys that stand more than once, and patients in more than one split."""
+def check_strata(shards: ShardSet, index: np.ndarray) -> Iterator[Problem]:
+    """External tars: how many samples of each stratum the indexes list."""
+    for entry in shards.manifest.strata:
+        is_of_class = index["class"] == shards.classes.index(entry.class_name)
+        count = int(((index["split"] == entry.split.encode()) & is_of_class).sum())
+        if count != entry.samples:
+            yield Problem("count", entry.table, f"the indexes list {count:,} samples, not {entry.samples:,}")
+
+
+def check_together(index: np.ndarray) -> Iterator[Problem]:
+    """Keys that occur more than once, and patients in more than one split."""
     keys, counts = np.unique(index["key"], return_counts=True)
-    yield from (f"key {key.decode()} stands {n} times" for key, n in zip(keys, counts) if n > 1)
+    for key, count in zip(keys[counts > 1], counts[counts > 1]):
+        yield Problem("key", "", f"key {key.decode()} occurs {count} times")
     known = index[index["patient"] != b""]
     pairs = np.unique(known[["patient", "split"]])
     patients, counts = np.unique(pairs["patient"], return_counts=True)
     for patient in patients[counts > 1]:
         there = {split.decode() for split in pairs["split"][pairs["patient"] == patient]}
-        yield f"patient {patient.decode()} is in {' and '.join(s for s in SPLITS if s in there)}"
+        splits = " and ".join(split for split in SPLITS if split in there)
+        yield Problem("patient", "", f"patient {patient.decode()} is in {splits}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cxrdist.console import Progress
-from cxrdist.data.shards.shard_set import StratumReader
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.gan.evaluation.feature_spaces import Space

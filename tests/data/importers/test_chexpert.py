@@ -193,9 +193,9 @@ GOOD = "train/patient1/study1/view1_frontal.jpg"
         ([line("train/patient1/../../../x.jpg")], r"line 2: the Path 'train/patient1/\.\./.*' leads out of"),
         (
             [line("train/study1/x.jpg")],
-            "line 2: the Path 'train/study1/x.jpg' holds no train/, valid/ or test/",
+            "line 2: the Path 'train/study1/x.jpg' has no train/, valid/ or test/",
         ),
-        ([line("retrain/patient1/study1/x.jpg")], "line 2: the Path 'retrain/.*' holds no train/"),
+        ([line("retrain/patient1/study1/x.jpg")], "line 2: the Path 'retrain/.*' has no train/"),
         ([line("")], "line 2: no Path"),
         ([line(GOOD), line(SMALL + GOOD)], f"line 3: {GOOD} is listed twice"),
         ([line(GOOD, Edema="2")], "line 2: Edema is '2', neither 1, 0, -1 nor empty"),
@@ -243,11 +243,11 @@ def test_a_set_of_it(tmp_path: Path) -> None:
     importer = chexpert(tmp_path / "root", *lines)
     options = IngestOptions(out=str(tmp_path / "set"), size=32, label_rule="strict", workers=1)
     manifest = ingest(importer, options)
-    assert manifest["classes"] == ["Normal", "Pulmonary Edema"]
-    assert sum(entry["samples"] for entry in manifest["strata"]) == 8
-    provenance = manifest["provenance"]
-    assert provenance["left_out"] == {"lateral view": 8} and provenance["undecodable"] == 0
-    assert provenance["source_options"] == {
+    assert manifest.classes == ["Normal", "Pulmonary Edema"]
+    assert sum(entry.samples for entry in manifest.strata) == 8
+    provenance = manifest.provenance
+    assert provenance.left_out == {"lateral view": 8} and provenance.undecodable == 0
+    assert provenance.source_options == {
         "views": "frontal",
         "uncertain": "drop",
         "count_unspecific": False,

@@ -91,7 +91,7 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,class", "a.png,x"], r"labels\.csv: lacks the columns label; its columns are: path, class"),
         (["path,label"], r"labels\.csv: has no rows"),
         (["path,label", "a.png,x", "./a.png,y"], r"labels\.csv, line 3: a\.png is listed twice"),
-        (["path,label", "a.png,"], r"line 2: no label; put it in, or remove the line"),
+        (["path,label", "a.png,"], r"line 2: no label; fill it in, or remove the line"),
         (["path,label", ",x"], r"line 2: no path"),
         (["path,label", "../a.png,x"], r"line 2: the path '\.\./a\.png' leads out of the folder"),
         (["path,label", "b/../../a.png,x"], r"line 2: the path .* leads out of the folder"),
@@ -100,7 +100,7 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,label, label", "a.png,x,y"], r"labels\.csv: has two columns label; rename or remove one"),
         (
             ["path,label", 'a.png,"x'] + ["b.png,x" * 1000] * 20,
-            r"labels\.csv, line \d+: no row of a CSV table \(field larger than .*; look for a quotation mark",
+            r"labels\.csv, line \d+: not a valid CSV row \(field larger than .*; look for an unclosed quotation mark",
         ),
         (["path,label", "a.png,Mass, large"], r"line 2: more cells than the 2 columns"),
     ],
@@ -153,14 +153,14 @@ def test_the_split_column_is_taken_unless_another_is_asked_for(
     assert "in none of the source's own splits         2" in told and "split official" in told
     whole = ShardSet(tmp_path / "own").manifest
     one_each = {"Normal": {"real": 1}, "Mass": {"real": 1}}
-    assert whole["counts"] == {"train": one_each, "val": one_each, "test": one_each}
-    assert whole["provenance"]["left_out"] == {"in none of the source's own splits": 2}
+    assert whole.counts == {"train": one_each, "val": one_each, "test": one_each}
+    assert whole.provenance.left_out == {"in none of the source's own splits": 2}
     assert not any(b"p-Normal" in file.read_bytes() for file in (tmp_path / "own").iterdir())
 
     dispatch([*words, "--out", str(tmp_path / "drawn"), "--split", "drawn"])
     drawn = ShardSet(tmp_path / "drawn").manifest
-    assert Counter(entry["samples"] for entry in drawn["strata"]) == {1: 4, 2: 2}
-    assert drawn["provenance"]["left_out"] == {}
+    assert Counter(entry.samples for entry in drawn.strata) == {1: 4, 2: 2}
+    assert drawn.provenance.left_out == {}
 
 
 def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
@@ -181,13 +181,13 @@ def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
     manifest = ShardSet(tmp_path / "set").manifest
     assert {
         split: {label: count["real"] for label, count in of_split.items()}
-        for split, of_split in manifest["counts"].items()
+        for split, of_split in manifest.counts.items()
     } == {
         "train": {"Normal": 6, "Mass": 6},
         "val": {"Normal": 2, "Mass": 2},
         "test": {"Normal": 2, "Mass": 2},
     }
-    assert manifest["provenance"]["options"]["split"] == "official"
+    assert manifest.provenance.options["split"] == "official"
 
 
 def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:

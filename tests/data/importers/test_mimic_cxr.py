@@ -191,11 +191,11 @@ def test_a_set_of_it(tmp_path: Path) -> None:
     write(root / "mimic-cxr-2.0.0-split.csv.gz", "dicom_id,study_id,subject_id,split", *splits)
     options = IngestOptions(out=str(tmp_path / "set"), size=32, split="official", workers=1)
     manifest = ingest(importer, options)
-    assert {(e["split"], e["class"]): e["samples"] for e in manifest["strata"]} == {
+    assert {(e.split, e.class_name): e.samples for e in manifest.strata} == {
         (split, name): 1 for split in ("train", "val", "test") for name in ("Normal", "Pleural Effusion")
     }
-    assert manifest["provenance"]["undecodable"] == 0
-    assert manifest["provenance"]["source_options"]["labeler"] == "chexpert"
+    assert manifest.provenance.undecodable == 0
+    assert manifest.provenance.source_options["labeler"] == "chexpert"
     everything = b"".join(p.name.encode() + p.read_bytes() for p in (tmp_path / "set").iterdir())
     assert load_salt(None).patient("19000001").encode() in everything
     for trace in (b"1900000", b"5900000", b"2aa804e", b"files/", str(tmp_path).encode()):

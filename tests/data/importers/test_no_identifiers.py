@@ -311,7 +311,7 @@ def test_nothing_that_a_source_calls_anybody_stands_in_a_set(
         out=str(out), size=16, encoding=encoding, val=1, test=1, workers=1, split="drawn", label_rule="strict"
     )
     manifest = ingest(importer, options)
-    assert sum(entry["samples"] for entry in manifest["strata"]) >= 2 * PER_CLASS and verify(str(out)) == []
+    assert sum(entry.samples for entry in manifest.strata) >= 2 * PER_CLASS and verify(str(out)) == []
     searched = search(out)
     assert searched.found(words) == []
     assert searched.found(hashes(words)) == []

@@ -261,12 +261,12 @@ def test_a_set_of_it(tmp_path: Path) -> None:
         Image.fromarray(rng.integers(0, 4096, (32, 40), np.uint16)).save(root / folder / name)
     importer = padchest(root, *rows, {"ImageID": "x.png", "Projection": "L"})
     manifest = ingest(importer, IngestOptions(out=str(tmp_path / "set"), size=32, workers=1))
-    assert manifest["classes"] == ["Normal", "Pneumothorax"]
-    assert sum(entry["samples"] for entry in manifest["strata"]) == 6
-    provenance = manifest["provenance"]
-    assert (provenance["left_out"], provenance["notes"]) == ({"projection L": 1}, {INVERTED: 1})
-    assert provenance["undecodable"] == 0
-    assert provenance["source_options"] == {
+    assert manifest.classes == ["Normal", "Pneumothorax"]
+    assert sum(entry.samples for entry in manifest.strata) == 6
+    provenance = manifest.provenance
+    assert (provenance.left_out, provenance.notes) == ({"projection L": 1}, {INVERTED: 1})
+    assert provenance.undecodable == 0
+    assert provenance.source_options == {
         "views": ["PA", "AP"],
         "keep_suboptimal": False,
         "keep_pediatric": False,

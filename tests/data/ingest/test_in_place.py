@@ -21,8 +21,10 @@ from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.ingest import ingest
 from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.mix.rules import TargetRule, quotas
-from cxrdist.data.shards.schema import check_table
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.index import parse_table
+from cxrdist.data.shards.schema import Problem
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import remedy, verify
@@ -41,12 +43,10 @@ def test_the_set_reads_as_one_that_was_written_anew(tars: Path, tmp_path: Path) 
     ingest(importer(tars, in_place=False), options(str(tmp_path / "anew")))
     manifest = index_in_place(importer(tars, in_place=True), options())
     assert {name: (tars / name).read_bytes() for name in before} == before
-    with pytest.raises(
-        UserError, match="a set that cxrdist wrote; make another of it with `cxrdist shards conv"
-    ):
+    with pytest.raises(UserError, match="a set that cxrdist wrote; convert it with `cxrdist shards conv"):
         list(importer(tars, in_place=False).records())
     placed, anew = ShardSet(tars), ShardSet(tmp_path / "anew")
-    assert placed.manifest["counts"] == anew.manifest["counts"] and manifest == placed.manifest
+    assert placed.manifest.counts == anew.manifest.counts and manifest == placed.manifest
     assert len(placed.strata) == 6
     for stratum in placed.strata:
         here, there = placed.stratum(*vars(stratum).values()), anew.stratum(*vars(stratum).values())
@@ -96,7 +96,7 @@ def test_convert_makes_a_set_of_our_own_of_it(tars: Path, tmp_path: Path) -> Non
     index_in_place(importer(tars, in_place=True), options())
     convert(ConvertOptions(set=str(tars), out=str(tmp_path / "own"), workers=1))
     own, placed = ShardSet(tmp_path / "own"), ShardSet(tars)
-    assert own.manifest["encoding"] == "npy" and verify(str(tmp_path / "own")) == []
+    assert own.manifest.encoding == "npy" and verify(str(tmp_path / "own")) == []
     for stratum in placed.strata:
         here, there = own.stratum(*vars(stratum).values()), placed.stratum(*vars(stratum).values())
         np.testing.assert_array_equal(
@@ -117,8 +117,12 @@ def test_a_changed_image_is_found_by_verify_and_reader(tars: Path, tar: str) -> 
     (tars / f"{tar}.tar").write_bytes(data)
     key = row["key"].decode()
     assert verify(str(tars)) == [
-        f"{tar}.tar: changed since it was written",
-        f"{tar}.tar: sample {key} at byte {row['offset_bytes']}: its image is not the one that was written",
+        Problem("changed", f"{tar}.tar", "changed since it was written"),
+        Problem(
+            "image",
+            f"{tar}.tar",
+            f"sample {key} at byte {row['offset_bytes']}: its image is not the one that was written",
+        ),
     ]
     shards = ShardSet(tars)
     reader = shards.stratum(row["split"].decode(), shards.classes[row["class"]], "real")
@@ -126,20 +130,21 @@ def test_a_changed_image_is_found_by_verify_and_reader(tars: Path, tar: str) -> 
         [reader.pixels(i) for i in range(reader.samples)]
 
 
-def test_strangers_that_are_no_tars_are_the_owners_business(tars: Path) -> None:
+def test_other_files_of_an_external_folder_are_not_listed(tars: Path) -> None:
     (tars / "README.md").write_text("mine")
     index_in_place(importer(tars, in_place=True), options())
     assert verify(str(tars)) == []
     (tars / "c.tar").write_bytes((tars / "a.tar").read_bytes())
-    assert verify(str(tars)) == ["c.tar: a file that no table names"]
+    assert verify(str(tars)) == [Problem("unlisted", "c.tar", "a file that no table names")]
 
 
 def test_a_lost_index_needs_the_import_again(tars: Path) -> None:
     manifest = index_in_place(importer(tars, in_place=True), options())
     (tars / "b.index.npy").unlink()
-    assert "b.index.npy: missing" in verify(str(tars))
+    assert Problem("missing", "b.index.npy", "missing") in verify(str(tars))
     (problem,) = reindex(str(tars)).problems
-    assert "run `cxrdist import webdataset --in-place` again" in problem
+    assert (problem.kind, problem.file) == ("missing", "b.index.npy")
+    assert problem.detail.endswith("run `cxrdist import webdataset --in-place` again")
     (tars / "manifest.json").unlink()
     assert index_in_place(importer(tars, in_place=True), options()) == manifest
 
@@ -180,7 +185,7 @@ def test_another_set_can_be_made_once_the_manifest_is_gone(tars: Path) -> None:
     (tars / "b.tar").rename(tars.parent / "b.tar")
     manifest = index_in_place(importer(tars, in_place=True), options(seed=1))
     # Nothing of the first set is left, the tar that is gone from the folder included.
-    tables = {entry["table"] for entry in manifest["strata"]}
+    tables = {entry.table for entry in manifest.strata}
     assert {path.name for path in tars.iterdir()} == {"a.tar", "a.index.npy", "manifest.json", *tables}
     assert "b.index.npy" in before and verify(str(tars)) == []
 
@@ -201,7 +206,7 @@ def test_no_word_that_would_delete_the_tars(tars: Path, capsys: pytest.CaptureFi
     (tars / "b.tar").write_bytes(b"other")
     shards = ShardSet(tars)
     reader = shards.stratum(*vars(shards.strata[0]).values())
-    shard = [row["name"] for row in reader.shards].index("b.tar")
+    shard = reader.shards.names.index("b.tar")
     with pytest.raises(UserError) as caught:
         list(reader.whole(shard))
     assert str(caught.value) == f"{tars}/b.tar: changed since it was written; {told}"
@@ -265,7 +270,7 @@ def test_options_for_tars_that_are_written_are_refused(tars: Path, changes: dict
     with pytest.raises(UserError, match=f"--{option}: --in-place writes no tars"):
         index_in_place(importer(tars, in_place=True), options(**changes))
     manifest = index_in_place(importer(tars, in_place=True), options())
-    assert not {"encoding", "min_shards"} & set(manifest["provenance"]["options"])
+    assert not {"encoding", "min_shards"} & set(manifest.provenance.options or {})
 
 
 def test_a_tar_that_no_table_could_name_is_refused(tars: Path) -> None:
@@ -286,11 +291,11 @@ def test_tars_that_hold_nothing_used_are_known(tars: Path, tmp_path: Path) -> No
     names = ("Normal", "Mass", *(f"c{n}" for n in range(2, 9)), "Other")
     source = WebDataset(root=str(tars), class_names=names, in_place=True)
     manifest = index_in_place(source, options(classes=("Normal", "Mass")))
-    assert manifest["provenance"]["unused_tars"] == ["other.tar", "synthetic.tar"]
+    assert manifest.provenance.unused_tars == ["other.tar", "synthetic.tar"]
     assert verify(str(tars)) == [] == verify(str(tars), quick=True)
     assert index_in_place(source, options(classes=("Normal", "Mass"))) == manifest
     (tars / "c.tar").write_bytes((tars / "a.tar").read_bytes())
-    assert verify(str(tars)) == ["c.tar: a file that no table names"]
+    assert verify(str(tars)) == [Problem("unlisted", "c.tar", "a file that no table names")]
     convert(ConvertOptions(set=str(tars), out=str(tmp_path / "own"), workers=1))
     assert b"other.tar" not in (tmp_path / "own" / "manifest.json").read_bytes()
 
@@ -300,8 +305,8 @@ def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: 
         writer.write({"__key__": "x", "png": b"junk", "cls": b"0", "json": b'{"patient_id": "MRN91"}'})
     monkeypatch.setattr("cxrdist.data.shards.write_pool.MAX_UNDECODABLE_SHARE", 0.1)
     manifest = index_in_place(importer(tars, in_place=True), options())
-    assert manifest["provenance"]["undecodable"] == 1
-    assert manifest["provenance"]["unused_tars"] == ["c.tar"] and verify(str(tars)) == []
+    assert manifest.provenance.undecodable == 1
+    assert manifest.provenance.unused_tars == ["c.tar"] and verify(str(tars)) == []
 
 
 def test_a_tar_counts_once_whatever_it_holds(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,11 +321,29 @@ def test_a_tar_counts_once_whatever_it_holds(tars: Path, monkeypatch: pytest.Mon
         counted.clear()
 
 
+NO_LIST = "shards[0].told is not a list of its 4 samples"
+
+
 @pytest.mark.parametrize(
-    "told", [{}, [], [{}] * 5, [{"view": "\x1b[2J"}] * 4, [{"age": -1}] * 4, [5] * 4, None]
+    ("told", "wrong"),
+    [
+        ({}, NO_LIST),
+        ([], NO_LIST),
+        ([{}] * 5, NO_LIST),
+        (
+            [{}, {"view": "\x1b[2J"}, {}, {}],
+            r"shards[0].told[1].view is '\x1b[2J': expected text without control characters",
+        ),
+        ([{"age": -1}] * 4, "shards[0].told[0].age is -1"),
+        ([{"age": "old"}] * 4, "shards[0].told[0].age is 'old'"),
+        ([5] * 4, "shards[0].told[0] is 5: expected a mapping"),
+        (None, NO_LIST),
+    ],
 )
-def test_a_table_that_tells_what_no_import_does(told: object) -> None:
+def test_a_table_with_metadata_that_no_import_writes(told: object, wrong: str) -> None:
     row = {"name": "a.tar", "bytes": 99999, "sha256": "0" * 64, "index_sha256": "0" * 64, "samples": 4}
-    check_table({"shards": [row | {"told": [{"age": 90, "view": "PA"}, {}, {}, {}]}]}, "table")
-    with pytest.raises(UserError, match="table: what it says of its shards can't be true"):
-        check_table({"shards": [row | {"told": told}]}, "table")
+    right = [{"age": 90, "view": "PA"}, {}, {}, {}]
+    assert parse_table({"shards": [row | {"told": right}]}).metadata == [right]
+    with pytest.raises(ValueError) as caught:
+        parse_table({"shards": [row | {"told": told}]})
+    assert str(caught.value) == wrong

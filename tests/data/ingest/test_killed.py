@@ -177,6 +177,7 @@ def start(root: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "CXRDIST_LOG_LEVEL": "error",
             "PYTHONPATH": str(Path(ingest_module.__file__).parents[2]),
         },
         stdout=subprocess.DEVNULL,

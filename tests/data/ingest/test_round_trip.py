@@ -24,9 +24,10 @@ from cxrdist.data.importers.phantom import Phantom
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
 from tests.helpers.images import draw_folder
+from tests.helpers.shard_sets import write_shard
 
 LEAST_PSNR_DB = {64: 42.0, 256: 44.0}
 """As the docstring of ``encode`` says."""
@@ -85,13 +86,13 @@ def test_webdataset_and_tarfile_give_the_bytes_at_the_indexed_offsets(
         label = str(shards.classes.index(stratum.class_name)).encode()
         number = 0
         for shard, row in enumerate(reader.shards):
-            path = place / row["name"]
+            path = place / row.name
             data = path.read_bytes()
             theirs = list(WebDataset(str(path), shardshuffle=False))
             with tarfile.open(path) as tar:
                 members = {member.name: (member, tar.extractfile(member)) for member in tar}
                 files = {name: file.read() for name, (_, file) in members.items() if file is not None}
-            assert len(theirs) == row["samples"] == len(files) // 3
+            assert len(theirs) == row.samples == len(files) // 3
             for entry, sample in zip(reader.index(shard), theirs, strict=True):
                 key = entry["key"].decode()
                 start, length = int(entry["offset_bytes"]), int(entry["length_bytes"])
@@ -126,7 +127,7 @@ def test_a_tar_is_the_one_that_webdataset_writes(tmp_path: Path, encoding: str, 
         for sample in samples:
             meta = json.dumps(sample.meta, sort_keys=True).encode()
             tar.write({"__key__": sample.key, encoding: sample.image, "cls": b"12", "json": meta})
-    assert (tmp_path / row["name"]).read_bytes() == buffer.getvalue()
+    assert (tmp_path / row.name).read_bytes() == buffer.getvalue()
 
 
 @pytest.mark.parametrize("size", [64, 256])

@@ -16,7 +16,7 @@ import pytest
 
 from cxrdist.data.loading.decode_pool import DecodePool, Slots
 from cxrdist.data.loading.gather import Gather, OnCorrupt
-from cxrdist.data.shards.shard_set import CorruptSample, StratumReader
+from cxrdist.data.shards.stratum import CorruptSample, StratumReader
 from cxrdist.errors import UserError
 from tests.helpers.gathering import SIZE, TAR, drawn, flip, readers_of, write_foreign, write_set
 from tests.helpers.launching import CLONE

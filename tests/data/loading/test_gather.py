@@ -19,8 +19,9 @@ from PIL import Image
 from cxrdist.data.imaging.codecs import encode, npy_header
 from cxrdist.data.imaging.radiograph import decode, grey_of
 from cxrdist.data.loading.gather import Gather, Substitution
-from cxrdist.data.shards import shard_set
-from cxrdist.data.shards.shard_set import CorruptSample, ShardSet
+from cxrdist.data.shards import stratum as stratum_module
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import CorruptSample
 from cxrdist.data.storage import store
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.errors import UserError
@@ -57,7 +58,7 @@ def test_a_batch_is_what_was_written(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.usefixtures("inline")
 def test_a_batch_of_others_tars_is_what_their_files_show(tmp_path: Path) -> None:
     readers = readers_of(write_foreign(tmp_path / "tars"))
-    assert [reader.samples for reader in readers] == [4, 4] and readers[0].is_foreign
+    assert [reader.samples for reader in readers] == [4, 4] and readers[0].is_external
     strata, samples = [1, 0] * 4, [3, 0, 2, 1, 1, 2, 0, 3]
     pixels, keys, substitutions = filled(Gather(readers), strata, samples)
     assert len(set(keys)) == 8 and substitutions == []
@@ -89,7 +90,9 @@ def test_a_corrupt_sample_is_named(tmp_path: Path, encoding: str) -> None:
     begin = flip(tmp_path / "set", readers[0], 6)
     with pytest.raises(CorruptSample) as caught:  # the first one in the batch, whichever was read first
         filled(Gather(readers), [1, 0, 1], [3, 6, 1])
-    assert str(caught.value) == f"{begin}; `cxrdist shards verify {tmp_path}/set` lists all that is wrong"
+    assert (
+        str(caught.value) == f"{begin}; `cxrdist shards verify {tmp_path}/set` lists all problems of the set"
+    )
     assert caught.value.every_rank
     assert filled(Gather(readers), [0, 1], [5, 2])[1] == ["k5", "k10"]
     travelled = pickle.loads(pickle.dumps(caught.value))
@@ -199,7 +202,7 @@ def test_a_missing_tar_is_no_corrupt_sample(tmp_path: Path) -> None:
 
 def test_few_files_and_indexes_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAPS", 2)
-    monkeypatch.setattr(shard_set, "INDEXES", 1)
+    monkeypatch.setattr(stratum_module, "CACHED_INDEXES", 1)
     reads: list[str] = []
     shards = write_set(tmp_path / "set", "npy")
     read = LocalStore.read
@@ -263,7 +266,7 @@ def test_a_reader_travels_without_what_it_has_read(tmp_path: Path) -> None:
 
 def test_threads_may_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAPS", 1)
-    monkeypatch.setattr(shard_set, "INDEXES", 1)
+    monkeypatch.setattr(stratum_module, "CACHED_INDEXES", 1)
     gather = Gather(readers_of(write_set(tmp_path / "set", "npy")))
     wrong: list[object] = []
 

@@ -21,7 +21,9 @@ from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.loading.decode_pool import DecodePool
 from cxrdist.data.loading.gather import Gather
 from cxrdist.data.loading.prefetch import read_ahead
-from cxrdist.data.shards.shard_set import ShardSet, StratumReader
+from cxrdist.data.shards.schema import Problem
+from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.storage import block_reader
 from cxrdist.data.storage import remote as store_remote
 from cxrdist.data.tools.verify import verify
@@ -43,7 +45,7 @@ def blocks_of(readers: list[StratumReader]) -> Counter[tuple[str, str, str]]:
             starts, stops = index["offset_bytes"], index["offset_bytes"] + index["length_bytes"]
             for first in range(0, len(index), ROWS):
                 last = min(first + ROWS, len(index)) - 1
-                name = f"/{BUCKET}/set/{row['name']}"
+                name = f"/{BUCKET}/set/{row.name}"
                 wanted["GET", name, f"bytes={starts[first]}-{int(stops[last]) - 1}"] += 1
     return wanted
 
@@ -68,7 +70,7 @@ def test_an_epoch_asks_for_each_block_once_and_the_next_for_none(remote: S3Serve
 
 def test_a_run_of_blocks_costs_a_request_of_about_4_mib_by_default(tiny_set: Path) -> None:
     reader = ShardSet(tiny_set).stratum("train", "Normal", "real")
-    assert reader.block_rows == 4 * 2**20 * reader.samples // reader.entry["bytes"]
+    assert reader.block_rows == 4 * 2**20 * reader.samples // reader.entry.bytes
 
 
 def test_two_processes_at_once_fetch_each_block_once(remote: S3Server, tiny_set: Path) -> None:
@@ -122,7 +124,7 @@ def test_no_block_is_asked_for_that_a_batch_does_not_need(remote: S3Server) -> N
     strata, samples = np.array([0, 1, 0]), np.array([7, 0, 6])
     gather.fill(strata, samples, np.empty((3, 1, 32, 32), np.uint8), np.empty(3, "S40"))
     asked = Counter(path.rpartition("/")[2] for _, path, _ in remote.asked(r"\.tar$"))
-    assert asked == {readers[0].shards[0]["name"]: 1, readers[1].shards[0]["name"]: 1}
+    assert asked == {readers[0].shards[0].name: 1, readers[1].shards[0].name: 1}
 
 
 def test_the_indexes_that_blocks_need_are_fetched_ahead_too(remote: S3Server) -> None:
@@ -176,13 +178,13 @@ def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
     elif trouble == "short":
         # Told to be whole, and of the right kind; nothing but its length and the hashes say otherwise.
         remote.instead = lambda method, path: ("206 Partial Content", b"short") if is_refused(path) else None
-        asked.update({f"/{BUCKET}/set/{row['name']}": 5 for reader in readers for row in reader.shards})
+        asked.update({f"/{BUCKET}/set/{row.name}": 5 for reader in readers for row in reader.shards})
     else:
         left = 0 if trouble == "torn at once" else 700
         remote.cut = lambda method, path: left if is_refused(path) else None
     for reader in readers:  # one block of each
         number = reader.samples - 1
-        local = ShardSet(tiny_set).stratum("train", reader.entry["class"], "real")
+        local = ShardSet(tiny_set).stratum("train", reader.entry.class_name, "real")
         assert reader.image_bytes(number) == local.image_bytes(number)
     assert set(asked.values()) == {7} and len(asked) == 3
 
@@ -237,7 +239,7 @@ def test_verify_reads_what_lies_there_and_not_the_cache(remote: S3Server, tiny_s
     remote.put(f"set/{TAR}", bytes(tar))
     readers = open_set(URL)
     assert digest_of(readers, 1) == whole
-    assert f"{TAR}: changed since it was written" in verify(URL)
+    assert Problem("changed", TAR, "changed since it was written") in verify(URL)
     with pytest.raises(UserError, match=f"{TAR}: changed since it was written"):
         list(readers[0].whole(0))
 
@@ -263,7 +265,7 @@ def test_tars_of_others_are_read_by_the_samples_of_a_stratum(s3: S3Server, tars:
     for path in tars.iterdir():
         s3.put(f"set/{path.name}", path.read_bytes())
     local, readers = open_set(tars), open_set(URL)
-    assert all(reader.is_foreign for reader in readers)
+    assert all(reader.is_external for reader in readers)
     whole = digest_of(local, 0)
     assert digest_of(readers, 1) == whole
     # Between two samples of a class lies one of the other, which is fetched along.

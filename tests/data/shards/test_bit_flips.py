@@ -19,12 +19,16 @@ import pytest
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.loading.stream import Stream, StreamOptions
-from cxrdist.data.shards.manifest import MANIFEST, Stratum, write_manifest, write_table
+from cxrdist.data.shards.index import index_name, write_table
+from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.schema import MANIFEST, Problem
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, index_name, write_shard
+from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
+from tests.helpers import shard_sets
+from tests.helpers.shard_sets import write_shard
 
 pytestmark = pytest.mark.slow
 
@@ -93,16 +97,8 @@ def write_set(place: Path, encoding: str) -> Written:
             ]
             rows.append(write_shard(store, number, stratum, label, encoding, samples))
         strata.append(write_table(store, stratum, rows))
-        tables |= {row["name"]: strata[-1]["table"] for row in rows}
-    write_manifest(
-        store,
-        classes=[*CLASSES],
-        image_size=SIZE,
-        encoding=encoding,
-        strata=strata,
-        provenance={"importer": "test"},
-        lineage={"kind": "real"},
-    )
+        tables |= {row.name: strata[-1].table for row in rows}
+    shard_sets.write_set(store, [*CLASSES], SIZE, encoding, strata, provenance={"importer": "test"})
     shards = ShardSet(place)
     for class_name in CLASSES:
         reader = shards.stratum("train", class_name, "real")
@@ -110,7 +106,7 @@ def write_set(place: Path, encoding: str) -> Written:
             shard, row = reader.locate(number)
             at, length = (int(reader.index(shard)[row][name]) for name in ("offset_bytes", "length_bytes"))
             pixels = decode(reader.image_bytes(number), encoding, SIZE)
-            tar = reader.shards[shard]["name"]
+            tar = reader.shards[shard].name
             images.append(
                 Image(class_name, number, reader.key(number).decode(), tar, range(at, at + length), pixels)
             )
@@ -153,9 +149,8 @@ def whole(written: Written, image: Image) -> str:
 def check_damage(written: Written, name: str, at: int | None) -> str:
     """``verify`` and the reader on a set with one damaged file, at one byte, or somewhere; what kind it was."""
     found = verify(str(written.place))
-    assert found and all(
-        name in line or (line.startswith(f"{index_name(name)}: not the index of")) for line in found
-    )
+    other_index = Problem("changed", index_name(name), f"not the index of {name}")
+    assert found and all(problem.file == name or problem == other_index for problem in found), found
     path = str(written.place / name)
     if name == MANIFEST:
         with pytest.raises(UserError, match=f"{path}: "):
@@ -180,7 +175,10 @@ def check_damage(written: Written, name: str, at: int | None) -> str:
     for image in hit:
         place = f"sample {image.key} at byte {image.span.start}: "
         assert told[image.key].startswith(f"{path}: {place}its bytes are not the ones that were written")
-        assert any(line.startswith(f"{name}: {place}") for line in found), found
+        assert any(
+            (problem.kind, problem.file) == ("image", name) and problem.detail.startswith(place)
+            for problem in found
+        ), found
     return "image" if hit else "rest of a tar"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cxrdist.cli.main import COMMANDS, dispatch
-from cxrdist.data.shards.tar import index_name
+from cxrdist.data.shards.index import index_name
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from tests.helpers.forging import TAR, forge

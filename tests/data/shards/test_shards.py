@@ -4,7 +4,7 @@ import io
 import json
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +16,41 @@ from cxrdist.data.deidentify import load_salt
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards.manifest import (
-    Stratum,
-    digest_of,
-    index_bytes,
-    read_manifest,
-    write_manifest,
-    write_table,
-)
-from cxrdist.data.shards.schema import INDEX_DTYPE
+from cxrdist.data.shards import tar as tar_module
+from cxrdist.data.shards.index import INDEX_DTYPE, IndexRow, ShardRow, index_bytes, index_name, write_table
+from cxrdist.data.shards.manifest import Stratum, digest_of, read_manifest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import (
-    IndexRow,
     Sample,
+    TarFile,
     finished_shard,
-    index_name,
     index_row,
     read_tar,
     samples_per_shard,
-    write_shard,
 )
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, sha256_file
+from tests.helpers.shard_sets import tar_file, write_set, write_shard
 
 STRATUM = Stratum("train", "Pleural Effusion", "real")
 TAR = "train-pleural-effusion-real-000000.tar"
 
 
 def finished(folder: Path, number: int = 0, class_index: int = 1) -> Any:
-    return finished_shard(LocalStore(folder), number, STRATUM, class_index, "png", lambda sample: sample.meta)
+    tar = tar_file(LocalStore(folder), number, STRATUM, class_index, "png")
+    return finished_shard(tar, lambda sample: sample.meta)
 
 
 def index_path(tar: Path) -> Path:
     return tar.with_name(index_name(tar.name))
 
 
-def index_rows(tar: Path, stratum: Stratum, class_index: int, encoding: str) -> list[IndexRow]:
-    """The index of a tar, read from the tar itself."""
-    with tar.open("rb") as file:
-        return [
-            index_row(sample, stratum, class_index, offset)
-            for offset, sample in read_tar(file, str(tar), class_index, encoding)
-        ]
+def index_rows(path: Path) -> list[IndexRow]:
+    """The index of a tar of PNGs of class 1, read from the tar itself."""
+    tar = TarFile(LocalStore(path.parent), path.name, STRATUM, 1, "png")
+    with path.open("rb") as file:
+        return [index_row(sample, tar, offset) for offset, sample in read_tar(file, tar)]
 
 
 def samples(count: int, encoding: str = "png") -> list[Sample]:
@@ -76,21 +68,18 @@ def samples(count: int, encoding: str = "png") -> list[Sample]:
 def one_shard_set(folder: Path, encoding: str = "png", count: int = 5) -> ShardSet:
     """A set of one stratum, class 1 of 2."""
     row = write_shard(LocalStore(folder), 0, STRATUM, 1, encoding, samples(count, encoding))
-    write_manifest(
-        LocalStore(folder),
-        classes=["Normal", STRATUM.class_name],
-        image_size=16,
-        encoding=encoding,
-        strata=[write_table(LocalStore(folder), STRATUM, [row])],
-        provenance={"importer": "test"},
-        lineage={"kind": "real"},
-    )
+    return set_of_rows(folder, encoding, [row])
+
+
+def set_of_rows(folder: Path, encoding: str, rows: Sequence[ShardRow]) -> ShardSet:
+    store = LocalStore(folder)
+    write_set(store, ["Normal", STRATUM.class_name], 16, encoding, [write_table(store, STRATUM, rows)])
     return ShardSet(folder)
 
 
 def strata(shards: ShardSet) -> Iterator[tuple[str, str]]:
-    for entry in shards.manifest["strata"]:
-        yield entry["split"], entry["class"]
+    for entry in shards.manifest.strata:
+        yield entry.split, entry.class_name
 
 
 def test_a_tar_per_stratum_and_no_other_files(tiny_set: Path) -> None:
@@ -100,10 +89,10 @@ def test_a_tar_per_stratum_and_no_other_files(tiny_set: Path) -> None:
         for name in ("normal", "pneumothorax", "pleural-effusion"):
             stem = f"{split}-{name}-real"
             expected |= {f"{stem}-000000.tar", f"{stem}-000000.index.npy"}
-    expected |= {entry["table"] for entry in manifest["strata"]}
+    expected |= {entry.table for entry in manifest.strata}
     assert {p.name for p in tiny_set.iterdir()} == expected
     assert len(expected) == 1 + 9 * 3
-    assert all(f"-real.{e['table_sha256'][:12]}.json" in e["table"] for e in manifest["strata"])
+    assert all(f"-real.{e.table_sha256[:12]}.json" in e.table for e in manifest.strata)
 
 
 def test_webdataset_tarfile_and_index_give_the_source_images(tiny_set: Path, images: Path) -> None:
@@ -115,7 +104,7 @@ def test_webdataset_tarfile_and_index_give_the_source_images(tiny_set: Path, ima
     seen = []
     for split, name in strata(shards):
         reader = shards.stratum(split, name, "real")
-        path = tiny_set / reader.shards[0]["name"]
+        path = tiny_set / reader.shards[0].name
         with tarfile.open(path) as tar:
             members = {m.name: (m, tar.extractfile(m).read()) for m in tar}  # type: ignore[union-attr]
         suffixes = {member.partition(".")[2] for member in members}
@@ -174,25 +163,26 @@ def test_each_encoding_is_plain_webdataset(tmp_path: Path, encoding: str) -> Non
 
 def test_the_manifest_is_canonical_last_and_hashes_everything(tiny_set: Path) -> None:
     data = (tiny_set / "manifest.json").read_bytes()
-    manifest = json.loads(data)
-    assert data == canonical_json(manifest)
-    without = {k: v for k, v in manifest.items() if k != "digest"}
-    assert manifest["digest"] == sha256_bytes(canonical_json(without)) == digest_of(manifest)
+    value = json.loads(data)
+    manifest = read_manifest(tiny_set)
+    assert data == canonical_json(value) == canonical_json(manifest.json_value())
+    without = {k: v for k, v in value.items() if k != "digest"}
+    assert manifest.digest == sha256_bytes(canonical_json(without)) == digest_of(value)
     written_ns = {p.name: p.stat().st_mtime_ns for p in tiny_set.iterdir()}
     assert max(written_ns.values()) == written_ns["manifest.json"]
-    for entry in manifest["strata"]:
-        table = tiny_set / entry["table"]
-        assert sha256_file(table) == entry["table_sha256"]
+    for entry in manifest.strata:
+        table = tiny_set / entry.table
+        assert sha256_file(table) == entry.table_sha256
         assert table.read_bytes() == canonical_json(json.loads(table.read_bytes()))
         rows = json.loads(table.read_bytes())["shards"]
-        assert sum(r["samples"] for r in rows) == entry["samples"]
+        assert sum(r["samples"] for r in rows) == entry.samples
         for row in rows:
             tar = tiny_set / row["name"]
             assert row["sha256"] == sha256_file(tar) and row["bytes"] == tar.stat().st_size
             assert row["index_sha256"] == sha256_file(index_path(tar))
             index = np.load(index_path(tar), allow_pickle=False)
             assert index.dtype == INDEX_DTYPE and len(index) == row["samples"]
-    assert manifest["counts"]["train"] == {
+    assert manifest.counts["train"] == {
         "Normal": {"real": 8},
         "Pneumothorax": {"real": 4},
         "Pleural Effusion": {"real": 6},
@@ -218,7 +208,7 @@ def test_another_manifest_is_refused(tiny_set: Path, tmp_path: Path, change: obj
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"a": NaN}\n', b'{"a": -Infinity}', b"[" * 100_000])
 def test_what_is_no_json_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(data)
-    with pytest.raises(UserError, match=r"manifest\.json: not JSON as it was written .*; restore the set"):
+    with pytest.raises(UserError, match=r"manifest\.json: not the JSON that was written .*; restore the set"):
         read_manifest(tmp_path)
 
 
@@ -231,16 +221,18 @@ def test_a_manifest_with_the_same_values_in_other_bytes_is_refused(tiny_set: Pat
             read_manifest(tmp_path)
 
 
-def test_no_set_is_told_from_an_unfinished_one(tmp_path: Path) -> None:
+def test_no_set_and_an_unfinished_one_differ(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such shard set; make one with `cxrdist import"):
         ShardSet(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="run the command that makes it again, and it goes on"):
+    with pytest.raises(
+        UserError, match="run the command that makes it again, which continues where it stopped"
+    ):
         ShardSet(tmp_path)
 
 
 def test_a_shard_is_a_function_of_its_samples(tmp_path: Path) -> None:
     rows = [write_shard(LocalStore(tmp_path / d), 3, STRATUM, 1, "png", samples(4)) for d in "ab"]
-    assert rows[0] == rows[1] and rows[0]["name"] == "train-pleural-effusion-real-000003.tar"
+    assert rows[0] == rows[1] and rows[0].name == "train-pleural-effusion-real-000003.tar"
     assert finished(tmp_path / "a", 3) == (
         rows[0],
         {s.key: s.meta for s in samples(4)},
@@ -269,7 +261,8 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_samples_is_not_written(tmp_path: Path) -> None:
-    assert write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", []) == {"samples": 0}
+    tar = tar_file(LocalStore(tmp_path), 0, STRATUM, 1, "png")
+    assert tar_module.write_shard(tar, []) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,10 +270,10 @@ def test_a_shard_that_is_not_whole_is_not_taken_over(tmp_path: Path) -> None:
     write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", samples(4))
     tar, index = tmp_path / TAR, index_path(tmp_path / TAR)
     whole, whole_index = tar.read_bytes(), index.read_bytes()
-    row = index_rows(tar, STRATUM, 1, "png")[2]
+    row = index_rows(tar)[2]
     flipped = bytearray(whole)
-    flipped[row[4]] ^= 1
-    other_rows = index_bytes(index_rows(tar, STRATUM, 1, "png")[:3], TAR)
+    flipped[row.offset_bytes] ^= 1
+    other_rows = index_bytes(index_rows(tar)[:3], TAR)
     for tar_data, index_data in (
         (bytes(flipped), whole_index),
         (whole[:4096], whole_index),
@@ -320,7 +313,7 @@ A = (("a.cls", b"1"), ("a.json", b"{}"), ("a.png", b"x"))
 @pytest.mark.parametrize(
     ("members", "link", "message"),
     [
-        ((*A, *A), None, r"a\.cls stands in it twice"),
+        ((*A, *A), None, r"a\.cls occurs twice"),
         ((*A, ("b.pyd", b"x")), None, r"unexpected member 'b\.pyd'"),
         ((*A, ("readme", b"x")), None, "unexpected member 'readme'"),
         (A[:2], None, r"a lacks its \.png member"),
@@ -335,23 +328,25 @@ def test_tars_that_are_not_right(
     tmp_path: Path, members: tuple[tuple[str, bytes], ...], link: str | None, message: str
 ) -> None:
     with pytest.raises(UserError, match=rf"x\.tar: {message}"):
-        index_rows(tar_of(tmp_path / "x.tar", *members, link=link), STRATUM, 1, "png")
+        index_rows(tar_of(tmp_path / "x.tar", *members, link=link))
 
 
 def test_a_changed_image_names_shard_key_and_offset(tmp_path: Path) -> None:
     one_shard_set(tmp_path)
-    row = index_rows(tmp_path / TAR, STRATUM, 1, "png")[3]
+    row = index_rows(tmp_path / TAR)[3]
     data = bytearray((tmp_path / TAR).read_bytes())
-    data[row[4] + row[5] - 1] ^= 0x10
+    data[row.offset_bytes + row.length_bytes - 1] ^= 0x10
     (tmp_path / TAR).write_bytes(data)
     reader = ShardSet(tmp_path).stratum(*vars(STRATUM).values())
     assert [reader.pixels(i).shape for i in (0, 1, 2, 4)] == [(16, 16)] * 4
     with pytest.raises(UserError) as caught:
         reader.pixels(3)
-    assert f"{tmp_path / TAR}: sample key03 at byte {row[4]}: its bytes are not" in str(caught.value)
+    assert f"{tmp_path / TAR}: sample key03 at byte {row.offset_bytes}: its bytes are not" in str(
+        caught.value
+    )
     assert caught.value.every_rank
-    (tmp_path / TAR).write_bytes(data[: row[4] + 5])
-    with pytest.raises(UserError, match=f"sample key03 at byte {row[4]}"):
+    (tmp_path / TAR).write_bytes(data[: row.offset_bytes + 5])
+    with pytest.raises(UserError, match=f"sample key03 at byte {row.offset_bytes}"):
         reader.pixels(3)
 
 
@@ -376,11 +371,9 @@ def test_changed_files_are_named_by_the_reader(tmp_path: Path, suffix: str) -> N
 def test_an_image_of_another_size_is_an_error_of_its_sample(tmp_path: Path) -> None:
     wrong = [Sample("key", encode(np.zeros((8, 8), np.uint8), "png"), {})]
     row = write_shard(LocalStore(tmp_path), 0, STRATUM, 1, "png", wrong)
-    entry = write_table(LocalStore(tmp_path), STRATUM, [row])
-    common = {"classes": ["Normal", STRATUM.class_name], "image_size": 16, "encoding": "png"}
-    write_manifest(LocalStore(tmp_path), **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
+    shards = set_of_rows(tmp_path, "png", [row])
     with pytest.raises(UserError, match=r"000000\.tar: sample key at byte \d+: 8x8 L, not 16x16 8-bit grey"):
-        ShardSet(tmp_path).stratum(*vars(STRATUM).values()).pixels(0)
+        shards.stratum(*vars(STRATUM).values()).pixels(0)
 
 
 def test_samples_run_on_over_shards(tmp_path: Path) -> None:
@@ -388,11 +381,8 @@ def test_samples_run_on_over_shards(tmp_path: Path) -> None:
     rows = [
         write_shard(LocalStore(tmp_path), n, STRATUM, 1, "png", written[3 * n : 3 * n + 3]) for n in range(3)
     ]
-    entry = write_table(LocalStore(tmp_path), STRATUM, rows)
-    assert (entry["samples"], entry["shards"]) == (7, 3)
-    common = {"classes": ["Normal", STRATUM.class_name], "image_size": 16, "encoding": "png"}
-    write_manifest(LocalStore(tmp_path), **common, strata=[entry], provenance={}, lineage={"kind": "real"})  # type: ignore[arg-type]
-    reader = ShardSet(tmp_path).stratum(*vars(STRATUM).values())
+    reader = set_of_rows(tmp_path, "png", rows).stratum(*vars(STRATUM).values())
+    assert (reader.entry.samples, reader.entry.shards) == (7, 3)
     assert [reader.locate(i) for i in (0, 2, 3, 5, 6)] == [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0)]
     assert [reader.image_bytes(i) for i in range(7)] == [s.image for s in written]
     with pytest.raises(UserError, match="no synthetic images of Normal in its val split"):

@@ -15,12 +15,13 @@ from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.mix.rules import rule_from
+from cxrdist.data.shards.index import INDEX_DTYPE, ShardRow, index_name, write_table
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.manifest import INDEX_DTYPE, Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import are_truncated, is_long_key, replaced
-from cxrdist.data.shards.tar import index_name, tar_name
+from cxrdist.data.shards.tar import tar_name
 from cxrdist.data.shards.tar_writer import TarWriter
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.data.tools import convert as convert_module
@@ -31,7 +32,7 @@ from cxrdist.data.tools.stats import stats
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import sha256_bytes, slug
-from tests.helpers.shard_sets import contents, members, pixels
+from tests.helpers.shard_sets import contents, members, pixels, write_set
 
 IMAGES = 12
 """Of each class, in two shards."""
@@ -42,7 +43,7 @@ def earlier_key(class_name: str, shard: int, candidate: int) -> str:
     return f"{GENERATOR[:12]}-{slug(class_name)}-{shard:06d}-{candidate:08d}"
 
 
-def earlier_shard(folder: Path, stratum: Stratum, label: int, number: int, size: int) -> dict[str, Any]:
+def earlier_shard(folder: Path, stratum: Stratum, label: int, number: int, size: int) -> ShardRow:
     """As it was written before fields were checked: numpy truncated what did not fit."""
     rows = []
     with (folder / tar_name(stratum, number)).open("wb") as file:
@@ -58,13 +59,9 @@ def earlier_shard(folder: Path, stratum: Stratum, label: int, number: int, size:
             rows.append((key, "train", label, "synthetic", offset, len(image), digest, ""))
         tar.finish()
     np.save(folder / index_name(tar_name(stratum, number)), np.array(rows, INDEX_DTYPE))
-    return {
-        "name": tar_name(stratum, number),
-        "bytes": tar.bytes,
-        "sha256": tar.sha256,
-        "index_sha256": sha256_bytes((folder / index_name(tar_name(stratum, number))).read_bytes()),
-        "samples": len(rows),
-    }
+    name = tar_name(stratum, number)
+    index_sha256 = sha256_bytes((folder / index_name(name)).read_bytes())
+    return ShardRow(name, tar.bytes, tar.sha256, index_sha256, len(rows))
 
 
 def earlier_set(folder: Path, real: ShardSet, names: list[str] | None = None) -> Path:
@@ -75,12 +72,12 @@ def earlier_set(folder: Path, real: ShardSet, names: list[str] | None = None) ->
         stratum = Stratum("train", name, "synthetic")
         rows = [earlier_shard(folder, stratum, label, number, real.image_size) for number in range(2)]
         strata.append(write_table(store, stratum, rows))
-    write_manifest(
+    write_set(
         store,
-        classes=names or real.classes,
-        image_size=real.image_size,
-        encoding="png",
-        strata=strata,
+        names or real.classes,
+        real.image_size,
+        "png",
+        strata,
         provenance={"importer": "synthesis", "options": {"encoding": "png"}, "gates": {}},
         lineage={"kind": "synthetic", **made_from(real), "generators": {}},
     )
@@ -131,7 +128,7 @@ def test_one_line_names_the_command_that_replaces_them(
         command(earlier, tiny_set)
     assert str(caught.value) == (
         f"{earlier}: its images are intact, but an earlier version truncated their keys to 40 characters, so several "
-        f"images share one: make a set with whole keys with `cxrdist shards convert '{earlier}' --out "
+        f"images share one; make a set with whole keys with `cxrdist shards convert '{earlier}' --out "
         f"'{earlier}-whole-keys'`"
     )
     assert contents(earlier) == before
@@ -183,9 +180,9 @@ def test_a_conversion_replaces_long_keys_alone(
                 grey = np.random.default_rng([label, shard, candidate]).integers(0, 256, (32, 32), np.uint8)
                 assert np.array_equal(there[new_keys[earlier_key(name, shard, candidate)]], grey)
     before, after = ShardSet(earlier).manifest, ShardSet(out).manifest
-    assert after["counts"] == before["counts"] and after["encoding"] == encoding
-    assert after["lineage"] == {**before["lineage"], "ancestors": [before["digest"]]}
-    assert after["provenance"]["converted"][0]["from"] == before["digest"]
+    assert after.counts == before.counts and after.encoding == encoding
+    assert after.lineage.json_value() == {**before.lineage.json_value(), "ancestors": [before.digest]}
+    assert after.provenance.converted is not None and after.provenance.converted[0].source == before.digest
 
     lines = order(tiny_set, out)
     printed = {key for line in lines for key in line.split()[6:]}
@@ -234,8 +231,8 @@ def test_a_damaged_table_is_listed_with_all_that_is_wrong(earlier: Path) -> None
     tables = sorted(earlier.glob("train-p*.json"))
     for path in tables:
         path.write_bytes(b"{}")
-    found = sorted(line.partition(": ")[0] for line in verify(str(earlier)))
-    assert found == [str(path) for path in tables]
+    found = sorted((problem.kind, problem.file) for problem in verify(str(earlier)))
+    assert found == [("changed", path.name) for path in tables]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from tests.helpers.tar_blocks import (
     ROWS,
     SAMPLE,
     SAMPLES,
-    SHARD,
+    SHA256,
     STRIDE,
     TAR,
     Gate,
@@ -72,14 +72,14 @@ def test_a_block_is_fetched_from_its_first_sample_to_its_last_and_holds_the_imag
 
 
 def test_a_block_is_named_by_its_content() -> None:
-    assert block(1).name.startswith(f"{SHARD['sha256']}-450-")
+    assert block(1).name.startswith(f"{SHA256}-450-")
     others = [[450, 600], [450, 600, 900], [450, 750, 600]]
-    names = [block_of(SHARD, index(offsets)).name for offsets in others]
+    names = [block_of("a.tar", SHA256, index(offsets)).name for offsets in others]
     assert len({block(1).name, *names}) == 4
-    assert block_of({**SHARD, "name": "b.tar"}, index([450, 600, 750])).name == block(1).name
+    assert block_of("b.tar", SHA256, index([450, 600, 750])).name == block(1).name
     shorter = index([450, 600, 750])
     shorter["length_bytes"][1] -= 1
-    assert block_of(SHARD, shorter).name != block(1).name
+    assert block_of("a.tar", SHA256, shorter).name != block(1).name
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_samples_far_apart_in_the_tar_of_others_are_ranges_of_their_own(
 ) -> None:
     tar = np.random.default_rng(0).bytes(10**6 + 200)
     rows = index(offsets, tar)
-    found = block_of(SHARD, rows)
+    found = block_of("a.tar", SHA256, rows)
     assert found.ranges == tuple(ranges)
     data = found.pack([tar[start:stop] for start, stop in found.ranges])
     assert data == b"".join(tar[at : at + SAMPLE] for at in offsets) and found.is_whole(data)
@@ -464,7 +464,7 @@ def test_eight_at_a_time_are_asked_for(cache: BlockCache) -> None:
     reader = reader_of(gate, cache)
     for number in range(SAMPLES):
         rows = INDEX[number : number + 1]
-        assert reader.prefetch(("single", number), lambda rows=rows: block_of(SHARD, rows))  # type: ignore[misc]
+        assert reader.prefetch(("single", number), lambda rows=rows: block_of("a.tar", SHA256, rows))  # type: ignore[misc]
     for _ in range(8):
         assert gate.entered.acquire(timeout=30)
     assert not gate.entered.acquire(timeout=0.05) and len(gate.asked) == 8

@@ -25,6 +25,8 @@ from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import ingest as ingest_module
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.loading.stream import Stream, StreamOptions
+from cxrdist.data.shards.index import index_name
+from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.remote import RemoteStore
 from cxrdist.data.storage.store import LocalStore, locked, store_of, write_to
@@ -242,7 +244,7 @@ def test_a_set_on_s3_reads_as_the_local_one(remote: S3Server, tiny_set: Path) ->
     remote.requests.clear()
     assert reader.key(5) == local.key(5)
     paths = [(method, path.partition("/set/")[2]) for method, path, _ in remote.requests]
-    assert paths == [("GET", local.entry["table"]), ("GET", TAR.replace(".tar", ".index.npy"))]
+    assert paths == [("GET", local.entry.table), ("GET", TAR.replace(".tar", ".index.npy"))]
     remote.requests.clear()
     for number in (5, 0, 7):
         assert np.array_equal(reader.pixels(number), local.pixels(number))
@@ -287,12 +289,17 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
     remote.put("set/notes.txt", b"mine")
     remote.client.delete_object(Bucket=BUCKET, Key="set/val-normal-real-000000.tar")
     found = verify(URL)
-    assert f"{TAR}: changed since it was written" in found
-    assert f"{TAR}: sample {key} at byte {offset}: its image is not the one that was written" in found
-    assert "val-normal-real-000000.tar: missing" in found
-    assert "notes.txt: a file that no table names" in found
-    quick = verify(URL, quick=True)
-    assert sorted(quick) == ["notes.txt: a file that no table names", "val-normal-real-000000.tar: missing"]
+    detail = f"sample {key} at byte {offset}: its image is not the one that was written"
+    lost = Problem("missing", "val-normal-real-000000.tar", "missing")
+    unlisted = Problem("unlisted", "notes.txt", "a file that no table names")
+    assert found == [
+        Problem("changed", TAR, "changed since it was written"),
+        Problem("changed", index_name(TAR), f"not the index of {TAR}"),
+        Problem("image", TAR, detail),
+        lost,
+        unlisted,
+    ]
+    assert verify(URL, quick=True) == [lost, unlisted]
 
     there = ShardSet(URL).stratum("train", "Normal", "real")
     assert there.image_bytes(1) == reader.image_bytes(1)
@@ -300,7 +307,7 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
         there.image_bytes(2)
     assert str(caught.value) == (
         f"{URL}/{TAR}: sample {key} at byte {offset}: its bytes are not the ones that were written; "
-        f"`cxrdist shards verify {URL}` lists all that is wrong"
+        f"`cxrdist shards verify {URL}` lists all problems of the set"
     )
     with pytest.raises(UserError, match=f"{URL}/val-normal-real-000000.tar: missing"):
         ShardSet(URL).images("val", "Normal", "real", 1)
@@ -311,7 +318,7 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
         with pytest.raises(UserError, match=f"sample {key} at byte {offset}: its bytes are not"):
             there.image_bytes(2)
         assert length == 0 or there.image_bytes(1) == reader.image_bytes(1)
-        assert f"{TAR}: {length:,} bytes, not {len(tar):,}" in verify(URL)
+        assert Problem("size", TAR, f"{length:,} bytes, not {len(tar):,}") in verify(URL)
 
 
 def test_a_store_with_more_objects_than_a_page_lists_them_all(s3: S3Server) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from PIL import Image
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import descends_from, made_from
-from cxrdist.data.shards.manifest import Stratum, write_manifest, write_table
+from cxrdist.data.shards.manifest import GateCounts, Stratum, read_manifest
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import Sample, write_shard
+from cxrdist.data.shards.tar import Sample, TarFile
 from cxrdist.data.shards.write_job import FOUND_LATER
-from cxrdist.data.storage.store import LocalStore, Store, store_of
+from cxrdist.data.storage.store import LocalStore, store_of
 from cxrdist.data.tools import convert as convert_module
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.verify import verify
@@ -34,7 +36,7 @@ from cxrdist.nets.dcgan import DCGANConfig, Generator
 from cxrdist.synth.lineage import load_generators
 from tests.helpers.inline_pool import InlinePool
 from tests.helpers.processes import children, is_running, wait_until
-from tests.helpers.shard_sets import contents, members, pixels
+from tests.helpers.shard_sets import contents, members, pixels, write_set, write_shard
 
 SAMPLES_PER_SHARD = 3
 
@@ -57,14 +59,14 @@ def test_keys_classes_splits_and_metadata_are_kept(tiny_set: Path, tmp_path: Pat
     manifest = convert(to(tmp_path / "new", tiny_set, encoding=encoding))
     source = ShardSet(tiny_set).manifest
     assert verify(str(tmp_path / "new")) == []
-    assert (manifest["image_size"], manifest["encoding"]) == (32, encoding)
-    assert (manifest["classes"], manifest["counts"]) == (source["classes"], source["counts"])
+    assert (manifest.image_size, manifest.encoding) == (32, encoding)
+    assert (manifest.classes, manifest.counts) == (source.classes, source.counts)
     for suffix in (".cls", ".json"):
         before, after = members(tiny_set, suffix), members(tmp_path / "new", suffix)
         assert after == before
         assert {s: [*m] for s, m in after.items()} == {s: [*m] for s, m in before.items()}
     # 8, 6, 4 train, 3, 2, 2 val, 3, 2, 2 test images in shards of at most 3
-    assert [e["shards"] for e in manifest["strata"]] == [3, 2, 2, 1, 1, 1, 1, 1, 1]
+    assert [e.shards for e in manifest.strata] == [3, 2, 2, 1, 1, 1, 1, 1, 1]
 
 
 @pytest.mark.usefixtures("inline")
@@ -82,7 +84,7 @@ def test_png_and_npy_keep_every_pixel_and_back_again_every_byte(tiny_set: Path, 
 @pytest.mark.usefixtures("inline")
 def test_a_smaller_size_is_what_the_filter_of_an_import_gives(tiny_set: Path, tmp_path: Path) -> None:
     manifest = convert(to(tmp_path / "small", tiny_set, size=16))
-    assert (manifest["image_size"], manifest["encoding"]) == (16, "png")
+    assert (manifest.image_size, manifest.encoding) == (16, "png")
     before = pixels(tiny_set)
     for key, image in pixels(tmp_path / "small").items():
         expected = Image.fromarray(before[key]).resize((16, 16), Image.Resampling.HAMMING)
@@ -93,11 +95,11 @@ def test_a_smaller_size_is_what_the_filter_of_an_import_gives(tiny_set: Path, tm
 def test_jpegs_are_not_encoded_twice(tiny_set: Path, tmp_path: Path) -> None:
     convert(to(tmp_path / "jpg", tiny_set, encoding="jpg"))
     manifest = convert(to(tmp_path / "more", tmp_path / "jpg", min_shards=2))
-    assert manifest["encoding"] == "jpg"
-    assert {e["shards"] for e in manifest["strata"]} == {2}
+    assert manifest.encoding == "jpg"
+    assert {e.shards for e in manifest.strata} == {2}
     assert members(tmp_path / "more", ".jpg") == members(tmp_path / "jpg", ".jpg")
     again = convert(to(tmp_path / "npy", tmp_path / "more", encoding="npy"))
-    assert {e["shards"] for e in again["strata"]} == {2}
+    assert {e.shards for e in again.strata} == {2}
 
 
 # ---- where it comes from
@@ -109,13 +111,14 @@ def test_provenance_is_kept_and_every_conversion_told(tiny_set: Path, tmp_path: 
     second = convert(to(tmp_path / "small", tmp_path / "npy", size=16, encoding="png"))
     source = ShardSet(tiny_set).manifest
     steps = [
-        {"from": source["digest"], "size": 32, "encoding": "npy", "min_shards": 1},
-        {"from": first["digest"], "size": 16, "encoding": "png", "min_shards": 1},
+        {"from": source.digest, "size": 32, "encoding": "npy", "min_shards": 1},
+        {"from": first.digest, "size": 16, "encoding": "png", "min_shards": 1},
     ]
-    assert first["provenance"] == source["provenance"] | {"converted": steps[:1]}
-    assert second["provenance"] == source["provenance"] | {"converted": steps}
-    assert first["lineage"] == {"kind": "real", "ancestors": [source["digest"]]}
-    assert second["lineage"] == {"kind": "real", "ancestors": [first["digest"], source["digest"]]}
+    before = source.provenance.json_value()
+    assert first.provenance.json_value() == before | {"converted": steps[:1]}
+    assert second.provenance.json_value() == before | {"converted": steps}
+    assert first.lineage.json_value() == {"kind": "real", "ancestors": [source.digest]}
+    assert second.lineage.json_value() == {"kind": "real", "ancestors": [first.digest, source.digest]}
 
 
 def make_synthetic(folder: Path, real: ShardSet) -> Path:
@@ -127,12 +130,12 @@ def make_synthetic(folder: Path, real: ShardSet) -> Path:
         image = encode(np.full((real.image_size, real.image_size), 40 * label, np.uint8), "png")
         row = write_shard(store, 0, stratum, label, "png", [Sample(f"g{label}", image, {"patient": None})])
         strata.append(write_table(store, stratum, [row]))
-    write_manifest(
+    write_set(
         store,
-        classes=real.classes,
-        image_size=real.image_size,
-        encoding="png",
-        strata=strata,
+        real.classes,
+        real.image_size,
+        "png",
+        strata,
         provenance={"gates": {"Normal": {"tried": 2, "admitted": 1}}},
         lineage={"kind": "synthetic", **made_from(real), "generators": {}},
     )
@@ -153,7 +156,7 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
             open_synthetic(str(generated), real)
             open_synthetic(str(tmp_path / f"converted{number}"), real)
     converted = ShardSet(tmp_path / "converted3").manifest
-    assert converted["lineage"] == {
+    assert converted.lineage.json_value() == {
         "kind": "synthetic",
         "real_digest": family[3].digest,
         "real_ancestors": [family[1].digest, family[0].digest],
@@ -161,7 +164,7 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
         "generators": {},
         "ancestors": [ShardSet(tmp_path / "generated3").digest],
     }
-    assert converted["provenance"]["gates"] == {"Normal": {"tried": 2, "admitted": 1}}
+    assert converted.provenance.gates == {"Normal": GateCounts(tried=2, admitted=1)}
 
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
     convert(to(tmp_path / "stranger-npy", stranger))
@@ -174,11 +177,18 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
 def forge_stranger(tiny_set: Path, to: Path) -> Path:
     """A set of the same images that was imported another time."""
     shutil.copytree(tiny_set, to)
-    manifest = json.loads((to / "manifest.json").read_bytes())
+    manifest = read_manifest(to)
     (to / "manifest.json").unlink()
-    kept = ("classes", "image_size", "encoding", "strata", "provenance", "lineage")
-    manifest["provenance"]["options"]["seed"] = 1
-    write_manifest(LocalStore(to), **{name: manifest[name] for name in kept})
+    provenance = manifest.provenance.json_value()
+    provenance["options"]["seed"] = 1
+    write_set(
+        LocalStore(to),
+        manifest.classes,
+        manifest.image_size,
+        manifest.encoding,
+        manifest.strata,
+        provenance=provenance,
+    )
     return to
 
 
@@ -228,7 +238,7 @@ def test_the_digest_does_not_depend_on_the_workers(
     two = convert(to(tmp_path / "two", tiny_set, size=16, encoding="npy", workers=2))
     monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
     one = convert(to(tmp_path / "one", tiny_set, size=16, encoding="npy", workers=1))
-    assert one["digest"] == two["digest"]
+    assert one.digest == two.digest
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -238,7 +248,7 @@ def test_how_the_source_is_cut_into_shards_does_not_matter(tiny_set: Path, tmp_p
     convert(to(tmp_path / "five", tiny_set, min_shards=5))
     convert(to(tmp_path / "from-five", tmp_path / "five", encoding="npy", min_shards=1))
     convert(to(tmp_path / "direct", tiny_set, encoding="npy"))
-    assert {e["shards"] for e in ShardSet(tmp_path / "five").manifest["strata"]} == {5, 4, 3, 2}
+    assert {e.shards for e in ShardSet(tmp_path / "five").manifest.strata} == {5, 4, 3, 2}
     for tar in (tmp_path / "direct").glob("*.tar"):
         assert (tmp_path / "from-five" / tar.name).read_bytes() == tar.read_bytes()
 
@@ -268,9 +278,9 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
     written: list[str] = []
     write = shard_pool.write_shard
 
-    def listening(store: Store, number: int, stratum: Stratum, *words: Any) -> dict[str, Any]:
-        written.append(stratum.stem)
-        return write(store, number, stratum, *words)
+    def listening(tar: TarFile, samples: Iterable[Sample]) -> ShardRow | None:
+        written.append(tar.stratum.stem)
+        return write(tar, samples)
 
     monkeypatch.setattr(shard_pool, "write_shard", listening)
     convert(to(out, tiny_set))
@@ -327,7 +337,7 @@ def test_the_same_command_on_a_finished_set_changes_nothing(
     manifest = convert(to(tmp_path / "npy", tiny_set))
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "npy").iterdir()}
     assert convert(to(tmp_path / "npy", tiny_set, workers=3)) == manifest
-    assert f"finished before, digest {manifest['digest'][:12]}" in capsys.readouterr().out
+    assert f"finished before, digest {manifest.digest[:12]}" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "npy").iterdir()} == times
 
 
@@ -338,7 +348,7 @@ def test_places_may_be_urls(tiny_set: Path, tmp_path: Path) -> None:
     assert convert(to(url, tiny_set)) == local
     back = convert(to(tmp_path / "back", url, encoding="png"))
     assert verify(str(tmp_path / "back")) == []
-    assert back["counts"] == local["counts"]
+    assert back.counts == local.counts
     assert "manifest.json" in store_of(url).names()
 
 
@@ -412,15 +422,7 @@ def test_an_image_that_does_not_decode_is_named(tmp_path: Path) -> None:
     store, stratum = LocalStore(tmp_path / "source"), Stratum("train", "Normal", "real")
     good = Sample("a", encode(np.zeros((16, 16), np.uint8), "png"), {})
     row = write_shard(store, 0, stratum, 0, "png", [good, Sample("b", b"junk", {})])
-    write_manifest(
-        store,
-        classes=["Normal"],
-        image_size=16,
-        encoding="png",
-        strata=[write_table(store, stratum, [row])],
-        provenance={},
-        lineage={"kind": "real"},
-    )
+    write_set(store, ["Normal"], 16, "png", [write_table(store, stratum, [row])])
     where = f"{tmp_path}/source/train-normal-real-000000.tar: sample b"
     for changes in ({}, {"min_shards": 2}):
         with pytest.raises(UserError) as caught:
@@ -438,16 +440,9 @@ def test_classes_that_would_share_files_are_refused(tmp_path: Path) -> None:
         stratum = Stratum("train", name, "real")
         image = encode(np.zeros((16, 16), np.uint8), "png")
         row = write_shard(store, 0, stratum, label, "png", [Sample(f"k{label}", image, {})])
-        strata.append(write_table(store, stratum, [row]) | {"class": ("Mass A", "Mass-A")[label]})
-    write_manifest(
-        store,
-        classes=["Mass A", "Mass-A"],
-        image_size=16,
-        encoding="png",
-        strata=strata,
-        provenance={},
-        lineage={"kind": "real"},
-    )
+        entry = write_table(store, stratum, [row])
+        strata.append(entry.model_copy(update={"class_name": ("Mass A", "Mass-A")[label]}))
+    write_set(store, ["Mass A", "Mass-A"], 16, "png", strata)
     with pytest.raises(
         UserError, match="classes 'Mass A' and 'Mass-A' would have the same file names; rename one"
     ):

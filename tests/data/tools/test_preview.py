@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from cxrdist.cli.shards import preview as preview_command
+from cxrdist.data.shards.manifest import Manifest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools import preview as module
 from cxrdist.data.tools.preview import GAP_PX, GROUND, MARGIN_PX, preview, rows_of, sheet, shown, strip
@@ -143,7 +144,8 @@ def test_what_is_no_film_of_a_patient_says_so(
     tiny_set: Path, provenance: dict[str, object], lineage: dict[str, object], kind: str, told: str
 ) -> None:
     shards = ShardSet(tiny_set)
-    shards.manifest = shards.manifest | {"provenance": provenance, "lineage": lineage}
+    value = shards.manifest.json_value() | {"provenance": provenance, "lineage": lineage}
+    shards.manifest = Manifest.model_validate(value)
     assert module.kind_of(shards) == (kind, told)
     if kind == "phantom":
         assert {row.kind for row in rows_of([shards], "train", 1)} == {"phantom"}

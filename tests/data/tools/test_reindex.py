@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from cxrdist.cli.shards import index as index_command
-from cxrdist.data.shards.manifest import read_table
+from cxrdist.data.shards.index import index_name, read_table
+from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import index_name
 from cxrdist.data.storage.store import store_of, write_to
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import verify
@@ -74,29 +74,30 @@ def test_a_damaged_tar_gets_no_index(copy: Path, damage: str) -> None:
     whole = bytearray(tar.read_bytes())
     if damage == "missing":
         tar.unlink()
-        told = f"{TAR}: missing"
+        kind, told = "missing", f"{TAR}: missing"
     elif damage == "cut off":
         tar.write_bytes(whole[:2000])
-        told = f"{TAR}: "
+        kind, told = "format", f"{TAR}: ends "
     else:
-        entry = next(e for e in ShardSet(copy).manifest["strata"] if e["table"].startswith("train-normal"))
-        assert read_table(store_of(copy), entry)[0]["name"] == TAR
+        entry = next(e for e in ShardSet(copy).manifest.strata if e.table.startswith("train-normal"))
+        assert read_table(store_of(copy), entry)[0].name == TAR
         whole[whole.index(b"IDAT") + 20] ^= 1
         tar.write_bytes(whole)
-        told = f"{TAR}: changed since it was written, so its index can't be made again"
+        kind, told = "changed", f"{TAR}: changed since it was written, so its index can't be rebuilt"
     result = reindex(str(copy))
     assert result.rebuilt == ["val-normal-real-000000.index.npy"] and result.whole == 7
     (problem,) = result.problems
-    assert problem.startswith(told)
+    assert problem.kind == kind and str(problem).startswith(told)
     assert not (copy / INDEX).exists() and not list(copy.glob(".*"))
 
 
-def test_a_missing_table_is_told_and_the_others_are_gone_through(copy: Path) -> None:
-    next(copy.glob("train-normal-real.*.json")).unlink()
+def test_a_missing_table_is_reported_and_the_others_are_checked(copy: Path) -> None:
+    table = next(copy.glob("train-normal-real.*.json"))
+    table.unlink()
     (copy / "val-normal-real-000000.index.npy").unlink()
     result = reindex(str(copy))
     assert result.rebuilt == ["val-normal-real-000000.index.npy"] and result.whole == 7
-    assert len(result.problems) == 1 and "train-normal-real." in result.problems[0]
+    assert result.problems == [Problem("missing", table.name, "missing")]
 
 
 def test_a_set_at_a_url(tiny_set: Path) -> None:
@@ -128,5 +129,5 @@ def test_the_command_tells_what_it_did(copy: Path, capsys: pytest.CaptureFixture
     assert lines[-3:-1] == [f"{TAR}: missing", f"{copy}: indexes: 8 whole, 0 rebuilt, 1 problem"]
     assert lines[-1] == (
         "what to do: restore the set from a copy, or make it again: remove its folder first, or manifest.json alone "
-        "where tars were indexed in place"
+        "if tars were indexed in place"
     )

@@ -31,12 +31,14 @@ BURNED_IN_POLICIES = ("drop", "strict", "keep")
 """How to treat images that may have text burned into their pixels: ``drop`` excludes those with BurnedInAnnotation
 YES, ``strict`` all without BurnedInAnnotation NO, ``keep`` none."""
 
+# Manifests keep these texts, and digests hash them: other words would make another set of the same images.
 NOT_FOR_PRESENTATION = "not for presentation"
 BURNED_IN = "text burned into its pixels"
-MAY_BE_BURNED_IN = "may have text burned into its pixels"
-NOTE_BURNED_IN = "text is burned into the pixels (BurnedInAnnotation YES)"
+MAY_BE_BURNED_IN = "not said to be free of burned-in text"
+NOTE_BURNED_IN = "text is burned into their pixels, by their own word (BurnedInAnnotation YES)"
 NOTE_MAY_BE_BURNED_IN = (
-    "text may be burned into the pixels (no BurnedInAnnotation): inspect them with `cxrdist shards preview`"
+    "not said whether text is burned into their pixels (no BurnedInAnnotation): "
+    "look at them with `cxrdist shards preview`"
 )
 
 _VIEWS = {

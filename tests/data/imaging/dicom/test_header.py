@@ -108,9 +108,9 @@ def test_files_that_are_no_dicom(tmp_path: Path) -> None:
         ("NO", "strict", None),
         ("NO", "keep", None),
         (None, "drop", None),
-        (None, "strict", "may have text burned into its pixels"),
+        (None, "strict", "not said to be free of burned-in text"),
         (None, "keep", None),
-        ("PERHAPS", "strict", "may have text burned into its pixels"),
+        ("PERHAPS", "strict", "not said to be free of burned-in text"),
     ],
 )
 def test_burned_in_policies(annotation: str | None, policy: str, reason: str | None) -> None:

@@ -1,0 +1,300 @@
+"""The samples of one stratum: any of them by its number, one read at a known offset, hash checked.
+
+A stratum at a URL is read by blocks: block g of a shard has rows [g n, (g + 1) n) of its index, n = ``block_rows``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import IO, Any
+
+import numpy as np
+import xxhash
+
+from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import FOREIGN, decode
+from cxrdist.data.shards.index import ShardTable, changed, index_name, missing, read_index, read_table
+from cxrdist.data.shards.manifest import StratumEntry
+from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, Problem, ShardSetError, is_key
+from cxrdist.data.shards.synthetic_keys import are_truncated, has_truncated_keys, is_long_key, refusal
+from cxrdist.data.shards.tar import METADATA_FIELDS, Sample, TarFile, hashed, read_tar
+from cxrdist.data.storage.block_reader import BlockReader
+from cxrdist.data.storage.blocks import Block, block_of, block_rows_of
+from cxrdist.data.storage.single_flight import SingleFlight
+from cxrdist.data.storage.store import LocalStore, Store
+from cxrdist.errors import UserError
+
+CACHED_INDEXES = 64
+"""Indexes of a stratum that are kept in memory, each about a megabyte at most."""
+
+
+class CorruptSample(UserError):
+    """A sample whose bytes are not the ones that were written, or that is not the image it should be."""
+
+    def __init__(self, message: str, *, every_rank: bool = True) -> None:
+        super().__init__(message, every_rank=every_rank)
+
+
+@dataclass
+class StratumReader:
+    """Samples of one stratum by number, through the indexes; opens a tar when one of its samples is read.
+
+    Pickled without what it has read, so it can be sent to worker processes. Several threads may read at once.
+    """
+
+    store: Store
+    entry: StratumEntry
+    class_index: int
+    encoding: str
+    image_size: int
+    importer: str | None
+    """The importer that the manifest names."""
+    blocks: BlockReader | None = None
+    """Reads the tars of a set that is not local."""
+    block_rows: int = 0
+    """Samples of a shard that are then fetched together; 0: about 4 MiB of them."""
+    index: Callable[[int], np.ndarray] = field(init=False, repr=False, compare=False)
+    """index(shard): its samples that belong to this stratum, [samples] of ``INDEX_DTYPE``."""
+
+    def __post_init__(self) -> None:
+        self.block_rows = self.block_rows or block_rows_of(self.entry.bytes, self.entry.samples)
+        # SingleFlight lets one thread read for all; lru_cache returns what was read ten times faster.
+        self.index = functools.lru_cache(CACHED_INDEXES)(SingleFlight(self._index, CACHED_INDEXES))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StratumReader, (
+            self.store,
+            self.entry,
+            self.class_index,
+            self.encoding,
+            self.image_size,
+            self.importer,
+            self.blocks,
+            self.block_rows,
+        )
+
+    def with_block_rows(self, rows: int) -> StratumReader:
+        """The same stratum, fetched in blocks of ``rows`` samples if its tars are remote."""
+        reader = replace(self, block_rows=rows)
+        # A table may have 10^6 rows: what was read and checked is not read again.
+        vars(reader).update({name: vars(self)[name] for name in ("shards", "ends") if name in vars(self)})
+        return reader
+
+    @property
+    def samples(self) -> int:
+        return self.entry.samples
+
+    @property
+    def shard_samples(self) -> np.ndarray:
+        """[shards] int64."""
+        return self.shards.samples
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the tars are external ones, each perhaps with samples of several strata."""
+        return self.encoding in FOREIGN.values()
+
+    @property
+    def remedy(self) -> str:
+        """What to do if a file is not as it was written."""
+        return REMEDY_IN_PLACE if self.is_external else REMEDY
+
+    @cached_property
+    def shards(self) -> ShardTable:
+        shards = read_table(self.store, self.entry)
+        if int(shards.samples.sum()) != self.samples:
+            problem = Problem("count", self.entry.table, f"not the samples that {MANIFEST} states")
+            raise ShardSetError(self.store, problem, self.remedy)
+        return shards
+
+    @cached_property
+    def ends(self) -> np.ndarray:
+        """[shards] int64: samples of the shards up to and including each one."""
+        return np.cumsum(self.shards.samples)
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """Shard and row of sample ``number``."""
+        if not 0 <= number < self.samples:
+            raise IndexError(f"sample {number} of {self.samples}")
+        shard = int(np.searchsorted(self.ends, number, side="right"))
+        before = int(self.ends[shard - 1]) if shard else 0
+        return shard, number - before
+
+    def _index(self, shard: int) -> np.ndarray:
+        row = self.shards[shard]
+        index = read_index(self.store, row, is_external=self.is_external)
+        if self.is_external:
+            index = index[
+                (index["split"] == self.entry.split.encode())
+                & (index["class"] == self.class_index)
+                & (index["origin"] == self.entry.origin.encode())
+            ]
+            if len(index) != row.samples:
+                problem = Problem("count", index_name(row.name), "not the index of its table")
+                raise ShardSetError(self.store, problem, self.remedy)
+        elif self.entry.origin == "synthetic" and are_truncated(index["key"]):
+            raise refusal(self.store)
+        return index
+
+    def key(self, number: int) -> bytes:
+        shard, row = self.locate(number)
+        return bytes(self.index(shard)[row]["key"])
+
+    def spans(self, shard: int, rows: np.ndarray) -> list[memoryview]:
+        """The encoded images of some rows of a shard as they are stored, from a file or a URL: not compared with
+        their hashes, and shorter if the file ends early. Raises UserError if the file is missing."""
+        index, name = self.index(shard), self.shards.names[shard]
+        try:
+            if self.blocks is not None:
+                return read_spans(self, self.blocks, shard, rows)
+            places = zip(index["offset_bytes"][rows].tolist(), index["length_bytes"][rows].tolist())
+            if isinstance(self.store, LocalStore):
+                file = self.store.mapped(name)
+                return [file[start : start + length] for start, length in places]
+            return [memoryview(self.store.read_range(name, start, length)) for start, length in places]
+        except FileNotFoundError:
+            raise self._missing(name) from None
+
+    def span(self, shard: int, row: int) -> memoryview:
+        """One of ``spans``."""
+        return self.spans(shard, np.array([row]))[0]
+
+    def prefetch(self, samples: np.ndarray) -> None:
+        """Fetch the blocks of samples [n] int in the background, in this order; does nothing if the set is local.
+        What exceeds the limit of blocks in flight is left for a later call."""
+        if self.blocks is not None:
+            fetch_ahead(self, self.blocks, samples)
+
+    def image_bytes(self, number: int) -> bytes:
+        """The encoded image. Raises CorruptSample, naming shard, key and offset, if its hash does not fit."""
+        return bytes(self._checked(*self.locate(number)))
+
+    def _checked(self, shard: int, row: int) -> memoryview:
+        data = self.span(shard, row)
+        self._check(shard, row, data)
+        return data
+
+    def _check(self, shard: int, row: int, data: bytes | memoryview) -> None:
+        if xxhash.xxh3_64_intdigest(data) != int(self.index(shard)[row]["xxh3_64"]):
+            raise self._corrupt(shard, row, "its bytes are not the ones that were written")
+
+    def pixels(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
+        """One image, [H, W] uint8, written to ``out`` of that shape if it is given. Raises CorruptSample, naming
+        shard, key and offset, for bytes that are not the ones that were written, or no such image."""
+        shard, row = self.locate(number)
+        try:
+            return decode(self._checked(shard, row), self.encoding, self.image_size, out)
+        except UndecodableImage as error:
+            raise self._corrupt(shard, row, str(error)) from None
+
+    @cached_property
+    def has_truncated_keys(self) -> bool:
+        """Whether an earlier version wrote it with keys that are longer than the key field of an index."""
+        try:
+            shards = self.shards
+        except UserError:
+            return False  # a reader of the stratum meets this error, and verify lists it with all others
+        return has_truncated_keys(self.store, self.entry, shards)
+
+    def whole(self, shard: int, *, allow_long_keys: bool = False) -> Iterator[Sample]:
+        """All samples of a shard in order, with their metadata; its SHA-256 is checked before the first one.
+
+        ``allow_long_keys``: also read the long keys of an earlier version, which are refused otherwise.
+        """
+        if self.has_truncated_keys and not allow_long_keys:
+            raise refusal(self.store)
+        row = self.shards[shard]
+        try:
+            with self.store.open(row.name) as file:
+                if hashed(file)[1] != row.sha256:
+                    raise ShardSetError(self.store, changed(row.name), self.remedy)
+                if self.is_external:
+                    yield from self._external(shard, file)
+                    return
+                is_valid_key = _is_any_key if self.has_truncated_keys else is_key
+                tar = TarFile(self.store, row.name, self.entry.stratum, self.class_index, self.encoding)
+                for _, sample in read_tar(file, tar, is_valid_key=is_valid_key):
+                    yield sample
+        except FileNotFoundError:
+            raise self._missing(row.name) from None
+
+    def _external(self, shard: int, file: IO[bytes]) -> Iterator[Sample]:
+        """Samples of an external tar, with the metadata that the import kept in the shard table."""
+        row = self.shards[shard]
+        metadata = row.metadata or [{}] * row.samples
+        for number, (entry, of_sample) in enumerate(zip(self.index(shard), metadata)):
+            meta = {
+                "patient": entry["patient"].decode(),
+                "origin": self.entry.origin,
+                "source": self.importer,
+                "phantom": False,
+                **{name: of_sample.get(name, [] if name == "findings" else None) for name in METADATA_FIELDS},
+            }
+            file.seek(int(entry["offset_bytes"]))
+            data = file.read(int(entry["length_bytes"]))
+            self._check(shard, number, data)
+            yield Sample(entry["key"].decode(), data, meta)
+
+    def _missing(self, name: str) -> ShardSetError:
+        return ShardSetError(self.store, missing(name), self.remedy, every_rank=True)
+
+    def _corrupt(self, shard: int, row: int, why: str) -> CorruptSample:
+        entry = self.index(shard)[row]
+        return CorruptSample(
+            f"{self.store}/{self.shards.names[shard]}: sample {entry['key'].decode()} at byte "
+            f"{int(entry['offset_bytes'])}: {why}; `cxrdist shards verify {self.store}` lists all problems of the set"
+        )
+
+
+def _is_any_key(key: str) -> bool:
+    return is_key(key) or is_long_key(key)
+
+
+# ---- blocks of strata at URLs
+
+
+def read_spans(reader: StratumReader, blocks: BlockReader, shard: int, rows: np.ndarray) -> list[memoryview]:
+    """The encoded images of rows [n] int of a shard; blocks that are not cached are fetched at the same time."""
+    numbers, places = (part.tolist() for part in np.divmod(rows, reader.block_rows))
+    _fetch(reader, blocks, ((shard, number) for number in dict.fromkeys(numbers)))
+    return [
+        blocks.sample(_key(reader, shard, number), partial(_block, reader, shard, number), place)
+        for number, place in zip(numbers, places)
+    ]
+
+
+def fetch_ahead(reader: StratumReader, blocks: BlockReader, samples: np.ndarray) -> None:
+    """Have the blocks of samples [n] int fetched, in this order."""
+    _fetch(reader, blocks, _blocks_of(reader, samples))
+
+
+def note_used(reader: StratumReader, blocks: BlockReader, samples: np.ndarray) -> None:
+    """Another process has read samples [n] int."""
+    for shard, number in _blocks_of(reader, samples):
+        blocks.note_used(_key(reader, shard, number))
+
+
+def _blocks_of(reader: StratumReader, samples: np.ndarray) -> Iterable[tuple[int, int]]:
+    """Shard and number of each block, once, in the order of samples [n] int."""
+    shards = np.searchsorted(reader.ends, samples, side="right")
+    numbers = (samples - np.append(0, reader.ends)[shards]) // reader.block_rows
+    return dict.fromkeys(zip(shards.tolist(), numbers.tolist()))
+
+
+def _fetch(reader: StratumReader, blocks: BlockReader, wanted: Iterable[tuple[int, int]]) -> None:
+    for shard, number in wanted:
+        if not blocks.prefetch(_key(reader, shard, number), partial(_block, reader, shard, number)):
+            break
+
+
+def _key(reader: StratumReader, shard: int, number: int) -> tuple[str, int, int, int]:
+    return reader.entry.table, reader.block_rows, shard, number
+
+
+def _block(reader: StratumReader, shard: int, number: int) -> Block:
+    first = number * reader.block_rows
+    row = reader.shards[shard]
+    return block_of(row.name, row.sha256, reader.index(shard)[first : first + reader.block_rows])
