@@ -8,7 +8,7 @@ HAS_NVIDIA := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/d
 
 # Tests run in as many processes as this, each of which keeps its own fixtures; two cores take two.
 TEST_PROCESSES ?= 2
-PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
+PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 # What needs neither a browser nor several machines or GPUs.
 ANYWHERE := not browser and not distributed
 

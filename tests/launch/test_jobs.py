@@ -299,7 +299,7 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
 
 
 REFUSALS = [
-    (["--mix", "DS3"], "There are none in|there are none in", "train_gan.py"),
+    (["--mix", "DS3"], "DS3 needs synthetic images, and", "has none. These two commands make them: "),
     (["--mix", "DS9"], "DS9", "did you mean"),
     (["--mix", "DS1", "--batch", "0"], "--batch", "more than 0"),
     (["--mix", "DS1", "--btch", "8"], "--btch", "--batch"),
@@ -424,7 +424,7 @@ def test_sets_may_lie_in_an_object_store(
 def test_a_synthetic_set_is_looked_for_where_the_real_one_lies(remote: S3Server) -> None:
     rule, config = rule_from(load_yaml(find_named("mix", "DS3"))), ClsConfig(shards="s3://bucket/set/")
     place = "s3://bucket/set-synthetic"
-    with pytest.raises(UserError, match=f"DS3 needs synthetic images, and there are none in {place}. "):
+    with pytest.raises(UserError, match=f"DS3 needs synthetic images, and {place} has none. "):
         synthetic_path(config, rule)
     remote.put("set-synthetic/manifest.json", b"{}")
     assert synthetic_path(config, rule) == place
