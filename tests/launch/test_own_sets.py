@@ -24,7 +24,8 @@ from cxrdist.data.importers.webdataset import LONGEST_CLASS_NAME, WebDataset
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.lineage import made_from
-from cxrdist.data.shards.schema import MAX_SLUG_CHARACTERS
+from cxrdist.data.shards.manifest import read_manifest
+from cxrdist.data.shards.schema import MANIFEST, MAX_SLUG_CHARACTERS
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
 from cxrdist.data.shards.tar import TarFile
@@ -32,7 +33,7 @@ from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
-from cxrdist.files import slug
+from cxrdist.files import canonical_json, slug
 from cxrdist.models import export_generator
 from cxrdist.nets import dcgan
 from cxrdist.synth import synthesize as synthesis
@@ -134,6 +135,7 @@ def check(place: Path, images: int, capsys: Capture, real: Path | None = None) -
         for entry in ShardSet(place).manifest.strata
     }
     assert verify(str(place)) == verify(str(place), quick=True) == []
+    assert canonical_json(read_manifest(place).json_value()) == (place / MANIFEST).read_bytes()
 
     before = contents(place)
     indexes = sorted(path.name for path in place.glob("*.index.npy"))
@@ -189,6 +191,7 @@ def test_what_is_indexed_in_place(tmp_path: Path, capsys: Capture) -> None:
     ingest(importer, IngestOptions(out="", size=SIZE, val=1, test=1))
     place = tmp_path / "tars"
     assert verify(str(place)) == verify(str(place), quick=True) == []
+    assert canonical_json(read_manifest(place).json_value()) == (place / MANIFEST).read_bytes()
     index = np.load(place / "a.index.npy")
     data = (place / "a.tar").read_bytes()
     images = {data[row["offset_bytes"] :][: row["length_bytes"]] for row in index}
@@ -266,6 +269,7 @@ def test_what_synthesis_writes(
     convert(ConvertOptions(set=str(place), out=str(other), size=16, encoding=encoding))
     assert held(other) == Held(made.keys, made.images)
     assert verify(str(other)) == []
+    assert canonical_json(read_manifest(other).json_value()) == (other / MANIFEST).read_bytes()
 
 
 def real_images(real: Path, name: str) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import IO, Any
 
+from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import LOCK_NAME
 
@@ -115,7 +116,6 @@ class RemoteStore:
     def _asking(self, name: str = "") -> Iterator[tuple[Any, str]]:
         """The file system and a path on it. Within the ``with`` block any error other than FileNotFoundError becomes
         a UserError with cause and remedy."""
-        where = f"{self.url}/{name}" if name else self.url
         try:
             with _CONNECTING:
                 fs, root = self._place
@@ -127,7 +127,7 @@ class RemoteStore:
                 raise self._no_bucket() from None
             raise
         except Exception as error:
-            raise UserError(f"{where}: {explained(error, self.protocol)}", every_rank=True) from error
+            raise UnreadableFile(self.url, name, explained(error, self.protocol)) from error
 
     def _no_bucket(self) -> UserError:
         bucket = self.url.partition("://")[2].partition("/")[0]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
 
@@ -139,10 +140,10 @@ class LocalStore:
         return self._file(name).open("rb")
 
     def _file(self, name: str) -> Path:
-        """The path of a file. Raises UserError for a pipe or a device, reading which may never end."""
+        """The path of a file. Raises UnreadableFile for a pipe or a device, reading which may never end."""
         path = self.folder / name
         if path.exists() and not path.is_file():
-            raise UserError(f"{path}: not a regular file; remove it from the set", every_rank=True)
+            raise UnreadableFile(self, name, "not a regular file; remove it from the set")
         return path
 
     def writer(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:

@@ -508,7 +508,7 @@ def test_a_pipe_or_a_device_is_never_read(tmp_path: Path, name: str, kind: str) 
         (place / name).mkdir()
     with pytest.raises(UserError, match=f"{name}: not a regular file"):
         read_pixels(place)
-    reason = "not a file, as all of a set are; move it to another folder"
+    reason = "not a regular file; remove it from the set"
     assert Problem("unreadable", name, reason) in verify(str(place))
     assert reason in str(verify(str(place), quick=True)) or name != MANIFEST
 
@@ -518,7 +518,7 @@ def test_a_job_file_that_no_job_wrote(tmp_path: Path, images: Path, job: bytes) 
     (tmp_path / JOB_FILE).write_bytes(job)
     with pytest.raises(
         UserError,
-        match=r"\.job\.json: not JSON .*: remove it alone .*, else all of .*, which holds an unfinished set",
+        match=r"\.job\.json: not JSON .*: remove only this file if .*, otherwise all of .*, which holds an",
     ):
         ingest(Folder(root=str(images)), IngestOptions(out=str(tmp_path), size=32))
     assert [path.name for path in tmp_path.iterdir()] == [JOB_FILE]
