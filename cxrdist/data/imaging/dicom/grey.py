@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.percentiles import percentile_bins
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -31,8 +32,6 @@ GREY_TAGS = (
     "VOILUTSequence",
     "PresentationLUTShape",
 )
-PERCENTILES = (0.5, 99.5)
-"""Percentiles of the non-padding pixels that become black and white if the file has no VOI LUT and no window."""
 
 
 def grey_of_words(
@@ -44,7 +43,7 @@ def grey_of_words(
 
     1. the modality LUT, or else rescale slope and intercept (C.11.1);
     2. the first VOI LUT, or else the first window, LINEAR, LINEAR_EXACT or SIGMOID (C.11.2), or else
-       ``PERCENTILES``; a window narrower than the standard allows is ignored;
+       ``PERCENTILES`` of the pixels that are not padding; a window narrower than the standard allows is ignored;
     3. inversion, if PresentationLUTShape is INVERSE or PhotometricInterpretation is MONOCHROME1 (each implies the
        other, so values are inverted only once).
 
@@ -137,11 +136,10 @@ def _between_percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
     ``counts`` [values]: the number of pixels with each value.
     """
+    if not counts.any():
+        return np.zeros_like(values)  # all pixels are padding
     order = np.argsort(values, kind="stable")
-    cumulative = np.cumsum(counts[order])
-    ranks = [max(1, math.ceil(cumulative[-1] * percent / 100)) for percent in PERCENTILES]
-    last = len(order) - 1
-    low, high = (values[order[min(last, np.searchsorted(cumulative, rank))]] for rank in ranks)
+    low, high = (values[order[bin]] for bin in percentile_bins(counts[order]))
     if high <= low:
         return np.where(values > high, 255.0, 0.0)
     return (values - low) / (high - low) * 255
