@@ -18,7 +18,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from cxrdist import logs
 from cxrdist.config.yaml_files import dump_yaml, find, load_yaml
@@ -77,9 +77,10 @@ def parse(
     tree = json.dumps([_nest(values)], default=asdict)
     adapter: Any = TypeAdapter(tuple[cls], config={"extra": "forbid"})  # type: ignore[valid-type]
     try:
-        return adapter.validate_json(tree, strict=True)[0]
+        (config,) = adapter.validate_json(tree, strict=True)
     except ValidationError as error:
         raise _mistake(error.errors(include_url=False), options, places, prog) from None
+    return cast(T, config)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -138,7 +139,8 @@ def _nest(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(tree: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(tree, default=asdict))
+    plain: dict[str, Any] = json.loads(json.dumps(tree, default=asdict))
+    return plain
 
 
 def _members(kind: Any) -> tuple[Any, ...]:

@@ -6,7 +6,6 @@ order of reading does not matter.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.tools.confounding import Association, age_group, association
+from cxrdist.process import available_cores
 
 GREY_VALUES = 256
 PERCENTILES = (5, 50, 95)
@@ -98,7 +98,7 @@ def stats(place: str) -> Stats:
     ]
     total = sum(reader.shards[shard].samples for _, reader, shard in tasks)
     # Hashing and decoding release the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, Progress(f"stats {shards}", total) as progress:
+    with ThreadPoolExecutor(available_cores()) as pool, Progress(f"stats {shards}", total) as progress:
         for (stratum, _, _), tally in zip(tasks, pool.map(lambda task: tally_of(*task[1:]), tasks)):
             tallies[stratum.class_name, stratum.origin][stratum.split].merge(tally)
             progress.advance(tally.images)

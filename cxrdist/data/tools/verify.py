@@ -9,7 +9,6 @@ the folder ── files that no table names
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +41,7 @@ from cxrdist.data.storage.errors import UnreadableFile
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.errors import shown
 from cxrdist.files import sha256_bytes
+from cxrdist.process import available_cores
 
 Task = tuple[StratumEntry, ShardRow]
 FILE_ERRORS = (ShardSetError, UnreadableFile)
@@ -170,7 +170,7 @@ def _check_all(
     shards: ShardSet, tasks: Sequence[Task], check: Callable[[ShardSet, StratumEntry, ShardRow], Checked]
 ) -> Iterator[tuple[ShardRow, Checked]]:
     """Hashing and decoding release the interpreter lock: a thread per core keeps all cores busy."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         results = pool.map(lambda task: check(shards, *task), tasks)
         for (_, row), checked in zip(tasks, results):
             yield row, checked
