@@ -47,27 +47,27 @@ def train(config: GANConfig) -> None:
     check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
     with locked_run(folder, "gan", to_dict(config), dist):
         done = dist.on_main(lambda: finished_models(folder, shards, config))
-        left = [model for model in models if model.name not in done]
-        if not left:
+        unfinished = [model for model in models if model.name not in done]
+        if not unfinished:
             dist.on_main(lambda: complete_summary(folder, shards, config, dist, done))
             say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
             dist.close()
             return
-        names = ", ".join(model.name for model in left)
+        names = ", ".join(model.name for model in unfinished)
         say(f"GAN: {names} of {shards}, {shards.image_size} px; {dist.describe()}")
         if apart:
-            train_apart(config, left, shards, dist)
+            train_apart(config, unfinished, shards, dist)
             dist.on_main(lambda: summarise(folder, shards, config, dist))
         else:
             tracker = start(
                 folder, config.tracking, job="gan", settings=to_dict(config), is_main=dist.is_main
             )
-            for number, model in enumerate(left, 1):
-                title = f"GAN {number}/{len(left)} {model.name}"
+            for number, model in enumerate(unfinished, 1):
+                title = f"GAN {number}/{len(unfinished)} {model.name}"
                 train_model(ModelTrainer(config, model, shards, dist, tracker, title))
                 dist.forget_models()
             tracker.finish(dist.on_main(lambda: summarise(folder, shards, config, dist)))
-    generators = "1 generator" if len(left) == 1 else f"{len(left)} generators"
+    generators = "1 generator" if len(unfinished) == 1 else f"{len(unfinished)} generators"
     say(f"{folder}: {generators} in {duration(time.monotonic() - began_s)}")
     dist.close()
 

@@ -211,7 +211,7 @@ def confusion_figure(study: Study) -> Drawn:
     with rc_context(_STYLE):
         names, mixes = study.classes, study.mixes
         side_in = (_WIDTH_IN - 1.3) / max(3, len(mixes))
-        fig = Figure(figsize=(1.3 + side_in * len(mixes), side_in + 1.0))
+        fig = Figure(figsize=(1.3 + side_in * len(mixes), side_in + 1.4))
         panels = fig.subplots(1, len(mixes), sharey=True, squeeze=False)[0]
         for panel, mix in zip(panels, mixes, strict=True):
             colour = ARMS_LIGHT[arm(study, mix)]

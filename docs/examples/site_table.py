@@ -19,11 +19,11 @@ from typing import ClassVar
 from cxrdist.cli.imports import command_of
 from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
 from cxrdist.data.importers.common.tables import (
+    UniqueNames,
     age_years,
     cell,
     find_table,
     inner_path,
-    once,
     rows_of,
     sex_of,
     view_of,
@@ -61,10 +61,10 @@ class SiteTable(FileImporter):
 
     def records(self) -> Iterator[Record]:
         table = find_table(Path(self.root), "studies.csv")
-        seen: set[str] = set()
+        listed = UniqueNames()
         for where, row in rows_of(table, COLUMNS):
             file = inner_path(cell(row, "file", where), "file", where)
-            once(seen, file, where)
+            listed.add(file, where)
             view = view_of(row.get("projection", ""))
             is_lateral = view is not None and view.upper() in LATERAL
             findings = (text.strip().lower() for text in cell(row, "findings", where).split(";"))

@@ -13,6 +13,8 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.models import export_generator
 from cxrdist.nets import conditional, dcgan
 
+pytestmark = pytest.mark.slow
+
 
 def found(common: float | None, rare: float | None, recall: float | None = 0.5) -> dict[str, Any]:
     def figures(kid: float | None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from benchmarks.gan import step_side
 from cxrdist.distributed.dist import Dist
 from cxrdist.gan.step import ENGINES
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def dist() -> Iterator[Dist]:

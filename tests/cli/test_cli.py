@@ -16,6 +16,8 @@ from cxrdist.cli.main import COMMANDS, Commands
 from tests.helpers.images import draw_folder
 from tests.helpers.launching import CLONE
 
+pytestmark = pytest.mark.slow
+
 Done = subprocess.CompletedProcess[str]
 TINY = ("--size", "32", "--val", "0.2", "--test", "0.2")
 UNKNOWN_PATIENTS = (
@@ -130,7 +132,7 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "root"],
-            "--out root: lies in --root root, which is read: name a folder elsewhere",
+            "--out root: lies in --root root, all of which is read: name a folder elsewhere",
         ),
         (
             ["import", "folder", "--root", "root", "--out", "tiny"],

@@ -26,6 +26,8 @@ from cxrdist.run.tracking import TrackingConfig
 from cxrdist.seeds import derive
 from tests.helpers.launching import launch
 
+pytestmark = pytest.mark.slow
+
 EVERYTHING = AugmentConfig(rotate_degrees=7, shift=0.1, zoom=0.1, brightness=0.1, contrast=0.2, flip=True)
 
 

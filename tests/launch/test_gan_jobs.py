@@ -22,6 +22,8 @@ from tests.helpers.launching import launch, launch_command, launch_environment, 
 from tests.helpers.processes import alive, descendants, wait_until
 from tests.helpers.shard_sets import spoil
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--maps", "8", "--batch", "8", "--budget", "400 images", "--look-every-images", "80"]
 SMALL += ["--tracking.mode", "disabled"]
 # Everything that has a state: both optimizers, the moving average, BatchNorm's statistics, lazy R1, augmentation.

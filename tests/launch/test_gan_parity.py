@@ -31,6 +31,8 @@ from tests.helpers.parity_job import (
     networks,
 )
 
+pytestmark = pytest.mark.slow
+
 RUNS: dict[str, dict[str, Any]] = {
     "conditional": {"architecture": "conditional", "parts": 1},
     "conditional in 2 parts": {"architecture": "conditional", "parts": 2},

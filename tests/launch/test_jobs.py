@@ -30,6 +30,8 @@ from tests.helpers.processes import alive, descendants, wait_until
 from tests.helpers.s3_server import S3Server
 from tests.helpers.shard_sets import spoil
 
+pytestmark = pytest.mark.slow
+
 GAN = ["--config", "configs/gan/demo.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
 GAN += [
     "--precision",
@@ -78,6 +80,27 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
     return folder
 
 
+ALONE = ["--classes", "Pneumothorax", "--run", "alone"]
+
+
+@pytest.fixture(scope="module")
+def alone(work: Path, tiny_set: Path) -> Path:
+    """The run of one class of the GAN, on one process; a test that cuts it short finishes it again."""
+    run("train_gan.py", *GAN, "--shards", str(tiny_set), *ALONE, cwd=work)
+    return work / "alone/pneumothorax"
+
+
+@pytest.fixture(scope="module")
+def classifier(work: Path, tiny_set: Path) -> Path:
+    """The run of a classifier on one process; a test that cuts it short finishes it again."""
+    run("train_cls.py", *classifier_words(tiny_set), "--run", "c1", cwd=work)
+    return work / "c1"
+
+
+def classifier_words(tiny_set: Path) -> list[str]:
+    return [*CLS, "--mix", "DS3", "--shards", str(tiny_set), "--synthetic", "synthetic"]
+
+
 def test_a_gan_run_has_a_folder_per_class(work: Path, tiny_set: Path) -> None:
     found = summary(work / "gan")
     assert list(found["models"]) == ["Normal", "Pleural Effusion", "Pneumothorax"]
@@ -93,9 +116,8 @@ def test_a_gan_run_has_a_folder_per_class(work: Path, tiny_set: Path) -> None:
         assert [json.loads(line)["images"] for line in lines] == [800, 1600]
 
 
-def test_one_process_sees_the_same_images_as_two(work: Path, tiny_set: Path) -> None:
-    run("train_gan.py", *GAN, "--shards", str(tiny_set), "--run", "one", "--classes", "Normal", cwd=work)
-    one, two = summary(work / "one/normal"), summary(work / "gan/normal")
+def test_one_process_sees_the_same_images_as_two(work: Path, alone: Path) -> None:
+    one, two = summary(alone), summary(work / "gan/pneumothorax")
     assert one["order_sha256"] == two["order_sha256"]
     assert (one["world_size"], two["world_size"]) == (1, 2)
 
@@ -146,7 +168,7 @@ def test_a_synthetic_set_holds_what_the_mix_lacks_and_names_its_origin(work: Pat
 def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path) -> None:
     """As a kill leaves it: some shards whole, one under a temporary name, no manifest."""
     words = ["--gan", "gan", "--shards", str(tiny_set), "--out", "killed"]
-    run("synthesize.py", *words, cwd=work)
+    shutil.copytree(work / "synthetic", work / "killed")
     whole = {p.name: p.read_bytes() for p in (work / "killed").iterdir()}
     manifest = json.loads((work / "killed/manifest.json").read_text())
     job = {k: v for k, v in manifest["provenance"].items() if k != "gates"}
@@ -160,11 +182,12 @@ def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path
     assert {p.name: p.read_bytes() for p in (work / "killed").iterdir()} == whole
 
 
-def test_the_classifier_agrees_between_one_and_two_processes(work: Path, tiny_set: Path) -> None:
-    words = [*CLS, "--mix", "DS3", "--shards", str(tiny_set), "--synthetic", "synthetic"]
-    run("train_cls.py", *words, "--run", "c1", cwd=work)
+def test_the_classifier_agrees_between_one_and_two_processes(
+    work: Path, classifier: Path, tiny_set: Path
+) -> None:
+    words = classifier_words(tiny_set)
     run("train_cls.py", *words, "--run", "c2", cwd=work, processes=2)
-    one, two = summary(work / "c1"), summary(work / "c2")
+    one, two = summary(classifier), summary(work / "c2")
     assert one["order_sha256"] == two["order_sha256"] == printed_order(work, tiny_set)
     assert (
         one["counts"]
@@ -178,7 +201,7 @@ def test_the_classifier_agrees_between_one_and_two_processes(work: Path, tiny_se
     assert one["images_seen"] == two["images_seen"] == 960
     assert one["metrics"]["test"]["n"] == {"Normal": 3, "Pleural Effusion": 2, "Pneumothorax": 2}
     assert one["metrics"]["test"] == two["metrics"]["test"]
-    assert largest_difference(work / "c1/model.safetensors", work / "c2/model.safetensors") < TOLERANCE
+    assert largest_difference(classifier / "model.safetensors", work / "c2/model.safetensors") < TOLERANCE
     again = run("train_cls.py", *words, "--run", "c1", cwd=work)
     assert "finished before" in again
 
@@ -230,19 +253,16 @@ def test_killing_the_launcher_kills_the_ranks_and_the_same_command_resumes(
     assert (work / "cut/metrics.jsonl").read_text() == (work / "whole/metrics.jsonl").read_text()
 
 
-def test_a_resumed_gan_is_the_gan_that_was_not_interrupted(work: Path, tiny_set: Path) -> None:
-    words = [*GAN, "--shards", str(tiny_set), "--classes", "Pneumothorax"]
-    run("train_gan.py", *words, "--run", "whole-gan", cwd=work)
-    run("train_gan.py", *words, "--run", "cut-gan", cwd=work)
+def test_a_resumed_gan_is_the_gan_that_was_not_interrupted(work: Path, alone: Path, tiny_set: Path) -> None:
+    whole = summary(alone)
     # As after a kill between the first look and the second.
-    cut = work / "cut-gan/pneumothorax"
-    for path in (*cut.glob("*.safetensors"), *cut.glob("*.json"), cut.parent / "summary.json"):
+    for path in (*alone.glob("*.safetensors"), *alone.glob("*.json"), alone.parent / "summary.json"):
         path.unlink()
-    last = cut / "checkpoints/images-000000001600"
+    last = alone / "checkpoints/images-000000001600"
     (last / "generator.safetensors").write_bytes(b"torn")
-    assert "resumes at 800 images" in launch("train_gan.py", *words, "--run", "cut-gan", cwd=work).stderr
-    whole = summary(work / "whole-gan/pneumothorax")
-    again = summary(cut)
+    done = launch("train_gan.py", *GAN, "--shards", str(tiny_set), *ALONE, cwd=work)
+    assert "resumes at 800 images" in done.stderr
+    again = summary(alone)
     for key in ("weights_sha256", "order_sha256", "metrics"):
         assert again[key] == whole[key], key
 
@@ -264,10 +284,11 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
         script, words = "train_gan.py", [*GAN, *of_gan, *words]
         folder, most, half = tmp_path / "run/pneumothorax", "320", "160"
         expected = {80}  # 320 images are 80 epochs of its four
-    said = run(script, *words, "--run", "run", cwd=tmp_path)
+    done = launch(script, *words, "--run", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     whole = summary(folder)
     assert whole["substituted"] in expected
-    assert said.count("another sample of its class replaces it") == whole["substituted"]
+    assert done.stderr.count("another sample of its class replaces it") == whole["substituted"]
     for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
         path.unlink()
     (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")
@@ -324,18 +345,18 @@ def test_a_missing_tar_is_named_by_whichever_rank_wants_it(tmp_path: Path, tiny_
     assert "error: " in done.stderr and "train-pneumothorax-real-000000.tar: missing" in done.stderr
 
 
-def test_the_kept_weights_are_the_ones_in_the_checkpoint(work: Path, tiny_set: Path) -> None:
+def test_the_kept_weights_are_the_ones_in_the_checkpoint(
+    work: Path, classifier: Path, tiny_set: Path
+) -> None:
     """The best weights travel in the checkpoint, so that a run finished from it reports what it says."""
-    words = [*CLS, "--mix", "DS1", "--shards", str(tiny_set), "--run", "kept"]
-    run("train_cls.py", *words, cwd=work)
-    before = summary(work / "kept")
-    last = max((work / "kept/checkpoints").iterdir())
-    best, model = load_file(last / "best.safetensors"), load_file(work / "kept/model.safetensors")
+    before = summary(classifier)
+    last = max((classifier / "checkpoints").iterdir())
+    best, model = load_file(last / "best.safetensors"), load_file(classifier / "model.safetensors")
     assert all(np.array_equal(best[k], model[k]) for k in model)
     for name in ("summary.json", "model.safetensors"):
-        (work / "kept" / name).unlink()
-    run("train_cls.py", *words, cwd=work)
-    after = summary(work / "kept")
+        (classifier / name).unlink()
+    run("train_cls.py", *classifier_words(tiny_set), "--run", "c1", cwd=work)
+    after = summary(classifier)
     for key in ("weights_sha256", "metrics", "best_images", "order_sha256"):
         assert after[key] == before[key], key
 

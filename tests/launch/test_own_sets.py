@@ -43,7 +43,7 @@ from tests.helpers.commands import mix
 from tests.helpers.shard_sets import contents
 
 Capture = pytest.CaptureFixture[str]
-pytestmark = pytest.mark.usefixtures("inline")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("inline")]
 
 ENCODINGS = ("png", "npy", "jpg")
 SIZE = 32

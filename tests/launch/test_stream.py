@@ -18,6 +18,8 @@ from tests.helpers.images import draw_folder
 from tests.helpers.launching import launch
 from tests.helpers.shard_sets import spoil
 
+pytestmark = pytest.mark.slow
+
 # In train: a class that lanes get runs of, a small one, and one of a single image.
 IMAGES = {"Normal": 440, "Pneumothorax": 30, "Pleural Effusion": 3}
 BATCH = 32

@@ -11,11 +11,11 @@ from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled
 from cxrdist.data.importers.common.tables import (
     Row,
+    UniqueNames,
     age_years,
     cell,
     find_table,
     inner_path,
-    once,
     rows_of,
     sex_of,
     view_of,
@@ -32,11 +32,12 @@ _PATH = re.compile(r"(?:^|/)((?:train|valid|test)/(patient[0-9]+)/.*)")
 
 @dataclass(frozen=True, kw_only=True)
 class CheXpert(CheXpertLabelled):
-    """Import CheXpert 1.0 or its -small release: train.csv, valid.csv and, where it lies there, test.csv or
-    test_labels.csv, beside train/, valid/ and test/; or the folder of the four parts of the full release.
+    """Import CheXpert 1.0, full size or -small: a folder with train.csv, valid.csv, optionally test.csv or
+    test_labels.csv, and the images in train/, valid/ and test/; or the folder with the four parts of the full
+    release.
 
-    What stands before train/, valid/ or test/ in a table's paths is not looked at. ``--split official`` takes
-    valid.csv as the test images, and draws val from train.csv; with a test table, the three as they are.
+    Paths in the tables are read from train/, valid/ or test/ on. ``--split official`` uses train, valid and test as
+    they are if there is a test table. Otherwise valid.csv has the test images, and val is drawn from train.csv.
     """
 
     name = "chexpert"
@@ -48,11 +49,11 @@ class CheXpert(CheXpertLabelled):
         is_in_parts = (root / FIRST_PART).is_dir()
         folder = root / FIRST_PART if is_in_parts else root
         part_of = {patient.name: part for part in root.glob(TRAIN_PARTS) for patient in part.iterdir()}
-        seen: set[str] = set()
+        listed = UniqueNames()
         for table, split in _tables(folder).items():
             for where, row in rows_of(table, ("Path", *OBSERVATIONS)):
                 path, patient = _path(cell(row, "Path", where), where)
-                once(seen, path, where)
+                listed.add(path, where)
                 file = path
                 if path.startswith("train/") and patient in part_of:
                     file = f"{part_of[patient].name}/{path.removeprefix('train/')}"
@@ -69,14 +70,14 @@ class CheXpert(CheXpertLabelled):
                     split=split,
                     view="LATERAL" if view == "lateral" else view_of(row.get("AP/PA", "")),
                     sex=sex_of(row.get("Sex", "")),
-                    # A few rows hold 0, all others the ages of adults.
+                    # A few rows have age 0, all others are adults: unknown.
                     age=age_years(row.get("Age", "")) or None,
                     file=file,
                 )
 
 
 def _tables(folder: Path) -> dict[Path, str]:
-    """Table -> what its images are in the release's own split."""
+    """Table -> the split of its images in the release."""
     train = find_table(folder, "train.csv")
     valid = folder / "valid.csv"
     tests = [folder / name for name in TEST_TABLES if (folder / name).is_file()]
@@ -91,15 +92,15 @@ def _path(text: str, where: str) -> tuple[str, str]:
     match = _PATH.search(text)
     if match is None:
         raise UserError(
-            f"{where}: the Path {text!r} holds no train/, valid/ or test/ with a patient in it; download the "
+            f"{where}: the Path {text!r} has no train/, valid/ or test/ with a patient folder; download the "
             "table again"
         )
     return inner_path(match[1], "Path", where), match[2]
 
 
 def _view(row: Row, path: str, where: str) -> str:
-    """frontal or lateral; a test table says it in the file's name alone."""
-    said = row.get("Frontal/Lateral") or Path(path).stem.rpartition("_")[2]
-    if said.lower() not in ("frontal", "lateral"):
-        raise UserError(f"{where}: {said!r} is neither Frontal nor Lateral; download the table again")
-    return said.lower()
+    """frontal or lateral, from the column, or from the file name in test tables, which have no such column."""
+    view = row.get("Frontal/Lateral") or Path(path).stem.rpartition("_")[2]
+    if view.lower() not in ("frontal", "lateral"):
+        raise UserError(f"{where}: {view!r} is neither Frontal nor Lateral; download the table again")
+    return view.lower()

@@ -1,4 +1,4 @@
-"""Any radiographs that a CSV of one's own lists, with as much as is known of each."""
+"""Radiographs listed in a CSV that users write themselves."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.contained_files import ConfinedImporter
 from cxrdist.data.importers.common.tables import (
+    UniqueNames,
     age_years,
     cell,
     find_table,
     inner_path,
-    once,
     rows_of,
     sex_of,
     split_word,
@@ -23,25 +23,25 @@ from cxrdist.data.importers.common.tables import (
 
 @dataclass(frozen=True, kw_only=True)
 class CsvTable(ConfinedImporter):
-    """Import the PNG, JPEG or DICOM files that a CSV lists, one a line, in the columns path, label and, where known,
-    patient_id, view, sex, age (years) and split (train, val or test). Paths are relative to the root.
+    """Import PNG, JPEG or DICOM files listed in a CSV, one per line, with the columns path (relative to the root),
+    label and optionally patient_id, view, sex, age (years) and split (train, val or test).
 
-    The label is the class. Other columns are ignored. What the table leaves open a DICOM file may say; an image
-    without any patient counts as one of its own. Where any line has a split, the lines without one are left out,
-    unless ``--split drawn``. Nothing is read through a link that leads out of the root: such an image, like one
-    that is not there, stays a record, and counts as undecodable later.
+    The label is the class. Other columns are ignored. Empty cells are filled in from the headers of DICOM files. An
+    image without a patient counts as a patient of its own. If any line has a split, lines without one are left out,
+    unless ``--split drawn`` is given. Links that lead out of the root are not followed: such images, like missing
+    ones, count as undecodable.
     """
 
     table: str = "labels.csv"
-    """The CSV (UTF-8, also .gz): its path in the root, or an absolute one."""
+    """The CSV (UTF-8, plain or .gz): a path relative to the root, or an absolute path."""
 
     name = "csv"
     release = "table of images"
     example = "cxrdist import csv --root my_images --table labels.csv --out shards/mine --size 64"
     default_split = "official"
     no_official_split = (
-        "has none where its column split is missing or empty: write train, val and test there, or leave the option "
-        "out"
+        "has none, because its column split is missing or empty: fill in train, val and test, or remove the "
+        "option"
     )
 
     def records(self) -> Iterator[Record]:
@@ -49,10 +49,10 @@ class CsvTable(ConfinedImporter):
 
     def _records(self) -> Iterator[Record]:
         table = find_table(Path(self.root), self.table)
-        seen: set[str] = set()
+        listed = UniqueNames()
         for where, row in rows_of(table, ("path", "label")):
             file = inner_path(cell(row, "path", where), "path", where)
-            once(seen, file, where)
+            listed.add(file, where)
             yield Record(
                 source_id=file,
                 patient_id=row.get("patient_id", ""),

@@ -1,4 +1,4 @@
-"""Any radiographs sorted into one folder per class; only DICOM files tell whose they are."""
+"""Radiographs in one folder per class; only DICOM files name their patients."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _DICOM_PREAMBLE_BYTES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(ConfinedImporter):
-    """Import DIR/<class>/*.png|jpg|jpeg|dcm|dicom at any depth, and DICOM files without an ending. Each PNG and JPEG
-    counts as a patient of its own; near-duplicate films are kept on one side of the split.
+    """Import ROOT/<class>/**/*.png|jpg|jpeg|dcm|dicom, and DICOM files without an extension. Each PNG and JPEG counts
+    as a patient of its own; near-duplicate films are kept in one split.
 
-    Hidden files are ignored. Files that are no images by their name, or lie in no class folder, are left out and
-    counted; one without an ending, or with a number for one (a UID), is an image where it begins like a DICOM
-    file. All names of one file (symbolic links) are one patient. Nothing is read through a link that leads out of
-    the root: such an image stays a record, and counts as undecodable later.
+    Hidden files are ignored. Files with another extension and files outside the class folders are left out and
+    counted; a file without an extension, or with a number as its extension (a UID), is read if it begins like a DICOM
+    file. Symbolic links to one file count as one patient. Links that lead out of the root are not followed: such
+    images count as undecodable.
     """
 
     name = "folder"
@@ -43,7 +43,7 @@ class Folder(ConfinedImporter):
         seen = sorted(path for path in listed(root) if not path.name.startswith("."))
         classes = [path for path in seen if path.is_dir()]
         if not classes:
-            raise UserError(f"{root}: holds no class folders; put the images of each class into one folder")
+            raise UserError(f"{root}: has no class folders; put the images of each class into one folder")
         yield from (_left_out(path, IN_NO_CLASS, root) for path in seen if not path.is_dir())
         real_root = root.resolve()
         for folder in classes:
@@ -71,9 +71,9 @@ def _left_out(file: Path, reason: str, root: Path) -> Record:
 
 
 def _is_dicom(file: Path, real_root: Path) -> bool:
-    """Whether a file that no ending tells anything of begins as DICOM PS3.10 says."""
+    """True for a file without an extension that begins like a DICOM file (PS3.10)."""
     has_ending = file.suffix != "" and not file.suffix[1:].isdigit()  # a UID ends in a number
-    # A DICOMDIR begins like that, too, and is a directory of others.
+    # A DICOMDIR begins like an image, but is a directory of other files.
     if has_ending or file.name == "DICOMDIR" or not file.is_file():
         return False
     if not file.resolve().is_relative_to(real_root):
@@ -92,7 +92,7 @@ def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:
     is_link_within = file.is_symlink() and target.is_relative_to(real_root)
     return Record(
         source_id=source_id,
-        # Two names of one file must not land in two splits.
+        # Two names of one file must be in one split.
         patient_id=target.relative_to(real_root).as_posix() if is_link_within else "",
         label=label,
         file=source_id,

@@ -9,13 +9,20 @@ from pathlib import Path
 
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
-from cxrdist.data.importers.common.tables import cell, find_table, once, plain_name, rows_of, view_of
+from cxrdist.data.importers.common.tables import (
+    UniqueNames,
+    cell,
+    find_table,
+    plain_name,
+    rows_of,
+    view_of,
+)
 from cxrdist.errors import UserError, check_choice, nearest
 
 LABELERS = ("chexpert", "negbio")
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 NO_LABELS = "no report labels"
-# What else there is (oblique, decubitus, axial, swimmer's: a handful) is neither.
+# All others (oblique, decubitus, axial, swimmer's: a handful) are neither.
 VIEW_OF = {
     "PA": "frontal",
     "AP": "frontal",
@@ -29,17 +36,17 @@ VIEW_OF = {
 @dataclass(frozen=True, kw_only=True)
 class MimicCxrJpg(CheXpertLabelled):
     """Import MIMIC-CXR-JPG: mimic-cxr-2.0.0-metadata.csv, mimic-cxr-2.0.0-chexpert.csv (or -negbio.csv) and files/,
-    as released; tables also as .csv.gz, and of any version.
+    as released. Tables may be .csv.gz and of any version.
 
-    A study's labels are those of all its images. ``--split official`` takes mimic-cxr-2.0.0-split.csv, which must
-    then lie beside them. The tables tell neither sex nor age. Frontal are PA and AP, lateral LATERAL, LL and XTABLE
-    LATERAL; the few images of other views are kept by ``--views all`` alone.
+    All images of a study have its labels. ``--split official`` needs mimic-cxr-2.0.0-split.csv beside the tables. The
+    tables have neither sex nor age. Frontal views are PA and AP, lateral views are LATERAL, LL and XTABLE LATERAL;
+    the few images of other views are kept with ``--views all`` only.
     """
 
     labeler: str = "chexpert"
-    """Whose reading of the reports: chexpert or negbio."""
+    """The labeler that read the reports: chexpert or negbio."""
     keep_unknown_views: bool = False
-    """Keep images whose ViewPosition is empty (about 4 %), whatever they show."""
+    """Keep images without a ViewPosition (about 4 %); their view is unknown."""
 
     name = "mimic-cxr-jpg"
     release = "MIMIC-CXR-JPG"
@@ -47,8 +54,8 @@ class MimicCxrJpg(CheXpertLabelled):
         "cxrdist import mimic-cxr-jpg --root ~/mimic-cxr-jpg --out shards/mimic --size 64 --split official"
     )
     no_official_split = (
-        "has mimic-cxr-2.0.0-split.csv for it, which does not lie beside the table: put it there, or leave the "
-        "option out"
+        "has mimic-cxr-2.0.0-split.csv for it, which is missing beside the table: copy it there, or remove the "
+        "option"
     )
 
     def __post_init__(self) -> None:
@@ -60,13 +67,13 @@ class MimicCxrJpg(CheXpertLabelled):
         metadata = find_table(root, *_names(root, "metadata"))
         labels_of = self._study_labels(root)
         split_of = _official_split(root)
-        seen: set[str] = set()
+        listed = UniqueNames()
         for where, row in rows_of(metadata, ("dicom_id", "subject_id", "study_id", "ViewPosition")):
             image, subject, study = (
                 plain_name(cell(row, column, where), column, where)
                 for column in ("dicom_id", "subject_id", "study_id")
             )
-            once(seen, image, where)
+            listed.add(image, where)
             labels = labels_of.get((subject, study), Labels((), (), NO_LABELS))
             yield Record(
                 source_id=image,
@@ -85,7 +92,7 @@ class MimicCxrJpg(CheXpertLabelled):
         return self.left_out_view(VIEW_OF.get(position, "other"))
 
     def _study_labels(self, root: Path) -> dict[tuple[str, str], Labels]:
-        """(subject, study) -> its labels."""
+        """(subject, study) -> the labels of the study."""
         table = find_table(root, *_names(root, self.labeler))
         labels_of: dict[tuple[str, str], Labels] = {}
         for where, row in rows_of(table, ("subject_id", "study_id", *OBSERVATIONS)):
@@ -97,7 +104,7 @@ class MimicCxrJpg(CheXpertLabelled):
 
 
 def _names(root: Path, kind: str) -> list[str]:
-    """The names that a table may have, the newest version that lies in ``root`` first."""
+    """The names of a table's versions in ``root``, the newest first; that of 2.0.0 if there is none."""
     pattern = re.compile(rf"(mimic-cxr-([0-9.]+)-{kind}\.csv)(?:\.gz)?")
     found = {
         match[1]: [int(n) for n in match[2].split(".") if n]
@@ -108,7 +115,7 @@ def _names(root: Path, kind: str) -> list[str]:
 
 
 def _official_split(root: Path) -> dict[str, str]:
-    """Image -> train, val or test, as far as the release's table lies there."""
+    """Image -> train, val or test; empty without the release's split table."""
     split_of: dict[str, str] = {}
     names = _names(root, "split")
     if not any((root / f"{name}{end}").is_file() for name in names for end in ("", ".gz")):

@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.tables import (
+    UniqueNames,
     age_years,
     cell,
     find_table,
-    once,
     plain_name,
     rows_of,
     sex_of,
@@ -28,8 +28,8 @@ class NIH14(FileImporter):
     """Import NIH ChestX-ray14: Data_Entry_2017(_v2020).csv and images/ or images_001/images/ to
     images_012/images/, as released.
 
-    An image that the table names and no folder holds stays a record, and counts as undecodable later.
-    ``--split official`` takes train_val_list.txt and test_list.txt, which must then lie beside the table.
+    Images of the table that are missing in the folders count as undecodable. ``--split official`` needs
+    train_val_list.txt and test_list.txt beside the table.
     """
 
     name = "nih14"
@@ -43,8 +43,8 @@ class NIH14(FileImporter):
     }
     normal = "No Finding"
     no_official_split = (
-        "has train_val_list.txt and test_list.txt for it, and neither lies beside the table: put them there, or "
-        "leave the option out"
+        "has train_val_list.txt and test_list.txt for it, which are missing beside the table: copy them there, or "
+        "remove the option"
     )
 
     def records(self) -> Iterator[Record]:
@@ -52,10 +52,10 @@ class NIH14(FileImporter):
         table = find_table(root, *TABLES)
         folder_of = _folders(root)
         split_of = _official_split(root)
-        seen: set[str] = set()
+        listed = UniqueNames()
         for where, row in rows_of(table, ("Image Index", "Finding Labels", "Patient ID")):
             file_name = plain_name(cell(row, "Image Index", where), "Image Index", where)
-            once(seen, file_name, where)
+            listed.add(file_name, where)
             yield Record(
                 source_id=file_name,
                 patient_id=cell(row, "Patient ID", where),
@@ -83,7 +83,7 @@ def _folders(root: Path) -> dict[str, str]:
 
 
 def _official_split(root: Path) -> dict[str, str]:
-    """Image file name -> train-val or test, as far as the release's lists lie there."""
+    """Image file name -> train-val or test; empty without the release's lists."""
     split_of: dict[str, str] = {}
     for name, split in (("train_val_list.txt", "train-val"), ("test_list.txt", "test")):
         path = root / name

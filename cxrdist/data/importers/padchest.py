@@ -15,10 +15,10 @@ from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import (
     Row,
+    UniqueNames,
     age_years,
     cell,
     find_table,
-    once,
     plain_name,
     rows_of,
     sex_of,
@@ -32,7 +32,7 @@ TABLES = (
 )
 PROJECTIONS = ("PA", "AP", "AP_horizontal", "L", "COSTAL")
 REMARKS = ("unchanged", "exclude", "suboptimal study")
-"""Labels that are about the report or the film: no findings."""
+"""Labels about the report or the film, which are no findings."""
 IMPLIED = {"hydropneumothorax": ("pneumothorax", "pleural effusion")}
 """A label with two parents in the source's tree of labels."""
 INVERTED = "MONOCHROME1 in the table, so inverted: look at some"
@@ -41,12 +41,11 @@ INVERTED = "MONOCHROME1 in the table, so inverted: look at some"
 @dataclass(frozen=True, kw_only=True)
 class PadChest(FileImporter):
     """Import PadChest: PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv (or .csv.gz) and the images, unpacked
-    to <ImageDir>/ or all into one folder.
+    to <ImageDir>/ or all into the root.
 
-    Labels are compared whole. Loculated effusions, empyema and hemothorax are pleural effusions, as in the source's
-    tree of labels, and a hydropneumothorax is an effusion and a pneumothorax. ``unchanged``, ``exclude`` and
-    ``suboptimal study`` are no findings: an image that has nothing else is left out. Ages are years of study minus
-    years of birth.
+    As in the source's tree of labels, loculated effusions, empyema and hemothorax count as pleural effusions, and a
+    hydropneumothorax as an effusion and a pneumothorax. ``unchanged``, ``exclude`` and ``suboptimal study`` are not
+    findings: images with no other label are left out. The age is the year of the study minus the year of birth.
     """
 
     views: tuple[str, ...] = ("PA", "AP")
@@ -54,13 +53,13 @@ class PadChest(FileImporter):
     keep_suboptimal: bool = False
     """Keep images whose report calls the study suboptimal."""
     keep_pediatric: bool = False
-    """Keep images that the table calls pediatric: a child's heart is wide without being enlarged."""
+    """Keep images that the table calls pediatric. A child's heart is wide without being enlarged."""
     intensity: str = "percentiles"
-    """How 16-bit grey becomes 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
-    have 12 bits, and their images would be dark) or full (0 and 65535 are)."""
+    """How 16-bit grey becomes 8-bit: percentiles (the image's own percentiles 0.5 and 99.5 become black and white;
+    many detectors have 12 bits, and their images would be nearly black otherwise) or full (0 and 65535 do)."""
     invert_monochrome1: bool = True
-    """Invert images that the table calls MONOCHROME1, where low is white: the files hold the DICOM files' values.
-    They are counted in a warning, to be looked at."""
+    """Invert images that the table calls MONOCHROME1 (low values are white), because the PNG files have the values of
+    the DICOM files. A warning counts them: look at some."""
 
     name = "padchest"
     release = "PadChest"
@@ -88,10 +87,10 @@ class PadChest(FileImporter):
         root = Path(self.root)
         table = find_table(root, *TABLES)
         in_root = {path.name for path in root.iterdir()}
-        seen: set[str] = set()
+        listed = UniqueNames()
         for where, row in rows_of(table, ("ImageID", "PatientID", "Projection", "Labels")):
             image = plain_name(cell(row, "ImageID", where), "ImageID", where)
-            once(seen, image, where)
+            listed.add(image, where)
             folder = row.get("ImageDir", "")
             is_flat = image in in_root or not folder
             labels = labels_of(row["Labels"], where)
@@ -120,7 +119,7 @@ class PadChest(FileImporter):
     def _left_out(self, row: Row, labels: tuple[str, ...], findings: list[str]) -> str | None:
         if row["Projection"] not in self.views:
             return f"projection {row['Projection'] if row['Projection'] in PROJECTIONS else 'unknown'}"
-        # The releases say PED or Yes where it is one; No, or nothing, elsewhere.
+        # The releases have PED or Yes for pediatric images; No, or an empty cell, for others.
         if not self.keep_pediatric and row.get("Pediatric", "") not in ("", "No"):
             return "pediatric"
         if not labels:
@@ -131,9 +130,9 @@ class PadChest(FileImporter):
 
 
 def labels_of(text: str, where: str) -> tuple[str, ...]:
-    """The labels of a cell such as ``['cardiomegaly', ' pleural effusion']``, each once; () for an empty one.
+    """The labels of a cell such as ``['cardiomegaly', ' pleural effusion']``, without repetition; () if it is empty.
 
-    Raises UserError for a cell that is no list of texts.
+    Raises UserError for a cell that is not a list of texts.
     """
     if text in ("", "nan"):
         return ()
@@ -142,15 +141,15 @@ def labels_of(text: str, where: str) -> tuple[str, ...]:
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         labels = None
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"{where}: Labels is {text[:60]!r}, not a list such as ['normal']; put it right")
+        raise UserError(f"{where}: Labels is {text[:60]!r}, not a list such as ['normal']; correct the cell")
     labels = [" ".join(label.split()) for label in labels]
     if not all(label.isprintable() for label in labels):
-        raise UserError(f"{where}: Labels holds what is no text; put it right")
+        raise UserError(f"{where}: Labels has control characters; correct the cell")
     return tuple(dict.fromkeys(label for label in labels if label))
 
 
 def _age(row: Row) -> int | None:
-    """Whole years; to a year, since only the year of birth is known."""
+    """Age in whole years, right to within a year: only the year of birth is known."""
     years = [row.get(column, "")[:4] for column in ("StudyDate_DICOM", "PatientBirth")]
     if not all(len(year) == 4 and year.isdecimal() and year.isascii() for year in years):
         return None

@@ -1,4 +1,4 @@
-"""Phantom radiographs as a source: rendered on the spot, so a whole study runs with no data at hand."""
+"""Phantom radiographs as a source: computed, so that a whole study runs without any data."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def class_counts(images: int) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Phantom(Importer):
-    """Compute phantom radiographs of five classes into a shard set. They are no patients."""
+    """Compute phantom radiographs of five classes, and write them to a shard set. They show no real patients."""
 
     seed: int = 0
     """Seed of the patients, and of the split by patient."""
     images: int = 1128
-    """Images of all five classes together, in the paper's proportions; fewer ``classes`` leave the others'
-    images out and change none."""
+    """Images of all five classes together, in the paper's proportions. With fewer ``classes`` the images of the other
+    classes are left out; those that remain do not change."""
     classes: tuple[str, ...] = CLASSES
     """Classes to keep, such as 'Normal,Pneumothorax'."""
 

@@ -1,4 +1,4 @@
-"""One file per source of radiographs; a new source is one file and one line in ``IMPORTERS``."""
+"""All sources of radiographs. A new source is one file and one entry in ``SOURCES``."""
 
 from __future__ import annotations
 

@@ -22,19 +22,20 @@ _VOTES = {"1": True, "1.0": True, "0": False, "0.0": False, "": False}
 
 @dataclass(frozen=True, kw_only=True)
 class VinDr(FileImporter):
-    """Import VinDr-CXR: annotations/image_labels_train.csv and image_labels_test.csv (or both beside the folders),
-    train/<image_id>.dicom and test/<image_id>.dicom, as released.
+    """Import VinDr-CXR: annotations/image_labels_train.csv and annotations/image_labels_test.csv (or both in the
+    root), train/<image_id>.dicom and test/<image_id>.dicom, as released.
 
-    Three readers saw each training image, five agreed on each test image. The release names no patients, so each
-    image counts as one. ``--split official`` keeps its test images apart, and draws val from the rest.
+    Three radiologists read each training image, five agreed on each test image. The release names no patients, so
+    each image counts as a patient of its own. ``--split official`` keeps its test images, and draws val from the
+    others.
     """
 
     readers: str = "majority"
-    """Whose findings count: majority (more than half of an image's readers), any (one is enough; no finding only
-    where all say so) or all (only what all of them saw)."""
+    """Findings that count: majority (seen by more than half of an image's readers), any (by at least one; "No
+    finding" only if all agree) or all (by all of them)."""
     burned_in: str = "drop"
-    """Images with text in their pixels, by their file's own word: drop those that say YES, or strict (also those
-    that do not say), or keep."""
+    """Images whose header says that text is burned into the pixels (BurnedInAnnotation): drop (leave out those with
+    YES), strict (also those without the attribute) or keep."""
 
     name = "vindr"
     release = "VinDr-CXR 1.0.0"
@@ -70,13 +71,15 @@ class VinDr(FileImporter):
                     file=f"{split}/{file_of.get(image, image + SUFFIXES[0])}",
                 )
                 record = with_header(record, root, self.burned_in)
-                # The release holds nothing else, and few of its files say so.
+                # All images of the release are PA, and few of its files say so.
                 yield replace(record, view=record.view or "PA")
 
 
 def agreed(seen: Sequence[Collection[str]], rule: str, normal: str) -> tuple[str, ...]:
-    """The findings that count under a rule of ``READERS``, sorted, of what each reader saw; empty where the
-    readers agree on none."""
+    """The findings that count under a rule of ``READERS``, sorted; empty if the readers agree on none.
+
+    ``seen`` has the findings of each reader.
+    """
     votes = Counter(finding for findings in seen for finding in set(findings))
     needed = {"majority": len(seen) // 2 + 1, "any": 1, "all": len(seen)}[rule]
     counted = {finding for finding, count in votes.items() if count >= needed}
@@ -86,7 +89,7 @@ def agreed(seen: Sequence[Collection[str]], rule: str, normal: str) -> tuple[str
 
 
 def _readings(table: Path, needed: Sequence[str]) -> dict[str, dict[str, list[str]]]:
-    """Image -> reader -> the findings that the reader saw, in the table's order; "" where no reader is named."""
+    """Image -> reader -> findings of the reader, in the table's order; the reader is "" if the table names none."""
     readings: dict[str, dict[str, list[str]]] = {}
     for where, row in rows_of(table, ("image_id", *needed)):
         image = plain_name(cell(row, "image_id", where), "image_id", where)
@@ -94,13 +97,13 @@ def _readings(table: Path, needed: Sequence[str]) -> dict[str, dict[str, list[st
         of_image = readings.setdefault(image, {})
         if reader in of_image:
             by = f" by {reader}" if reader else ""
-            raise UserError(f"{where}: {image} is read twice{by}; remove one line")
+            raise UserError(f"{where}: {image} is listed twice{by}; remove one line")
         of_image[reader] = _seen(row, where)
     return readings
 
 
 def _seen(row: Row, where: str) -> list[str]:
-    """The columns that hold a 1."""
+    """The findings of a row: the columns with a 1."""
     votes = {name: text for name, text in row.items() if name not in ("image_id", "rad_id")}
     for finding, text in votes.items():
         if text not in _VOTES:

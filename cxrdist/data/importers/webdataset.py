@@ -1,4 +1,4 @@
-"""WebDataset tars that others wrote, of any mix of classes, rewritten into a set of our own."""
+"""External WebDataset tars, of any mix of classes, rewritten to a shard set or indexed in place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cxrdist.data.imaging.radiograph import grey_of
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.contained_files import confined, files_below
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
-from cxrdist.data.importers.common.external_tar import ForeignSample, Place, open_place, read_place, walk
+from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.common.intensity import check_intensity, tone_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.shards.schema import FORMAT, MANIFEST
@@ -27,40 +27,42 @@ from cxrdist.errors import OptionError, UserError, is_plain
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
 PATIENT_FIELDS = ("patient_id", "patient")
-"""What a .json calls the patient; the second is the word of sets that cxrdist wrote."""
+"""Names of the patient in a .json; the second is that of sets that cxrdist wrote."""
+# Recorded in manifests.
 NOT_REAL = "synthetic image or phantom, no radiograph"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(FileImporter):
-    """Import DIR/*.tar at any depth (plain tars), whose samples are an image (.png, .jpg, .npy or .dcm) and a .cls or
-    .json member. A .json may also hold patient_id, view, sex, age (years) and split. Pickles, links and names that
-    lead out of a tar are refused and counted; nothing is unpacked or run.
+    """Import ROOT/**/*.tar (uncompressed). A sample is an image (.png, .jpg, .npy or .dcm) with a .cls or .json
+    member. A .json may also have patient_id, view, sex, age (years) and split. Pickles, links and names that lead out
+    of a tar are refused and counted; nothing is unpacked or executed.
 
-    Members belong together by WebDataset's rule: their key is their path up to the first dot of the file name.
-    What they leave open a DICOM image may say. A sample that lacks a usable image or class is left out and counted.
-    Where any sample has a split, those without one are left out, unless ``--split drawn``.
+    As in WebDataset, the key of a member is its path up to the first dot of the file name, and members with one key
+    are one sample. Missing fields are filled in from the headers of DICOM images. A sample without a usable image or
+    class is left out and counted. If any sample has a split, those without one are left out, unless ``--split drawn``
+    is given.
     """
 
     class_names: tuple[str, ...] | None = None
-    """Names of the classes that a label says by number, from 0 on; by default class-0, class-1 ..."""
+    """Names for classes that labels give by number, from 0 on; by default class-0, class-1 ..."""
     label_field: str | None = None
-    """Field of the .json that holds the class; by default it is the .cls, or 'label' in the .json where there is no
+    """Field of the .json with the class; by default the class is the .cls, or 'label' of the .json if there is no
     .cls."""
     patient_field: str | None = None
-    """Field of the .json that holds the patient; by default patient_id, or patient where there is none."""
+    """Field of the .json with the patient; by default patient_id, or patient if there is none."""
     split_from_names: bool = False
     """Take the split from the word train, val or test in the path of each tar."""
     burned_in: str = "drop"
-    """DICOM images with text in their pixels, by their own word: drop those that say YES, or strict (also those
-    that do not say), or keep."""
+    """DICOM images whose header says that text is burned into the pixels (BurnedInAnnotation): drop (leave out those
+    with YES), strict (also those without the attribute) or keep."""
     intensity: str | None = None
-    """How 16-bit PNGs become 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
-    have 12 bits, and their images would be black) or full (0 and 65535 are). By default percentiles; with --in-place
-    full, which is all that there is."""
+    """How 16-bit PNGs become 8-bit: percentiles (the image's own percentiles 0.5 and 99.5 become black and white;
+    many detectors have 12 bits, and their images would be nearly black otherwise) or full (0 and 65535 do). By
+    default percentiles; with --in-place only full is possible."""
     in_place: bool = False
-    """Write no tars: make a set of the folder itself, with indexes and a manifest beside its tars. They keep the
-    names and the metadata that others gave them; images are decoded and resized as they are read."""
+    """Write no tars, only indexes and a manifest beside the tars of the folder, which becomes the set. The tars keep
+    their names and metadata; images are decoded and resized whenever they are read."""
 
     name = "webdataset"
     walks_root = True
@@ -70,10 +72,9 @@ class WebDataset(FileImporter):
     )
     default_split = "official"
     no_official_split = (
-        "have none where no .json says split: take --split-from-names, where the tars' names do, or leave the option "
-        "out"
+        "have none in any .json: add --split-from-names if the tars' names have it, or remove the option"
     )
-    default_out = ""  # not asked for with --in-place
+    default_out = ""  # not needed with --in-place; ``ingest`` checks it
 
     def __post_init__(self) -> None:
         names = self.class_names or ()
@@ -102,7 +103,7 @@ class WebDataset(FileImporter):
         root = Path(self.root)
         if not self.in_place and _holds_a_set(root):
             raise UserError(
-                f"{root}: a set that cxrdist wrote; make another of it with `cxrdist shards convert {root}`, which "
+                f"{root}: a set that cxrdist wrote; convert it with `cxrdist shards convert {root}`, which "
                 "keeps its keys, patients and splits"
             )
         for tar in self.tar_names():
@@ -113,27 +114,27 @@ class WebDataset(FileImporter):
                 yield record, _header(sample, path) if record.left_out is None else None
 
     def tar_names(self) -> list[str]:
-        """All tars, relative to the root, sorted. Raises UserError where one of them cannot be read as it should."""
+        """All tars, relative to the root, sorted. Raises UserError for a tar that cannot be read safely."""
         root = Path(self.root)
         if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
-            raise UserError(f"--root {self.root}: only local folders are read here; copy the tars into one")
+            raise UserError(f"--root {self.root}: only local folders can be read; copy the tars to one")
         return [path.relative_to(root).as_posix() for path in _tars(root)]
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         return self.decoded(record, self.image_bytes(record), size, fit)
 
     def decoded(self, record: Record, data: bytes, size: int, fit: str) -> np.ndarray:
-        """``pixels`` of an image that has been read from its tar."""
-        # In place the same as a set's reader does, which knows of no such choice.
+        """``pixels`` of an image whose bytes have been read."""
+        # In place the tone must be that of the set's reader, which has no such option.
         tone = None if self.in_place else tone_of(self._intensity)
         try:
             return grey_of(data, size, fit, tone)
         except UndecodableImage as error:
-            # The sample's name, since an offset tells nobody which one it is.
+            # Name the sample: an offset does not help to find it.
             raise UndecodableImage(error.reason, str(Path(self.root, record.source_id))) from error.__cause__
 
     def image_bytes(self, record: Record) -> bytes:
-        """An image as it lies in its tar. Raises UndecodableImage where it is no longer there."""
+        """The bytes of an image. Raises UndecodableImage if its tar is missing or has been truncated."""
         tar, offset_bytes, length_bytes = self.place_of(record)
         try:
             data = read_place(confined(self.root, tar), Place(offset_bytes, length_bytes))
@@ -144,12 +145,12 @@ class WebDataset(FileImporter):
         return data
 
     def place_of(self, record: Record) -> tuple[str, int, int]:
-        """The tar of a record's image, relative to the root, and its offset and length in bytes."""
+        """The tar of a record's image, relative to the root, and offset and length of the image in bytes."""
         tar, _, place = record.file.rpartition("#")
         offset_bytes, length_bytes = map(int, place.split("+"))
         return tar, offset_bytes, length_bytes
 
-    def _record(self, sample: ForeignSample, tar: str, split: str | None) -> Record:
+    def _record(self, sample: ExternalSample, tar: str, split: str | None) -> Record:
         source_id = f"{tar}/{sample.key}"
         where = str(Path(self.root, source_id))
 
@@ -163,7 +164,7 @@ class WebDataset(FileImporter):
         if values is None:
             return left_out(".json")
         if values.get("origin") == "synthetic" or values.get("phantom") is True:
-            # What a shard set of our own says; all that an import takes in counts as real.
+            # From a set that cxrdist wrote. Imported, it would count as real.
             return Record(source_id=source_id, left_out=NOT_REAL)
         label = self._class(sample.cls, values, where)
         if label is None:
@@ -171,18 +172,18 @@ class WebDataset(FileImporter):
         patient_field = self.patient_field or next(
             (name for name in PATIENT_FIELDS if values.get(name) not in (None, "")), PATIENT_FIELDS[0]
         )
-        patient, said = _text(values.get(patient_field)), _text(values.get("split"))
+        patient, word = _text(values.get(patient_field)), _text(values.get("split"))
         if patient is None:
-            # As a patient of its own it might be parted from the others of its patient.
+            # As a patient of its own it might be in another split than its patient's other images.
             return left_out(patient_field)
-        if said is None:
+        if word is None:
             return left_out("split")
         return Record(
             source_id=source_id,
             patient_id=patient,
             label=label,
             notes=tuple(f"beside it {reason}" for reason in sample.refused),
-            split=split_word(said, where) or split,
+            split=split_word(word, where) or split,
             view=view_of(_text(values.get("view")) or ""),
             sex=sex_of(_text(values.get("sex")) or ""),
             age=age_years(_text(values.get("age")) or ""),
@@ -190,7 +191,7 @@ class WebDataset(FileImporter):
         )
 
     def _class(self, cls: bytes | None, values: dict[str, Any], where: str) -> str | None:
-        """The class of a sample; None where it says none, or no single one."""
+        """The class of a sample; None if it has none, or not exactly one."""
         if self.label_field is None and cls is not None:
             text = _text(cls.decode(errors="surrogateescape"))
         else:
@@ -210,19 +211,19 @@ class WebDataset(FileImporter):
         return self.class_names[number]
 
 
-def _header(sample: ForeignSample, path: Path) -> DicomHeader | None:
-    """What a sample's image says of itself, where it is DICOM."""
+def _header(sample: ExternalSample, path: Path) -> DicomHeader | None:
+    """The header of a sample's image; None if it is not DICOM."""
     if sample.image is None or not sample.is_dicom:
         return None
     try:
         with open_place(path, sample.image) as member:
             return read_header(member)
     except UndecodableImage:
-        return None  # told when its pixels are asked for
+        return None  # reported when its pixels are decoded
 
 
 def _holds_a_set(root: Path) -> bool:
-    """Whether a folder is a set of our own, by its manifest."""
+    """True if the folder is a shard set that cxrdist wrote, by its manifest."""
     try:
         manifest = _fields((root / MANIFEST).read_bytes())
     except OSError:
@@ -231,19 +232,19 @@ def _holds_a_set(root: Path) -> bool:
 
 
 def _tars(root: Path) -> list[Path]:
-    """All tars below ``root``, sorted. Raises UserError where one of them cannot be read as it should."""
+    """All tars below ``root``, sorted. Raises UserError for a tar that cannot be read safely."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the folder that holds the tars")
     tars: list[Path] = []
     for path in files_below(root):
         if path.name.lower().endswith(COMPRESSED):
             raise UserError(
-                f"{path}: only plain tars are read, in place; unpack it to a .tar, or take it away"
+                f"{path}: only uncompressed tars can be read; decompress it to a .tar, or remove it"
             )
         if is_tar_name(path.name):
             tars.append(path)
     if not tars:
-        raise UserError(f"{root}: holds no .tar; name the folder that does")
+        raise UserError(f"{root}: no .tar in this folder; name the folder of the tars")
     name_of: dict[Path, Path] = {}
     for path in sorted(tars):
         try:
@@ -254,7 +255,7 @@ def _tars(root: Path) -> list[Path]:
         if not target.is_relative_to(root.resolve()):
             raise UserError(f"{path}: a link that leads out of {root}; move the tar itself there")
         if not target.is_file():
-            raise UserError(f"{path}: not a file; take it away")
+            raise UserError(f"{path}: not a file; remove it")
         if other := name_of.get(target):
             raise UserError(
                 f"{path} and {other} are one file, whose images would count twice; remove the link"
@@ -264,16 +265,16 @@ def _tars(root: Path) -> list[Path]:
 
 
 def _split_in(tar: str, path: Path) -> str:
-    """The split that the path of a tar names. Raises UserError where it names none or several."""
+    """The split in the path of a tar. Raises UserError if there is none, or more than one."""
     words = {SPLIT_OF[word] for word in re.findall("[a-z]+", tar.lower()) if word in SPLIT_OF}
     if len(words) != 1:
         named = " and ".join(sorted(words)) or "none of train, val and test"
-        raise UserError(f"--split-from-names: {path} names {named}; rename it, or leave the option out")
+        raise UserError(f"--split-from-names: {path} names {named}; rename it, or remove the option")
     return words.pop()
 
 
 def _fields(data: bytes | None) -> dict[str, Any] | None:
-    """The fields of a .json; None where it is no object."""
+    """The fields of a .json; None if it is not a JSON object."""
     if data is None:
         return {}
     try:
@@ -288,7 +289,7 @@ def _text(value: Any) -> str | None:
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # 17.0 is how a table with gaps says 17
+        value = int(value)  # tables with gaps write 17 as 17.0
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from cxrdist.console import say
+import logging
+
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import store_of
+
+log = logging.getLogger(__name__)
 
 
 def open_real(path: str) -> ShardSet:
@@ -18,6 +21,8 @@ def open_real(path: str) -> ShardSet:
         from cxrdist.data.importers.phantom import Phantom
         from cxrdist.data.ingest.ingest import IngestOptions, ingest
 
-        say(f"{path} does not exist: creating it, as `cxrdist import phantom --out {path} --size 64` does")
+        log.info(
+            "%s does not exist: creating it, as `cxrdist import phantom --out %s --size 64` does", path, path
+        )
         ingest(Phantom(), IngestOptions(out=path))
     return open_finished_real(path)

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING
 
 from cxrdist.errors import UserError, nearest
 
-if (
-    TYPE_CHECKING
-):  # importers know the class names that stand here: at run time the import points that way only
+if TYPE_CHECKING:
     from cxrdist.data.importers.common.base import Record
 
 NORMAL = "Normal"
@@ -29,55 +27,55 @@ class Labelling:
     """One class per record, or the reason why it has none."""
 
     label: list[str | None]
-    """The class of each record, in the records' order; None for a record that is left out."""
+    """The class of each record, in their order; None for a record that is left out."""
     left_out: dict[str, int]
-    """Reason -> records left out for it; every record is labelled or counted here exactly once."""
+    """Reason -> number of records left out for it; every record has a label or is counted here once."""
     classes: tuple[str, ...]
     """The classes that have at least one record, in canonical order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Positives:
-    """What a rule looks at: the positive targets of one record that is not simply normal."""
+    """The input of a rule: the positive findings of one record that is not simply normal."""
 
     targets: tuple[str, ...]
-    """Positive target classes, each once."""
+    """Positive target classes, without repetition."""
     others: int
-    """Findings that are no target (a normal finding beside others is one of these)."""
+    """Number of findings that are no target, the normal finding beside others included."""
 
 
 Verdict = tuple[str | None, str]
 """(class, "") or (None, reason)."""
 Rule = Callable[[Positives, Sequence[str]], Verdict]
-"""Also gets all target classes, the rarest first."""
+"""(positives, all target classes, the rarest first) -> verdict."""
 
 
 def strict(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
-    """Exactly this one finding."""
+    """The target, if it is the only finding."""
     label, reason = one_target(positives, rarest_first)
     return (None, OTHER_FINDINGS) if label and positives.others else (label, reason)
 
 
 def one_target(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
-    """Exactly one of the targets; findings that are no target are allowed beside it."""
+    """The target, if it is the only one; other findings are allowed beside it."""
     if len(positives.targets) > 1:
         return None, SEVERAL_TARGETS
     return rarest(positives, rarest_first)
 
 
 def rarest(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
-    """The positive target that the fewest images of the whole source show."""
+    """The positive target that the fewest images of the source have."""
     if not positives.targets:
         return None, NO_TARGET
     return min(positives.targets, key=rarest_first.index), ""
 
 
 RULES: dict[str, Rule] = {"strict": strict, "one-target": one_target, "rarest": rarest}
-"""Under every rule the normal finding, alone, is the class Normal."""
+"""Under every rule an image with only the normal finding is of the class Normal."""
 
 
 def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Each name once: the paper's classes in the paper's order, then all others sorted."""
+    """The names without repetition: the paper's classes in the paper's order, then all others sorted."""
     return tuple(sorted(set(names), key=_rank))
 
 
@@ -88,13 +86,12 @@ def assign(
     normal: str | None,
     classes: Sequence[str] | None,
 ) -> Labelling:
-    """The class of every record under a rule of ``RULES``; ``Record.label``, where set, wins over the rule, and
-    ``Record.left_out`` over both.
+    """The class of every record under a rule of ``RULES``. ``Record.label`` overrides the rule, and
+    ``Record.left_out`` overrides both.
 
-    ``targets`` and ``normal`` are the importer's. ``classes`` picks some classes (None: all that occur); the
-    rule still sees all targets, so an image with two of them is not turned into a clean one by asking for
-    one. Raises UserError for an unknown rule or class, for a class without any image, and where no record
-    gets a class at all.
+    ``targets`` and ``normal`` are the importer's. ``classes`` selects some classes (None: all that occur); the rule
+    still sees all targets, so an image with two of them does not become a clean one by selecting one. Raises
+    UserError for an unknown rule or class, for a class without any image, and if no record has a class.
     """
     if rule not in RULES:
         raise UserError(f"unknown label rule {rule!r}{nearest(rule, RULES)}")
@@ -112,13 +109,13 @@ def assign(
     known = canonical_order([*available, *targets.values(), *([NORMAL] if normal is not None else [])])
     chosen = canonical_order(available if classes is None else classes)
     if not chosen:
-        raise UserError(f"no class is asked for; known: {', '.join(known)}")
+        raise UserError(f"no class is selected; known: {', '.join(known)}")
     for name in chosen:
         if name not in known:
             raise UserError(f"unknown class {name!r}{nearest(name, known)}")
         if not available[name]:
             raise UserError(
-                f"{name} has no image under the label rule {rule!r}: leave it out of --classes, "
+                f"{name} has no image under the label rule {rule!r}: remove it from --classes, "
                 f"or try another rule ({', '.join(RULES)})"
             )
     not_asked_for = sum(count for name, count in available.items() if name not in chosen)

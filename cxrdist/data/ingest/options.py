@@ -1,4 +1,4 @@
-"""What an import needs to know beside its source."""
+"""The options of every import, whatever its source."""
 
 from __future__ import annotations
 
@@ -13,43 +13,44 @@ SPLIT_WAYS = ("drawn", "official")
 
 @dataclass(frozen=True, kw_only=True)
 class IngestOptions:
-    """What an import needs to know beside its source; see the options of ``cxrdist import``."""
+    """The options of every import. Raises UserError for an invalid value."""
 
     out: str
     """Folder of the new set, or its URL (s3://bucket/set, gs://...)."""
     size: int = 64
     """Side of the square images, in pixels; resized with anti-aliasing, and the aspect is kept."""
     fit: str = "pad"
-    """What becomes of an image that is not square: pad (black bars around all of it) or crop (its centre)."""
+    """How an image that is not square becomes square: pad (black bars) or crop (its largest centred square)."""
     encoding: str = "png"
     """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest)."""
     label_rule: str = "one-target"
-    """strict: exactly this one finding; one-target: exactly one of the targets, other findings allowed; rarest:
-    the rarest of several targets. Unused where the source itself names the class."""
+    """strict: exactly one finding, a target; one-target: exactly one target, other findings allowed; rarest: the
+    rarest of the targets. Not used if the source names the class itself."""
     split: str | None = None
-    """drawn (by patient, from --val, --test and --seed) or official (as the source's own lists or column say; where
-    they only tell test apart, val is drawn from the rest). By default official where you wrote it yourself."""
+    """drawn (by patient, from --val, --test and --seed) or official (the source's own lists or column; if they only
+    separate test images, val is drawn from the others). By default official if you wrote the split yourself (a
+    column, a .json), otherwise drawn."""
     val: float | int = 0.15
     """Validation images of each class: a fraction, or a number such as the paper's 1000."""
     test: float | int = 0.15
-    """Test images of each class, likewise."""
+    """Test images of each class: a fraction or a number."""
     seed: int = 0
     """Seed of the split by patient."""
     classes: tuple[str, ...] = ()
     """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
     find_duplicates: bool = True
-    """Look for near-duplicate films, and tell: a minute or two for 100,000 images, 16 times that for four times as
-    many."""
+    """Look for near-duplicate films, and report them. Takes one to two minutes for 100,000 images, and 16 times as
+    long for four times as many."""
     dedup: bool | None = None
-    """Keep near-duplicate films on one side of the split: they are looked for before it is drawn, which decodes
-    every image twice. By default only where images name no patient."""
+    """Keep near-duplicate films in one split. They are looked for before the split is drawn, so every image is
+    decoded twice. By default only if some images name no patient."""
     min_shards: int = 1
-    """Shards of every class in every split, where it has so many images: ranks times loader workers, so that each
-    has something to read. Shards are about 64 MiB otherwise."""
+    """Least number of shards of each class in each split: ranks times loader workers, so that each has a shard to
+    read. Otherwise shards have about 64 MiB."""
     salt_file: str | None = None
-    """File with the secret that patients and images are hashed with; by default your own, made once."""
+    """File with the secret salt for the hashes of patients and images; by default your own, created on first use."""
     workers: int = 0
-    """Processes that decode and write; 0: one per core."""
+    """Processes that decode and write; 0 for one per core."""
 
     def __post_init__(self) -> None:
         check_choice("encoding", self.encoding, ENCODINGS)

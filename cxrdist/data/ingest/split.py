@@ -1,4 +1,4 @@
-"""Patients to train, val and test: disjoint by patient, stratified by class, the same whatever the order."""
+"""Patients to train, val and test: disjoint by patient, stratified by class, independent of their order."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def split_patients(
 ) -> list[str]:
     """The split ("train", "val" or "test") of each image, given its patient and its class.
 
-    ``val`` and ``test`` are each a share of every class's images (0 < x < 1; at least one image) or a number
-    of images per class (>= 1). All images of a patient share one split, and every class has a patient in each
-    split. Where every patient has one image the targets are met exactly, otherwise as nearly as whole
-    patients allow. A pure function of the seed and of the set of images: neither their order nor the process
-    matters. ``test=None`` draws no test split. Raises UserError, naming the class, where this cannot be done.
+    ``val`` and ``test`` are each a fraction of every class's images (0 < x < 1; at least one image) or a number of
+    images per class (>= 1). All images of a patient are in one split, and every class has a patient in each split. If
+    every patient has one image the targets are met exactly, otherwise as closely as whole patients allow. A pure
+    function of the seed and the set of images, independent of their order. ``test=None`` draws no test split. Raises
+    UserError, naming the class, if there is no such split.
     """
     assert len(patients) == len(labels)
     # Most patients have one image: they share the counts of its class, since a Counter takes 300 bytes.
@@ -46,33 +46,38 @@ def split_patients(
 
 
 TRAIN_VAL = "train-val"
-"""What a source says that keeps only its test images apart."""
+"""The split of images in a source that only separates its test images."""
 
 
 def official_split(
     patients: Sequence[str],
     labels: Sequence[str],
-    said: Sequence[str],
+    official: Sequence[str],
     together: Sequence[str],
     *,
     val: float | int,
     seed: int,
 ) -> list[str]:
-    """The split of each image as its source says it: train, val or test; what it calls train-val is drawn apart,
-    as ``split_patients`` does, by ``together``: the patients, or wider groups of images. Raises UserError where
-    the source divides a patient, or where a class lacks images in a split."""
+    """The split of each image, from the source's own: train, val, test, or train-val, which is drawn into train and
+    val as ``split_patients`` does it.
+
+    ``together`` names for each image the group that is drawn into one split: its patient, or several patients. Raises
+    UserError if the source divides a patient, or if a class has no image in a split.
+    """
     home: dict[str, str] = {}
-    divided = {patient for patient, split in zip(patients, said) if home.setdefault(patient, split) != split}
+    divided = {
+        patient for patient, split in zip(patients, official) if home.setdefault(patient, split) != split
+    }
     if divided:
         raise UserError(
-            f"the source's own split divides {len(divided)} patients among train, val and test: take "
+            f"the source's own split divides {len(divided)} patients among train, val and test: use "
             "--split drawn, which never does"
         )
-    undivided = [i for i, split in enumerate(said) if split == TRAIN_VAL]
+    undivided = [i for i, split in enumerate(official) if split == TRAIN_VAL]
     drawn = split_patients(
         [together[i] for i in undivided], [labels[i] for i in undivided], val=val, test=None, seed=seed
     )
-    splits = list(said)
+    splits = list(official)
     for i, split in zip(undivided, drawn):
         splits[i] = split
     has = set(zip(labels, splits))
@@ -80,42 +85,42 @@ def official_split(
         for split in SPLITS:
             if (label, split) not in has:
                 raise UserError(
-                    f"the source's own split has no {split} image of {label}: take --split drawn, or leave the "
+                    f"the source's own split has no {split} image of {label}: use --split drawn, or leave the "
                     "class out with --classes"
                 )
     return splits
 
 
 def _targets(
-    images: Images, patients_of: Mapping[str, Sequence[str]], asked: Mapping[str, float]
+    images: Images, patients_of: Mapping[str, Sequence[str]], requested: Mapping[str, float]
 ) -> dict[str, dict[str, int]]:
     """Split -> class -> images wanted, each >= 1."""
-    for name, wanted in asked.items():
+    for name, wanted in requested.items():
         is_number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
         if not is_number or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
             raise UserError(
-                f"--{name} {wanted} is neither a share of the images (0 < x < 1) nor a whole number of images "
+                f"--{name} {wanted} is neither a fraction of the images (0 < x < 1) nor a whole number of images "
                 "per class"
             )
-    options = " and ".join(f"--{name} {wanted}" for name, wanted in asked.items())
-    if sum(wanted for wanted in asked.values() if wanted < 1) >= 1:
-        raise UserError(f"{options} leave no share for train: their sum must be below 1")
+    options = " and ".join(f"--{name} {wanted}" for name, wanted in requested.items())
+    if sum(wanted for wanted in requested.values() if wanted < 1) >= 1:
+        raise UserError(f"{options} leave no images for train: their sum must be below 1")
 
-    # In the order in which a class that has few patients gives them away.
-    targets: dict[str, dict[str, int]] = {name: {} for name in (*asked, "train")}
+    # The order in which the splits get the patients of a class that has few.
+    targets: dict[str, dict[str, int]] = {name: {} for name in (*requested, "train")}
     for label in sorted(patients_of):
         have = sum(images[patient][label] for patient in patients_of[label])
         if len(patients_of[label]) < len(targets):
             raise _too_few_patients(label, len(patients_of[label]), [*targets])
-        for name, wanted in asked.items():
+        for name, wanted in requested.items():
             targets[name][label] = max(1, round(wanted * have)) if wanted < 1 else int(wanted)
-        rest = have - sum(targets[name][label] for name in asked)
-        if rest < 1 and any(wanted >= 1 for wanted in asked.values()):
+        rest = have - sum(targets[name][label] for name in requested)
+        if rest < 1 and any(wanted >= 1 for wanted in requested.values()):
             raise UserError(
                 f"{label} has {have} images: {options} leave none of them for train; ask for fewer, or leave the "
                 "class out with --classes"
             )
-        # Shares of a tiny class, both rounded up, may leave nothing; they give way, a count does not.
+        # Fractions of a tiny class, both rounded up, may leave nothing for train. Then train takes one back.
         targets["train"][label] = max(1, rest)
     return targets
 
@@ -134,8 +139,8 @@ def _cover(
 ) -> dict[str, str]:
     """Patient -> split for a few patients, so that every class has one in each split.
 
-    Classes with few patients choose first. Where one is stuck, because others took its patients, all choose
-    again, now in random order: any solution can be reached that way.
+    Classes with few patients are assigned first. If a class has too few left, because others have its patients, all
+    are assigned again in random order, by which any solution can be reached.
     """
     labels = sorted(patients_of, key=lambda label: (len(patients_of[label]), label))
     stuck: list[str] = []
@@ -143,7 +148,7 @@ def _cover(
         home: dict[str, str] = {}
 
         def choice(patient: str, attempt: int = attempt) -> tuple[int, int, int, str]:
-            # Small patients first: a large one would overshoot the val and test targets of its classes.
+            # Patients with few images first: one with many would exceed the val and test targets of its classes.
             size = (images[patient].total(), len(images[patient])) if attempt == 0 else (0, 0)
             return (*size, _draw(seed, f"cover {attempt}", patient), patient)
 
@@ -161,13 +166,13 @@ def _cover(
 
 
 def _fill(images: Images, home: dict[str, str], targets: Mapping[str, Mapping[str, int]], seed: int) -> None:
-    """Give every other patient a split: the one that lacks most of what the patient has."""
+    """Assign every other patient to the split that lacks most of the classes of its images. Changes ``home``."""
     left = {name: dict(targets[name]) for name in SPLITS if name in targets}
     for patient, name in home.items():
         for label, count in images[patient].items():
             left[name][label] -= count
 
-    # Large patients first, while there is room for them; the small ones then even things out.
+    # Patients with many images first, while there is room; those with few then even out the rest.
     order = sorted(
         (patient for patient in images if patient not in home),
         key=lambda patient: (-images[patient].total(), _draw(seed, "order", patient), patient),
@@ -175,7 +180,7 @@ def _fill(images: Images, home: dict[str, str], targets: Mapping[str, Mapping[st
     for patient in order:
         counts = images[patient].items()
         scores = {
-            # fsum: the sum must not depend on the order in which the patient's images came.
+            # fsum: the sum must not depend on the order of the patient's images.
             name: math.fsum(count * left[name][label] / targets[name][label] for label, count in counts)
             for name in left
             if name == "train" or all(count <= left[name][label] for label, count in counts)
@@ -188,5 +193,5 @@ def _fill(images: Images, home: dict[str, str], targets: Mapping[str, Mapping[st
 
 
 def _draw(seed: int, purpose: str, patient: str) -> int:
-    """A random 64-bit number that is the patient's own, so that no other patient changes it."""
+    """A random 64-bit number of the patient, independent of all other patients."""
     return xxhash.xxh3_64_intdigest(f"{seed}/{purpose}/{patient}".encode())

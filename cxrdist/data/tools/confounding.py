@@ -47,7 +47,7 @@ class Association:
     chance: float
     """Balanced accuracy of guessing without the value: 1 / classes."""
     clearest: tuple[str, str, float, float]
-    """The class and value with the largest difference: the value's share in this class, and in all others."""
+    """The class and value with the largest difference: the value's share in it, and in all others together."""
 
     @property
     def is_confound(self) -> bool:

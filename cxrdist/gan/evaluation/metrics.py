@@ -13,9 +13,9 @@ from torch import Tensor
 from cxrdist.gan.evaluation.distances import frechet_distance, kernel_distance, manifolds
 from cxrdist.gan.evaluation.memorization import rounded
 
-FIGURES = ("fid", "kid", "precision", "recall", "density", "coverage")
+METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 
-Figures = dict[str, dict[str, Any]]
+Metrics = dict[str, dict[str, Any]]
 """``{metric: {value, floor, n_generated, n_real, n_floor, note if there is no value}}``."""
 
 
@@ -29,7 +29,7 @@ class Sets:
     """Held-out real images."""
 
 
-def compare(sets: Sets, k: int) -> Figures:
+def compare(sets: Sets, k: int) -> Metrics:
     """Compare generated with held-out real images; the floor compares training images with the same ones. Training
     images are real and of other patients, so the floor is what a perfect generator would reach.
 
@@ -38,11 +38,11 @@ def compare(sets: Sets, k: int) -> Figures:
     """
     equal = min(len(sets.generated), len(sets.train))
     generated, train = sets.generated[:equal], sets.train[:equal]
-    found: Figures = {
-        "fid": _figure(
+    found: Metrics = {
+        "fid": _metric(
             frechet_distance(generated, sets.real), frechet_distance(train, sets.real), equal, sets, equal, 2
         ),
-        "kid": _figure(
+        "kid": _metric(
             kernel_distance(sets.generated, sets.real),
             kernel_distance(sets.train, sets.real),
             len(sets.generated),
@@ -52,16 +52,16 @@ def compare(sets: Sets, k: int) -> Figures:
         ),
     }
     values, floors = manifolds(generated, sets.real, k), manifolds(train, sets.real, k)
-    for name in FIGURES[2:]:
+    for name in METRICS[2:]:
         value, floor = (None if one is None else getattr(one, name) for one in (values, floors))
-        found[name] = _figure(value, floor, equal, sets, equal, k + 1)
+        found[name] = _metric(value, floor, equal, sets, equal, k + 1)
     return found
 
 
-def _figure(
+def _metric(
     value: float | None, floor: float | None, generated: int, sets: Sets, train: int, least: int
 ) -> dict[str, Any]:
-    figure: dict[str, Any] = {
+    metric: dict[str, Any] = {
         "value": rounded(value),
         "floor": rounded(floor),
         "n_generated": generated,
@@ -69,8 +69,8 @@ def _figure(
         "n_floor": train,
     }
     if value is None or floor is None:
-        figure["note"] = f"needs {least} images or more of each kind"
-    return figure
+        metric["note"] = f"needs {least} images or more of each kind"
+    return metric
 
 
 def together(per_class: Mapping[str, Sets]) -> Sets:
@@ -86,33 +86,33 @@ def together(per_class: Mapping[str, Sets]) -> Sets:
     )
 
 
-def brief(spaces: Mapping[str, Figures]) -> dict[str, dict[str, float | None]]:
-    """``{space: {figure: value}}``."""
+def brief(spaces: Mapping[str, Metrics]) -> dict[str, dict[str, float | None]]:
+    """``{space: {metric: value}}``."""
     return {
-        space: {name: figure["value"] for name, figure in figures.items()}
-        for space, figures in spaces.items()
+        space: {name: metric["value"] for name, metric in metrics.items()}
+        for space, metrics in spaces.items()
     }
 
 
-def table(results: Mapping[str, Mapping[str, Figures]]) -> Iterator[str]:
-    """``{class or "overall": {space: figures}}`` as lines for a terminal. ``n``: numbers of generated and held-out
+def table(results: Mapping[str, Mapping[str, Metrics]]) -> Iterator[str]:
+    """``{class or "overall": {space: metrics}}`` as lines for a terminal. ``n``: numbers of generated and held-out
     images; KID uses more images than the others."""
-    rows = [["class", "space", "n KID", "KID x 1000 (floor)", "n", "FID (floor)", *FIGURES[2:]]]
+    rows = [["class", "space", "n KID", "KID x 1000 (floor)", "n", "FID (floor)", *METRICS[2:]]]
     for name, spaces in results.items():
-        for space, figures in spaces.items():
-            row = [name, space, _numbers(figures["kid"]), _shown(figures["kid"], 4, 1000)]
-            row += [_numbers(figures["fid"]), _shown(figures["fid"], 4)]
-            rows.append([*row, *(_shown(figures[figure], 2) for figure in FIGURES[2:])])
+        for space, metrics in spaces.items():
+            row = [name, space, _numbers(metrics["kid"]), _shown(metrics["kid"], 4, 1000)]
+            row += [_numbers(metrics["fid"]), _shown(metrics["fid"], 4)]
+            rows.append([*row, *(_shown(metrics[metric], 2) for metric in METRICS[2:])])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
 
 
-def _numbers(figure: dict[str, Any]) -> str:
-    return f"{figure['n_generated']}:{figure['n_real']}"
+def _numbers(metric: dict[str, Any]) -> str:
+    return f"{metric['n_generated']}:{metric['n_real']}"
 
 
-def _shown(figure: dict[str, Any], digits: int, factor: float = 1.0) -> str:
-    both = (figure["value"], figure["floor"])
+def _shown(metric: dict[str, Any], digits: int, factor: float = 1.0) -> str:
+    both = (metric["value"], metric["floor"])
     value, floor = ("-" if one is None else f"{one * factor:.{digits}g}" for one in both)
     return f"{value} ({floor})"

@@ -193,9 +193,9 @@ GOOD = "train/patient1/study1/view1_frontal.jpg"
         ([line("train/patient1/../../../x.jpg")], r"line 2: the Path 'train/patient1/\.\./.*' leads out of"),
         (
             [line("train/study1/x.jpg")],
-            "line 2: the Path 'train/study1/x.jpg' holds no train/, valid/ or test/",
+            "line 2: the Path 'train/study1/x.jpg' has no train/, valid/ or test/",
         ),
-        ([line("retrain/patient1/study1/x.jpg")], "line 2: the Path 'retrain/.*' holds no train/"),
+        ([line("retrain/patient1/study1/x.jpg")], "line 2: the Path 'retrain/.*' has no train/"),
         ([line("")], "line 2: no Path"),
         ([line(GOOD), line(SMALL + GOOD)], f"line 3: {GOOD} is listed twice"),
         ([line(GOOD, Edema="2")], "line 2: Edema is '2', neither 1, 0, -1 nor empty"),

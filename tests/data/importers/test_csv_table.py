@@ -91,7 +91,7 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,class", "a.png,x"], r"labels\.csv: lacks the columns label; its columns are: path, class"),
         (["path,label"], r"labels\.csv: has no rows"),
         (["path,label", "a.png,x", "./a.png,y"], r"labels\.csv, line 3: a\.png is listed twice"),
-        (["path,label", "a.png,"], r"line 2: no label; put it in, or remove the line"),
+        (["path,label", "a.png,"], r"line 2: no label; fill it in, or remove the line"),
         (["path,label", ",x"], r"line 2: no path"),
         (["path,label", "../a.png,x"], r"line 2: the path '\.\./a\.png' leads out of the folder"),
         (["path,label", "b/../../a.png,x"], r"line 2: the path .* leads out of the folder"),
@@ -100,7 +100,7 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,label, label", "a.png,x,y"], r"labels\.csv: has two columns label; rename or remove one"),
         (
             ["path,label", 'a.png,"x'] + ["b.png,x" * 1000] * 20,
-            r"labels\.csv, line \d+: no row of a CSV table \(field larger than .*; look for a quotation mark",
+            r"labels\.csv, line \d+: not a valid CSV row \(field larger than .*; look for an unclosed quotation mark",
         ),
         (["path,label", "a.png,Mass, large"], r"line 2: more cells than the 2 columns"),
     ],

@@ -145,15 +145,15 @@ def test_nih_folders_that_are_not_right(tmp_path: Path) -> None:
     [
         (
             NIH14,
-            r"NIH ChestX-ray14 has train_val_list\.txt and test_list\.txt for it, and neither lies beside",
+            r"NIH ChestX-ray14 has train_val_list\.txt and test_list\.txt for it, which are missing beside",
         ),
         (
             MimicCxrJpg,
-            r"MIMIC-CXR-JPG has mimic-cxr-2\.0\.0-split\.csv for it, which does not lie beside the table:",
+            r"MIMIC-CXR-JPG has mimic-cxr-2\.0\.0-split\.csv for it, which is missing beside the table:",
         ),
-        (CsvTable, "table of images has none where its column split is missing or empty:"),
-        (WebDataset, r"WebDataset tars have none where no \.json says split: take --split-from-names"),
-        (Folder, "folder of images comes without a split of its own: leave it out"),
+        (CsvTable, "table of images has none, because its column split is missing or empty:"),
+        (WebDataset, r"WebDataset tars have none in any \.json: add --split-from-names"),
+        (Folder, "folder of images comes without a split of its own: remove the option"),
     ],
 )
 def test_an_official_split_that_is_not_there(source: type[FileImporter], message: str) -> None:
@@ -230,7 +230,7 @@ def test_folders_that_are_not_right(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such folder"):
         list(Folder(root=str(tmp_path / "nowhere")).records())
     put_image(tmp_path / "loose.png")
-    with pytest.raises(UserError, match="holds no class folders"):
+    with pytest.raises(UserError, match="has no class folders"):
         list(Folder(root=str(tmp_path)).records())
     put_image(tmp_path / "Normal" / "a.png")
     (tmp_path / "Edema").mkdir()

@@ -27,7 +27,7 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common import external_tar
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.dicom_headers import NOTE_ONE_PATIENT
-from cxrdist.data.importers.common.external_tar import ForeignSample, Place, open_place, read_place, walk
+from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.verify import verify
@@ -117,8 +117,8 @@ def test_members_of_a_sample_may_stand_anywhere(tmp_path: Path) -> None:
         ("./d/a.cls", b"1"),
     )
     assert list(walk(path)) == [
-        ForeignSample(key="d/b", image=Place(512 * 11, 5), cls=b"0", json=None, refused=()),
-        ForeignSample(key="d/a", image=Place(512 * 4, len(PNG)), cls=b"1", json=None, refused=()),
+        ExternalSample(key="d/b", image=Place(512 * 11, 5), cls=b"0", json=None, refused=()),
+        ExternalSample(key="d/a", image=Place(512 * 4, len(PNG)), cls=b"1", json=None, refused=()),
     ]
 
 
@@ -214,9 +214,7 @@ def test_a_set_of_our_own_is_converted_and_not_imported(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "somebody else\'s"}')
     assert len(records(tmp_path)) == 1
     (tmp_path / "manifest.json").write_text('{"format": "cxrdist-shards/1"}')
-    with pytest.raises(
-        UserError, match="a set that cxrdist wrote; make another of it with `cxrdist shards conv"
-    ):
+    with pytest.raises(UserError, match="a set that cxrdist wrote; convert it with `cxrdist shards conv"):
         records(tmp_path)
     assert len(records(tmp_path, in_place=True)) == 1
 
@@ -491,11 +489,11 @@ def test_a_flipped_bit_in_a_header_is_an_error(tmp_path: Path, whole: bytes) -> 
 def test_joined_and_compressed_tars_are_errors(tmp_path: Path, whole: bytes) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes(whole + whole)
-    with pytest.raises(UserError, match=r"a\.tar: goes on after the end mark at byte 20480 of 61440"):
+    with pytest.raises(UserError, match=r"a\.tar: continues after the end mark at byte 20480 of 61440"):
         list(walk(path))
     path.write_bytes(b"\x1f\x8b" + whole)
     with pytest.raises(
-        UserError, match=r"a\.tar: no plain, whole tar: at byte 0 .* unpack it if it is compr"
+        UserError, match=r"a\.tar: not a plain, complete tar: at byte 0 .* unpack it if it is compr"
     ):
         list(walk(path))
 
@@ -521,7 +519,7 @@ def signed(member: tarfile.TarInfo, size: int) -> tuple[bytes, bytes]:
 def test_sizes_that_lead_back_or_far_away_are_errors(tmp_path: Path, size: int) -> None:
     for data in sizes(size):
         (tmp_path / "a.tar").write_bytes(data)
-        with pytest.raises(UserError, match=r"a\.tar: no plain, whole tar: at byte 0"):
+        with pytest.raises(UserError, match=r"a\.tar: not a plain, complete tar: at byte 0"):
             list(walk(tmp_path / "a.tar"))
 
 
@@ -539,7 +537,7 @@ def test_a_header_is_not_as_long_as_it_likes(tmp_path: Path, length: int, is_rig
 
 def test_folders_that_are_not_right(tmp_path: Path) -> None:
     for url in ("pipe:touch owned", "s3://bucket/x", "file:/etc"):
-        with pytest.raises(UserError, match=f"--root {url}: only local folders are read here"):
+        with pytest.raises(UserError, match=f"--root {url}: only local folders can be read"):
             list(WebDataset(root=url).records())
     with pytest.raises(UserError, match="nowhere: no such folder; name the folder that holds the tars"):
         records(tmp_path / "nowhere")
@@ -558,7 +556,7 @@ def test_folders_that_are_not_right(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"b\.tar: not a file"):
         records(tmp_path)
     (tmp_path / "b.tar").rename(tmp_path / "b.tar.gz")
-    with pytest.raises(UserError, match=r"b\.tar\.gz: only plain tars are read"):
+    with pytest.raises(UserError, match=r"b\.tar\.gz: only uncompressed tars can be read"):
         records(tmp_path)
 
 

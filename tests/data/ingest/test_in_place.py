@@ -43,9 +43,7 @@ def test_the_set_reads_as_one_that_was_written_anew(tars: Path, tmp_path: Path) 
     ingest(importer(tars, in_place=False), options(str(tmp_path / "anew")))
     manifest = index_in_place(importer(tars, in_place=True), options())
     assert {name: (tars / name).read_bytes() for name in before} == before
-    with pytest.raises(
-        UserError, match="a set that cxrdist wrote; make another of it with `cxrdist shards conv"
-    ):
+    with pytest.raises(UserError, match="a set that cxrdist wrote; convert it with `cxrdist shards conv"):
         list(importer(tars, in_place=False).records())
     placed, anew = ShardSet(tars), ShardSet(tmp_path / "anew")
     assert placed.manifest.counts == anew.manifest.counts and manifest == placed.manifest

@@ -27,6 +27,8 @@ from cxrdist.data.tools.verify import verify
 from tests.helpers.processes import is_running, wait_until, workers_of
 from tests.helpers.shard_sets import contents, make_unfinished
 
+pytestmark = pytest.mark.slow
+
 FILE_EVENTS = {
     "open",
     "os.rename",
@@ -142,10 +144,8 @@ def test_killed_again_and_again(tmp_path: Path, dedup: bool) -> None:
 
 SCRIPT = """
 import sys
-from cxrdist.data.ingest import ingest as module
-from cxrdist.cli import dispatch
-from cxrdist.data import ingest as module
 from cxrdist.cli.main import dispatch
+from cxrdist.data.ingest import ingest as module
 if __name__ == "__main__":
     module.samples_per_shard = lambda *_: 3
     module.IMAGES_PER_HASH_TASK = 4
@@ -175,6 +175,7 @@ def start(root: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
         env={
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "CXRDIST_LOG_LEVEL": "error",
             "PYTHONPATH": str(Path(ingest_module.__file__).parents[2]),
         },
         stdout=subprocess.DEVNULL,

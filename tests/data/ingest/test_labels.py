@@ -110,7 +110,7 @@ def test_errors_name_what_is_wrong() -> None:
         assign(records_of("Pneumonia"), "strict", TARGETS, NO_FINDING, None)
     with pytest.raises(UserError, match="the source has no images"):
         assign([], "strict", TARGETS, NO_FINDING, None)
-    with pytest.raises(UserError, match="no class is asked for; known: Cardiomegaly, Normal"):
+    with pytest.raises(UserError, match="no class is selected; known: Cardiomegaly, Normal"):
         assign(SOURCE, "strict", TARGETS, NO_FINDING, [])
 
 

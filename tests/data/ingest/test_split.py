@@ -158,9 +158,9 @@ def test_a_count_that_leaves_train_nothing_is_refused() -> None:
 @pytest.mark.parametrize("wrong", [0, 0.0, -0.1, -3, 2.5, float("nan"), float("inf"), True])
 def test_val_and_test_are_checked(wrong: float) -> None:
     patients, labels = single_image_patients({"A": 30})
-    with pytest.raises(UserError, match=r"--val .* is neither a share"):
+    with pytest.raises(UserError, match=r"--val .* is neither a fraction"):
         split_patients(patients, labels, val=wrong, test=0.1, seed=0)
-    with pytest.raises(UserError, match=r"--test .* is neither a share"):
+    with pytest.raises(UserError, match=r"--test .* is neither a fraction"):
         split_patients(patients, labels, val=0.1, test=wrong, seed=0)
 
 
@@ -188,7 +188,7 @@ def test_train_val_is_drawn_apart_by_patient_and_test_stays() -> None:
 
 
 def test_an_official_split_that_divides_a_patient_is_refused() -> None:
-    with pytest.raises(UserError, match=r"divides 1 patients .* take --split drawn"):
+    with pytest.raises(UserError, match=r"divides 1 patients .* use --split drawn"):
         official_split(list("aab"), ["x"] * 3, ["train", "val", "test"], list("aab"), val=0.5, seed=0)
 
 

@@ -12,7 +12,7 @@ from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.stream import Stream, StreamOptions
-from cxrdist.data.mix import shuffle as cycles
+from cxrdist.data.mix import shuffle
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.blocks import block_rows_of
 from cxrdist.errors import UserError
@@ -170,7 +170,7 @@ def test_a_remote_stratum_is_fetched_by_the_chunks_that_the_order_takes(
     tiny_set: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """8 images that lanes get runs of, in chunks of one; a block would hold them all."""
-    monkeypatch.setattr(cycles, "LEAST_RUN_SAMPLES", 1)
+    monkeypatch.setattr(shuffle, "LEAST_RUN_SAMPLES", 1)
     made = Stream(ShardSet(tiny_set), None, {"Normal": {"real": 8}}, StreamOptions(batch=2, seed=1))
     assert made.order.shuffles[0].chunk_samples == made.readers[0].block_rows == 1
     entry = made.readers[0].entry

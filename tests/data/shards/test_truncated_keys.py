@@ -128,7 +128,7 @@ def test_one_line_names_the_command_that_replaces_them(
         command(earlier, tiny_set)
     assert str(caught.value) == (
         f"{earlier}: its images are intact, but an earlier version truncated their keys to 40 characters, so several "
-        f"images share one: make a set with whole keys with `cxrdist shards convert '{earlier}' --out "
+        f"images share one; make a set with whole keys with `cxrdist shards convert '{earlier}' --out "
         f"'{earlier}-whole-keys'`"
     )
     assert contents(earlier) == before
@@ -180,9 +180,9 @@ def test_a_conversion_replaces_long_keys_alone(
                 grey = np.random.default_rng([label, shard, candidate]).integers(0, 256, (32, 32), np.uint8)
                 assert np.array_equal(there[new_keys[earlier_key(name, shard, candidate)]], grey)
     before, after = ShardSet(earlier).manifest, ShardSet(out).manifest
-    assert after["counts"] == before["counts"] and after["encoding"] == encoding
-    assert after["lineage"] == {**before["lineage"], "ancestors": [before["digest"]]}
-    assert after["provenance"]["converted"][0]["from"] == before["digest"]
+    assert after.counts == before.counts and after.encoding == encoding
+    assert after.lineage.json_value() == {**before.lineage.json_value(), "ancestors": [before.digest]}
+    assert after.provenance.converted is not None and after.provenance.converted[0].source == before.digest
 
     lines = order(tiny_set, out)
     printed = {key for line in lines for key in line.split()[6:]}

@@ -193,17 +193,17 @@ def test_a_table_that_no_reader_accepts_is_not_written(
 @pytest.mark.parametrize(
     ("part", "value", "wrong"),
     [
-        ("classes", ["Normal", "Normal"], "the value is .* classes: a class occurs twice"),
+        ("classes", ["Normal", "Normal"], "classes: a class occurs twice"),
         ("classes", [f"c{i}" for i in range(2**16)], "classes is .* at most 65535 items"),
         (
             "classes",
             ["Nor\x1bmal"],
             r"classes\[0\] is 'Nor\\x1bmal': expected text without control characters",
         ),
-        ("classes", ["Other"], "the value is .* strata: 'Normal' is no class of the set"),
+        ("classes", ["Other"], "strata: 'Normal' is no class of the set"),
         ("image_size", 0, "image_size is 0: "),
         ("encoding", "gif", "encoding is 'gif': "),
-        ("strata", "twice", "the value is .* strata: a stratum occurs twice"),
+        ("strata", "twice", "strata: a stratum occurs twice"),
     ],
 )
 def test_a_manifest_that_no_reader_accepts_is_not_written(
@@ -239,7 +239,7 @@ def test_provenance_that_no_reader_accepts_is_refused(provenance: dict[str, Any]
 def test_an_option_with_a_control_character_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     """It would stand in the manifest, which no reader would accept."""
     importer = tars(tmp_path / "tars", label_field="label\x1b")
-    with pytest.raises(UserError, match=r"^import webdataset: its source_options is .*label\\x1b"):
+    with pytest.raises(UserError, match=r"^import webdataset: source_options is .*label\\x1b"):
         ingest(importer, IngestOptions(out=str(tmp_path / "set"), size=16, val=1, test=1))
     assert not (tmp_path / "set").exists()
 
@@ -281,7 +281,8 @@ def test_a_finding_that_no_reader_accepts_stops_the_import(
     monkeypatch.setattr(CsvTable, "records", records)
     options = IngestOptions(out=str(tmp_path / "set"), size=16, val=1, test=1)
     with pytest.raises(
-        UserError, match=r"-a-real-000000\.tar: sample '\w{24}': its findings is \['Mass', 'a\\tb'\]"
+        UserError,
+        match=r"-real-000000\.tar: sample '\w{24}': not written, since in its metadata findings\[1\] is 'a\\tb': ",
     ):
         ingest(CsvTable(root=str(root)), options)
     assert not [*(tmp_path / "set").glob("*.tar")]

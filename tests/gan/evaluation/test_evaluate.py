@@ -52,6 +52,8 @@ from cxrdist.run.tracking import TrackingConfig
 from cxrdist.seeds import uniform
 from tests.helpers.launching import launch
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("Normal", "Pleural Effusion")
 
 

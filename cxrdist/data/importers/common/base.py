@@ -1,4 +1,14 @@
-"""What every source of radiographs gives: records, read from tables alone, and pixels, one image at a time."""
+"""The base of all importers: records, read from tables without decoding an image, and pixels, one image at a time.
+
+A new source is one file with a frozen dataclass, and one line in ``registry.IMPORTERS``. ``docs/importing.md`` walks
+through an example.
+
+    tables, folder listings -> records() -> Record(source_id, patient_id, findings or label, split, view, ...)
+    Record -> pixels(record, size, fit) -> [size, size] uint8
+
+Classes, splits, keys, salted hashes and shards are made by ``ingest`` from the records: an importer only describes
+its source.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +21,45 @@ import numpy as np
 
 from cxrdist.data.imaging.radiograph import load_grey
 
-PLACES = ("root", "table")
-"""Options that say where a source lies: they stand in no manifest."""
+LOCATION_OPTIONS = ("root", "table")
+"""Options that say where a source is stored. They do not change the set, so no manifest records them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One radiograph as its source describes it, before any pixel is read."""
+    """One radiograph as its source describes it, before its pixels are read.
+
+    Text must be free of control characters; ``tables.rows_of`` removes them.
+    """
 
     source_id: str
-    """The source's own name of the image, unique in it. Only its salted hash (the key) is ever stored."""
+    """The source's name of the image, unique in the source. Only its salted hash, the key, is stored."""
     patient_id: str = ""
-    """The source's own name of the patient, "" where it names none: then the image is its own patient. Only its
-    salted hash is ever stored."""
+    """The source's name of the patient; "" if unknown, and the image counts as a patient of its own. All images of a
+    patient are in one split. Only its salted hash is stored."""
     findings: tuple[str, ...] = ()
-    """All positive findings, in the source's own words; a label rule turns them into one class."""
+    """All positive findings, in the source's own words. A label rule turns them into one class, see
+    ``Importer.targets``."""
     uncounted: tuple[str, ...] = ()
-    """What else the source says of the image, such as a pacemaker, that no label rule looks at; kept with the
-    sample's findings."""
+    """Other remarks, such as a pacemaker, that no label rule looks at; stored with the findings."""
     label: str | None = None
-    """The class, where the source itself says it (a folder's name); then no label rule is needed."""
+    """The class, if the source names it itself (a folder, a column). Then no label rule applies."""
     left_out: str | None = None
-    """Why the source itself leaves this image out, such as "lateral view"; counted, and told in the manifest."""
+    """Why the image is not used, such as "lateral view"; None for an image that is used. The reasons are counted,
+    printed and recorded in the manifest."""
     notes: tuple[str, ...] = ()
-    """What is to be known of this image though it is used; counted, told as a warning and in the manifest."""
+    """Warnings about an image that is used. They are counted, logged and recorded in the manifest."""
     split: str | None = None
-    """The source's own split: train, val, test, or train-val where it keeps only test apart; see ``--split``."""
+    """The source's own split: "train", "val", "test", or "train-val" if the source only separates its test images.
+    Used by ``--split official``."""
     view: str | None = None
-    """PA, AP, LATERAL ... as the source says."""
+    """The projection, such as PA, AP or LATERAL; None if unknown. See ``tables.view_of``."""
     sex: str | None = None
-    """M or F."""
+    """M or F; None if unknown. See ``tables.sex_of``."""
     age: int | None = None
-    """Whole years; ages from 90 up are stored as 90."""
+    """Age in whole years; None if unknown. Ages above 90 are stored as 90. See ``tables.age_years``."""
     file: str = ""
-    """Where the pixels are, relative to the source's root; "" where they are computed."""
+    """The image file, relative to the root of the source; "" for images that are computed."""
 
     @property
     def patient(self) -> str:
@@ -54,50 +69,61 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Importer:
-    """A source of radiographs: a small frozen dataclass, since it travels to worker processes.
+    """A source of radiographs: a frozen dataclass, pickled to worker processes.
 
-    Its fields, with their docstrings, are the options of ``cxrdist import <name>``.
+    A subclass overrides ``records`` and ``pixels`` (``FileImporter`` has one for image files) and sets the class
+    attributes ``name``, ``release`` and ``example``; those below have defaults. Its dataclass fields are the options
+    of ``cxrdist import <name>``, its docstring and theirs are the text of ``--help``. Check the options in
+    ``__post_init__``, for example with ``check_choice``.
     """
 
     name: ClassVar[str]
+    """The source on the command line: ``cxrdist import <name>``."""
     release: ClassVar[str]
+    """The data set and its version, for messages and the manifest."""
     example: ClassVar[str]
-    """A command line for ``--help``."""
+    """A complete command line for ``--help``."""
     targets: ClassVar[Mapping[str, str]] = {}
-    """A finding of this source -> the class it is a target for; empty where records hold their ``label``."""
+    """Finding -> class, for the findings that a classifier shall learn; empty if records have a ``label``."""
     normal: ClassVar[str | None] = None
-    """The finding that, alone, means the class Normal."""
+    """The finding that means the class Normal if it is the only one; None if there is none."""
     is_phantom: ClassVar[bool] = False
+    """True for computed images: hashed with a public salt, and never compared for near-duplicates."""
     largest_size: ClassVar[int] = 2048
-    """Pixels a side that it can give."""
+    """The largest ``--size`` of the source: pixels per side."""
     walks_root: ClassVar[bool] = False
-    """Whether it takes all that lies below its root, so that a set in there would be read, too."""
+    """True if all files below the root are read; then the new set must lie elsewhere."""
     default_out: ClassVar[str | None] = None
-    """What ``--out`` is where it is not given; None where it must be."""
-    no_official_split: ClassVar[str] = "comes without a split of its own: leave it out"
-    """What is said where ``--split official`` finds none."""
+    """The default of ``--out``; None if it must be given."""
+    no_official_split: ClassVar[str] = "comes without a split of its own: remove the option"
+    """The end of the error message if ``--split official`` is given and no record has a split."""
     default_split: ClassVar[str] = "drawn"
-    """What ``--split`` is where it is not given: "official" where the user wrote the source's splits."""
+    """The default of ``--split`` if records have a split: "official" for sources that users write themselves."""
 
     def records(self) -> Iterator[Record]:
-        """All records, from tables and folder listings alone, in the same order each time it is called.
+        """Yield all records, from tables and folder listings alone, in the same order on every call.
 
-        Raises UserError for a table that is not right.
+        Images that are not used are records, too, with ``left_out`` set, so that they are counted. Raises UserError,
+        naming file and line, for an invalid table.
         """
         raise NotImplementedError
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
-        """One image, [size, size] uint8. Raises images.UndecodableImage where the file is not an image."""
+        """Decode one image: [size, size] uint8 grey, 0 is black.
+
+        ``fit`` is "pad" or "crop", see ``load_grey``. A function of the record and the options alone; called in
+        worker processes, in any order. Raises UndecodableImage, naming the file, if it is missing or no valid image.
+        """
         raise NotImplementedError
 
     def source_options(self) -> dict[str, Any]:
-        """The source's own options, as the manifest keeps them: all but where it lies."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in PLACES}
+        """The importer's own options as the manifest records them: all fields but ``LOCATION_OPTIONS``."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LOCATION_OPTIONS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileImporter(Importer):
-    """A source whose images are files: PNG, JPEG or DICOM, whatever their names say."""
+    """A source whose images are PNG, JPEG or DICOM files, recognized by their content."""
 
     root: str
     """Folder of the source."""

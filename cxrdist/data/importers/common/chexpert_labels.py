@@ -1,4 +1,4 @@
-"""What CheXpert and MIMIC-CXR-JPG share: 14 observations, read from a report by the CheXpert labeler.
+"""What CheXpert and MIMIC-CXR-JPG share: 14 observations that the CheXpert labeler read from a report.
 
 A cell is 1 (positive), 0 (negative), -1 (uncertain) or empty (not mentioned, which counts as negative): Irvin et
 al., AAAI 2019.
@@ -40,7 +40,7 @@ _VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1, "": 0}
 
 
 class Labels(NamedTuple):
-    """One row of labels, as a Record says them; an uncertain one that counts is ``Pneumonia (uncertain)``."""
+    """One row of labels, as the fields of a Record; a finding that stays uncertain is ``Pneumonia (uncertain)``."""
 
     findings: tuple[str, ...]
     uncounted: tuple[str, ...]
@@ -49,18 +49,19 @@ class Labels(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CheXpertLabelled(FileImporter):
-    """A source whose tables hold the 14 observations."""
+    """A source whose tables have the 14 observations as columns."""
 
     views: str = "frontal"
-    """frontal, lateral or all."""
+    """Views to keep: frontal, lateral or all."""
     uncertain: str = "drop"
-    """What an uncertain finding (-1) is: drop (where it is a target, the image is left out; any other counts as a
-    finding beside the target, as it does for the labeler's own No Finding), zero (negative) or one (positive)."""
+    """How uncertain findings (-1) count: zero (negative), one (positive) or drop (an image with an uncertain target
+    is left out; any other uncertain finding counts as a finding beside the target, as in the labeler's own No
+    Finding)."""
     count_unspecific: bool = False
-    """Count Enlarged Cardiomediastinum, Lung Opacity and Support Devices as other findings: beside a target under
-    --label-rule strict, and beside No Finding, which then is not Normal. By default they do not count: the first two
-    are the parents of Cardiomegaly and Edema among the labels, so they come with them, and a device is no disease:
-    the labeler itself says No Finding beside one."""
+    """Count Enlarged Cardiomediastinum, Lung Opacity and Support Devices as findings: then they exclude an image
+    under --label-rule strict, and an image with No Finding beside one of them is not Normal. By default they do not
+    count: the first two are parents of Cardiomegaly and Edema in the tree of labels, and a device is no disease (the
+    labeler reports No Finding beside one)."""
 
     targets: ClassVar = {
         "Cardiomegaly": "Cardiomegaly",
@@ -75,18 +76,18 @@ class CheXpertLabelled(FileImporter):
         check_choice("uncertain", self.uncertain, UNCERTAIN_WAYS)
 
     def labels_of(self, row: Row, where: str) -> Labels:
-        """Raises UserError for a cell that is none of the four."""
+        """The labels of a row. Raises UserError for a cell with any other value than 1, 0, -1 and empty."""
         values = {name: self._value(row, name, where) for name in OBSERVATIONS}
-        said = {name for name, value in values.items() if value == 1}
-        found = {name: name for name in OBSERVATIONS if name in said}
+        positive = {name for name, value in values.items() if value == 1}
+        found = {name: name for name in OBSERVATIONS if name in positive}
         left_out = None
         if self.uncertain == "drop":
-            doubtful = [name for name, value in values.items() if value == -1]
-            found |= {name: f"{name} (uncertain)" for name in doubtful}
-            if any(name in self.targets or name == NO_FINDING for name in doubtful):
+            uncertain = [name for name, value in values.items() if value == -1]
+            found |= {name: f"{name} (uncertain)" for name in uncertain}
+            if any(name in self.targets or name == NO_FINDING for name in uncertain):
                 left_out = UNCERTAIN_FINDING
-        # An opacity beside No Finding would be a contradiction, and such an image is not a clean normal one.
-        uncounted = () if self.count_unspecific else (DEVICES,) if NO_FINDING in said else UNSPECIFIC
+        # An opacity contradicts No Finding, so it counts there: the image is not a clean normal one.
+        uncounted = () if self.count_unspecific else (DEVICES,) if NO_FINDING in positive else UNSPECIFIC
         return Labels(
             findings=tuple(text for name, text in found.items() if name not in uncounted),
             uncounted=tuple(text for name, text in found.items() if name in uncounted),
@@ -102,5 +103,5 @@ class CheXpertLabelled(FileImporter):
         return {"drop": -1, "zero": 0, "one": 1}[self.uncertain] if value == -1 else value
 
     def left_out_view(self, view: str) -> str | None:
-        """Why an image is left out that shows a "frontal", "lateral" or other view; None where it is not."""
+        """Why an image of a "frontal", "lateral" or other view is left out; None if it is kept."""
         return None if self.views in ("all", view) else f"{view} view"

@@ -1,4 +1,4 @@
-"""Files of anybody's making: nothing is read through a link that leads out, and DICOM files speak for themselves."""
+"""Untrusted folders of image files: no link out of the root is followed; DICOM headers fill in what is unknown."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DICOM_HEAD_BYTES = 132
 
 @dataclass(frozen=True, kw_only=True)
 class ConfinedImporter(FileImporter):
-    """A source that others may have filled."""
+    """A source of files whose origin is not known: links out of the root are never followed."""
 
     burned_in: str = "drop"
-    """DICOM images with text in their pixels, by their file's own word: drop those that say YES, or strict (also
-    those that do not say), or keep."""
+    """DICOM images whose header says that text is burned into the pixels (BurnedInAnnotation): drop (leave out those
+    with YES), strict (also those without the attribute) or keep."""
     intensity: str = "percentiles"
-    """How 16-bit PNGs become 8-bit: percentiles (each image's own 0.5 and 99.5 are black and white: many detectors
-    have 12 bits, and their images would be black) or full (0 and 65535 are)."""
+    """How 16-bit PNGs become 8-bit: percentiles (the image's own percentiles 0.5 and 99.5 become black and white;
+    many detectors have 12 bits, and their images would be nearly black otherwise) or full (0 and 65535 do)."""
 
     def __post_init__(self) -> None:
         check_burned_in(self.burned_in)
@@ -41,7 +41,7 @@ class ConfinedImporter(FileImporter):
         return load_grey(confined(self.root, record.file), size, fit, tone_of(self.intensity))
 
     def described(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The records with what DICOM files say of themselves where the source says nothing."""
+        """Fill in what the source leaves unknown from the headers of its DICOM files."""
         yield from described(((record, self._header(record)) for record in records), self.burned_in)
 
     def _header(self, record: Record) -> DicomHeader | None:
@@ -52,15 +52,15 @@ class ConfinedImporter(FileImporter):
         try:
             return read_header(confined(self.root, record.file))
         except UndecodableImage:
-            return None  # told when its pixels are asked for
+            return None  # reported when its pixels are decoded
 
 
 def _may_be_dicom(path: str) -> bool:
-    """False for a file that begins otherwise: told in a tenth of the time that reading its header takes."""
+    """False if the file does not begin like a DICOM file: ten times faster than reading its header."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
-        return True  # a link, say: it is looked at with care
+        return True  # a link, for example: read_header checks where it leads
     try:
         return is_dicom(os.pread(descriptor, DICOM_HEAD_BYTES, 0))
     finally:
@@ -68,7 +68,7 @@ def _may_be_dicom(path: str) -> bool:
 
 
 def listed(folder: Path) -> list[Path]:
-    """What a folder holds. Raises UserError where it cannot be read."""
+    """The entries of a folder. Raises UserError if it cannot be read."""
     try:
         return list(folder.iterdir())
     except OSError as error:
@@ -76,9 +76,9 @@ def listed(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files at any depth but hidden ones; no link to a folder is followed.
+    """All files below a folder, hidden files and folders aside. Links to folders are not followed.
 
-    Raises UserError where a folder cannot be read: its images would be missing without a word.
+    Raises UserError if a folder cannot be read: its images would be missing silently.
     """
 
     def give_up(error: OSError) -> None:
@@ -90,15 +90,13 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def _unreadable(error: OSError) -> UserError:
-    return UserError(
-        f"{error.filename}: cannot be read ({error.strerror}); make it readable, or take it away"
-    )
+    return UserError(f"{error.filename}: cannot be read ({error.strerror}); make it readable, or remove it")
 
 
 def confined(root: str, file: str) -> Path:
-    """A file below ``root``. Raises UndecodableImage where a link leads out of there."""
+    """The path of a file below ``root``. Raises UndecodableImage if a link leads out of the root."""
     path = Path(root, file)
-    # Its folder in place of a file that is no link: known from the file before, and quicker than to resolve each.
+    # For a plain file resolve its folder: cached since the file before, so much faster than resolving each file.
     if not _is_within(str(path if path.is_symlink() else path.parent), root):
         raise UndecodableImage("a link that leads out of the folder", str(path))
     return path

@@ -1,4 +1,4 @@
-"""What DICOM files say of themselves, added to the records of a source that may hold some."""
+"""Records of sources that may hold DICOM files, completed from the files' headers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common.base import Record
 from cxrdist.errors import check_choice
 
+# Recorded in manifests: changing it changes their digests.
 NOTE_ONE_PATIENT = (
     "all DICOM files bear one PatientID, which tells nobody apart: each counts as a patient of its own"
 )
@@ -22,20 +23,23 @@ def check_burned_in(policy: str) -> None:
 
 
 def with_header(record: Record, root: Path, burned_in: str) -> Record:
-    """The record with what its DICOM file says where the source says nothing; who is left out, and notes.
+    """``with_attributes`` of the header of the record's file.
 
-    No pixel is read. A file that is missing or no DICOM leaves the record as it is. ``burned_in`` is a policy of
-    ``BURNED_IN_POLICIES``. Raises UserError where pydicom is not installed.
+    No pixel is read. The record is unchanged if the file is missing or not DICOM. Raises UserError if pydicom is not
+    installed.
     """
     try:
         header = read_header(root / record.file)
     except UndecodableImage:
         return record
-    return with_said(record, header, burned_in)
+    return with_attributes(record, header, burned_in)
 
 
-def with_said(record: Record, header: DicomHeader, burned_in: str) -> Record:
-    """``with_header`` of a header that has been read."""
+def with_attributes(record: Record, header: DicomHeader, burned_in: str) -> Record:
+    """The record with patient, view, sex and age from a DICOM header as far as the source leaves them unknown.
+
+    The header may also leave the image out, or add notes. ``burned_in`` is a policy of ``BURNED_IN_POLICIES``.
+    """
     return replace(
         record,
         patient_id=record.patient_id or header.patient_id or "",
@@ -47,19 +51,19 @@ def with_said(record: Record, header: DicomHeader, burned_in: str) -> Record:
     )
 
 
-def described(said: Iterable[tuple[Record, DicomHeader | None]], burned_in: str) -> Iterator[Record]:
-    """The records with what their DICOM headers say where the source says nothing; None for any other file.
+def described(read: Iterable[tuple[Record, DicomHeader | None]], burned_in: str) -> Iterator[Record]:
+    """``with_attributes`` of all records; the header is None for a file that is not DICOM.
 
-    A PatientID that all of them bear is taken for the work of an anonymizer, and names nobody.
+    If all DICOM files have one PatientID, an anonymizer wrote it: it is ignored, and noted.
     """
     before, after = [], []
-    for record, header in said:
+    for record, header in read:
         before.append(record)
-        after.append(record if header is None else with_said(record, header, burned_in))
+        after.append(record if header is None else with_attributes(record, header, burned_in))
     named = [new.patient_id for old, new in zip(before, after) if new.patient_id != old.patient_id]
-    tells_nothing = len(named) > 1 and len(set(named)) == 1
+    is_constant = len(named) > 1 and len(set(named)) == 1
     for old, new in zip(before, after):
-        if tells_nothing and new.patient_id != old.patient_id:
+        if is_constant and new.patient_id != old.patient_id:
             yield replace(new, patient_id=old.patient_id, notes=(*new.notes, NOTE_ONE_PATIENT))
         else:
             yield new

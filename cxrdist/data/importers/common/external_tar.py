@@ -1,11 +1,11 @@
-"""Tars that others wrote, read without trusting them: which members make a sample, and where its bytes lie.
+"""Untrusted, external tars: which members make a sample, and where its bytes are.
 
-    headers, one after the other        tarfile; a damaged one or a truncated tar raises
-      -> a member is refused            a link, a device, a pickle, a name that leads elsewhere, too large
-      -> or belongs to a sample         by its key, the rule of WebDataset
-      -> samples                        the image's offset and length, the bytes of .cls and .json
+    headers, one after the other        by tarfile; a damaged header or a truncated tar raises UserError
+      -> refused members                links, devices, pickles, names that lead out, members above the size cap
+      -> members of a sample            by their key, as in WebDataset
+      -> samples                        offset and length of the image, the bytes of .cls and .json
 
-No member is unpacked, and no byte of any other member than an image, a ``.cls`` or a ``.json`` is read.
+No member is unpacked. Only images, ``.cls`` and ``.json`` members are ever read.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ TEXT_ENDINGS = ("cls", "json")
 PICKLE_ENDINGS = frozenset(
     ("pyd", "pickle", "pkl", "pk", "pck", "pcl", "p", "pth", "pt", "ckpt", "joblib", "dill", "pyc", "pyo")
 )
-"""Endings whose usual readers run code that the file brings along."""
+"""Endings of files whose usual readers run code from the file."""
 MAX_HEADER_BYTES = 2**14
-"""Far above what names need; tarfile's patterns take a time that grows with its square (CVE-2024-6232)."""
+"""Far above what names need. The time of tarfile's regular expressions grows with the square of it
+(CVE-2024-6232)."""
 
+# Manifests record these reasons: changing one changes the digest of the sets that it occurs in.
 PICKLE = "a pickle member, never opened"
 LINK = "a link, never followed"
 SPECIAL = "a device or other special member, never read"
@@ -42,7 +44,7 @@ TOO_LARGE = "a member over the size cap, never read"
 TWICE = "a member that stands twice"
 SEVERAL_IMAGES = "several images in one sample"
 
-_START_BYTES = 132  # all that tells a DICOM file
+_START_BYTES = 132  # enough to recognize a DICOM file
 
 # Of base_plus_ext in webdataset 1.0.2: the key ends at the first dot of the base name.
 _KEY_AND_ENDING = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -59,32 +61,32 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignSample:
+class ExternalSample:
     """The members of a tar that share a key."""
 
     key: str
     image: Place | None
-    """None where there is no image, or several."""
+    """None if there is no image, or more than one."""
     is_dicom: bool = False
-    """Whether the image begins as a DICOM file, whatever its ending says."""
+    """True if the image begins like a DICOM file, whatever its ending is."""
     cls: bytes | None
     json: bytes | None
     refused: tuple[str, ...]
-    """Why members of it were refused, each reason once."""
+    """The reasons why members of it were refused, without repetition."""
 
 
 @dataclass(slots=True)
 class _Draft:
     places: dict[str, Place | None] = field(default_factory=dict)
-    """Ending -> place; None where it stands twice."""
+    """Ending -> place; None for an ending that occurs twice."""
     refused: list[str] = field(default_factory=list)
 
 
-def walk(path: Path) -> Iterator[ForeignSample]:
-    """The samples of a tar, in the order of their first members, wherever the other members stand.
+def walk(path: Path) -> Iterator[ExternalSample]:
+    """The samples of a tar, in the order of their first members; a sample's members may lie apart.
 
-    Members without an ending, which no sample of WebDataset has, are passed over. Raises UserError, naming
-    the byte, where the tar is truncated, damaged, or no plain tar.
+    Members without an ending are ignored: in WebDataset no sample has one. Raises UserError, with the offset, if the
+    tar is truncated, damaged or not a plain tar.
     """
     drafts: defaultdict[str, _Draft] = defaultdict(_Draft)
     with path.open("rb", buffering=0) as file:
@@ -97,7 +99,7 @@ def walk(path: Path) -> Iterator[ForeignSample]:
                 draft.refused.append(SEVERAL_IMAGES)
             image = images[0] if len(images) == 1 else None
             cls, json = (_read(file, draft.places.get(ending)) for ending in TEXT_ENDINGS)
-            yield ForeignSample(
+            yield ExternalSample(
                 key=key,
                 image=image,
                 is_dicom=image is not None and is_dicom(_start(file, image)),
@@ -108,19 +110,18 @@ def walk(path: Path) -> Iterator[ForeignSample]:
 
 
 def read_place(path: Path, place: Place) -> bytes:
-    """The bytes of a member, fewer where the tar ends before. Raises OSError where there is no such tar."""
+    """The bytes of a member, fewer if the tar has been truncated. Raises OSError if the tar does not exist."""
     with path.open("rb", buffering=0) as file:
         return os.pread(file.fileno(), place.length_bytes, place.offset_bytes)
 
 
 def open_place(path: Path, place: Place) -> BinaryIO:
-    """A member as a file of its own, of which no byte is read before it is asked for. Raises OSError where there
-    is no such tar."""
+    """A member as a file object, read on demand. Raises OSError if the tar does not exist."""
     return io.BufferedReader(_Member(path, place))
 
 
 class _Member(io.RawIOBase):
-    """A part of a file, with nothing before it and nothing behind."""
+    """A part of a file, as a file."""
 
     def __init__(self, path: Path, place: Place) -> None:
         self._file = path.open("rb", buffering=0)
@@ -159,7 +160,7 @@ def _read(file: IO[bytes], place: Place | None) -> bytes | None:
 
 
 def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft]) -> None:
-    """Put a member into the sample that it belongs to, or its refusal there."""
+    """Add a member to the draft of its sample, or the reason for its refusal."""
     name = PurePosixPath(member.name).as_posix()
     match = _KEY_AND_ENDING.fullmatch(name)
     key, ending = (match[1], match[2].lower()) if match else (name, "")
@@ -184,7 +185,7 @@ def _refusal(member: tarfile.TarInfo, ending: str) -> str | None:
         return LINK
     if not member.isreg() or member.issparse():
         return SPECIAL
-    # Every part, not the last alone: x.pkl.gz is a pickle, too, and so is .x.pkl, which has no key.
+    # Every part of the name: x.pkl.gz is a pickle, too, and so is .x.pkl, which has no key.
     if not PICKLE_ENDINGS.isdisjoint(PurePosixPath(name.lower()).name.split(".")[1:]):
         return PICKLE
     cap_bytes = {"cls": MAX_TEXT_BYTES, "json": MAX_TEXT_BYTES}.get(ending, MAX_IMAGE_BYTES)
@@ -192,7 +193,7 @@ def _refusal(member: tarfile.TarInfo, ending: str) -> str | None:
 
 
 class _Headers:
-    """What tarfile reads of a foreign tar: it would take a header's word for how long the header is."""
+    """The file as tarfile reads it, with a limit: a header states its own length, which may be huge."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -205,7 +206,7 @@ class _Headers:
 
 
 def _members(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """All members of a tar that is whole. tarfile itself takes a damaged header for the end."""
+    """All members of a tar. Raises UserError for a damaged header, which tarfile takes for the end of the tar."""
     file_bytes = os.fstat(file.fileno()).st_size
     at = 0
     reader: Any = _Headers(file)
@@ -213,18 +214,18 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=reader, mode="r:", encoding="utf-8") as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # it would keep them all
-                # A size below 0, or a second header that changes it, must not lead back: an endless tar.
+                # A negative size, or a second header that changes it, must not lead back: the tar would never end.
                 if tar.offset <= at or member.size < 0:
-                    raise tarfile.ReadError(f"member {member.name!a} has a size that cannot be")
+                    raise tarfile.ReadError(f"member {member.name!a} has an impossible size")
                 if tar.offset > file_bytes:
                     raise tarfile.ReadError(f"member {member.name!a} reaches past the end: truncated")
                 yield member
                 at = tar.offset
     except UserError:
         raise
-    except Exception as error:  # tarfile on foreign bytes may raise nearly anything
+    except Exception as error:  # tarfile may raise nearly anything for untrusted bytes
         raise UserError(
-            f"{path}: no plain, whole tar: at byte {at} of {file_bytes}: {error}; copy or download it again, "
+            f"{path}: not a plain, complete tar: at byte {at} of {file_bytes}: {error}; copy or download it again, "
             "or unpack it if it is compressed"
         ) from error
     _check_end(path, file, at, file_bytes)
@@ -244,6 +245,6 @@ def _check_end(path: Path, file: IO[bytes], at: int, file_bytes: int) -> None:
     while chunk := file.read(2**20):
         if chunk.strip(b"\0"):
             raise UserError(
-                f"{path}: goes on after the end mark at byte {at} of {file_bytes}: take it apart where several "
-                "tars were joined, or copy or download it again"
+                f"{path}: continues after the end mark at byte {at} of {file_bytes}: split it if several "
+                "tars were joined, otherwise copy or download it again"
             )

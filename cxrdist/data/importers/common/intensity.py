@@ -1,4 +1,4 @@
-"""16-bit grey as 8-bit: many detectors have 12 bits, whose images would be black if the whole range were kept."""
+"""16-bit grey to 8-bit. Many detectors have 12 bits: scaled from the full range, their images are nearly black."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def check_intensity(intensity: str) -> None:
 
 
 def tone_of(intensity: str, is_inverted: bool = False) -> Tone:
-    """What ``images.load_grey`` takes to make 8-bit grey of a file's; travels to worker processes."""
+    """The ``tone`` of ``load_grey``; it can be pickled to worker processes."""
     return Tone(partial(eight_bit, intensity=intensity, is_inverted=is_inverted), is_inverted)
 
 
 def eight_bit(pixels: np.ndarray, intensity: str, is_inverted: bool) -> np.ndarray:
-    """[H, W] uint16 grey as [H, W] uint8."""
+    """[H, W] uint16 grey -> [H, W] uint8, black to white between two percentiles or over the full range."""
     low, high = (0, 65535) if intensity == "full" else _percentiles(pixels)
     values = np.arange(65536, dtype=np.float64)
     grey = (values - low) / max(high - low, 1) * 255

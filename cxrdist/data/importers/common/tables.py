@@ -1,4 +1,4 @@
-"""The CSV tables of the sources: rows with their line, and the words for what is wrong with one."""
+"""The CSV tables of the sources: rows with their line numbers, checked cells, and errors that name table and line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SPLIT_OF = {
     "test": "test",
     "testing": "test",
 }
-"""Words for a split, as tables and file names use them."""
+"""Words for a split in tables and file names -> train, val or test."""
 
 Row = dict[str, str]
-"""Column -> the cell's text without control characters, stripped; "" where it is empty or the row too short."""
+"""Column -> the cell's text, stripped and without control characters; "" if it is empty or the row too short."""
 
 LONGEST_LINE = 2**20
-"""Characters. A line that never ends, packed into a few kilobytes of .gz, would fill the memory."""
+"""Characters. A line without an end, compressed to a few kilobytes, would otherwise fill the memory."""
 _VIEW_WORD = (
     "PA|AP|L|R|LL|RL|LAT|LATERAL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO|FRONTAL|POSTEROANTERIOR|ANTEROPOSTERIOR|LEFT|RIGHT|"
     "AXIAL|LORDOTIC|OBLIQUE|DECUBITUS|HORIZONTAL|SUPINE|ERECT|UPRIGHT|SITTING|PORTABLE|XTABLE|SWIMMERS|COSTAL"
@@ -36,7 +36,7 @@ _VIEW = re.compile(rf"(?:{_VIEW_WORD})(?:[ _-](?:{_VIEW_WORD}))*", re.IGNORECASE
 
 
 def find_table(root: Path, *names: str) -> Path:
-    """The first of ``names`` (each also with ``.gz``) in ``root``. Raises UserError where there is none."""
+    """The first of ``names``, plain or with ``.gz``, that exists in ``root``. Raises UserError if none does."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name the folder that holds {names[0]}")
     for name in names:
@@ -49,10 +49,10 @@ def find_table(root: Path, *names: str) -> Path:
 
 
 def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
-    """("<table>, line <n>", row) of a CSV in UTF-8, plain or gzipped.
+    """Yield ("<table>, line <n>", row) for each row of a CSV in UTF-8, plain or gzipped.
 
-    Raises UserError where it lacks one of the ``needed`` columns or has two of one name, is no such CSV, or has no
-    rows.
+    The first text is the ``where`` of the functions below. Raises UserError if one of the ``needed`` columns is
+    missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
     """
     is_empty = True
     try:
@@ -79,8 +79,8 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
                 )
     except csv.Error as error:
         raise UserError(
-            f"{table}, line {reader.line_num}: no row of a CSV table ({error}); look for a quotation mark that is "
-            "never closed, or download it again"
+            f"{table}, line {reader.line_num}: not a valid CSV row ({error}); look for an unclosed quotation "
+            "mark, or download it again"
         ) from error
     except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{table}: is not a CSV table in UTF-8 ({error}); download it again") from error
@@ -99,33 +99,39 @@ def _lines(file: IO[str], table: Path) -> Iterator[str]:
     while line := file.readline(LONGEST_LINE + 1):
         number += 1
         if len(line) > LONGEST_LINE:
-            raise UserError(f"{table}, line {number}: longer than any row can be; download it again")
+            raise UserError(f"{table}, line {number}: longer than any valid row; download it again")
         yield line
 
 
 def cell(row: Row, column: str, where: str) -> str:
-    """A cell that must hold something. Raises UserError where it does not."""
+    """A cell that must not be empty. Raises UserError if it is."""
     if not row[column]:
-        raise UserError(f"{where}: no {column}; put it in, or remove the line")
+        raise UserError(f"{where}: no {column}; fill it in, or remove the line")
     return row[column]
 
 
-def once(seen: set[str], name: str, where: str) -> None:
-    """Adds a name to those that were seen. Raises UserError where it is among them."""
-    if name in seen:
-        raise UserError(f"{where}: {name} is listed twice; remove one line")
-    seen.add(name)
+class UniqueNames:
+    """The names that a table has listed so far, each only once."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def add(self, name: str, where: str) -> None:
+        """Raises UserError if the name has been added before."""
+        if name in self._names:
+            raise UserError(f"{where}: {name} is listed twice; remove one line")
+        self._names.add(name)
 
 
 def plain_name(text: str, column: str, where: str) -> str:
-    """A file's name without a folder. Raises UserError for one that could lead elsewhere."""
+    """Check a file name without a folder, and return it. Raises UserError for anything else."""
     if Path(text).name != text or text in ("", ".", "..") or "\\" in text or "\0" in text:
         raise UserError(f"{where}: the {column} {text!r} is not a plain file name; remove the line")
     return text
 
 
 def inner_path(text: str, column: str, where: str) -> str:
-    """A path below a folder. Raises UserError for one that is absolute or could lead out of it."""
+    """Check a path relative to a folder, and return it. Raises UserError if it is absolute or leads out of it."""
     path = Path(text)
     if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
         raise UserError(f"{where}: the {column} {text!r} leads out of the folder; remove the line")
@@ -133,28 +139,25 @@ def inner_path(text: str, column: str, where: str) -> str:
 
 
 def split_word(text: str, where: str) -> str | None:
-    """train, val or test, from these or another common word for one; None for "".
-
-    Raises UserError for any other word.
-    """
+    """train, val or test, from a word of ``SPLIT_OF``; None for "". Raises UserError for any other word."""
     if text and text.lower() not in SPLIT_OF:
         raise UserError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these")
     return SPLIT_OF.get(text.lower())
 
 
 def sex_of(text: str) -> str | None:
-    """M or F, from "M", "male", "Female" ...; None for anything else."""
+    """M or F, from texts such as "M", "male" or "Female"; None for anything else."""
     first = text[:1].upper()
     return first if text.upper() in ("M", "F", "MALE", "FEMALE") else None
 
 
 def view_of(text: str) -> str | None:
-    """How the image was taken, such as PA or AP_horizontal; None for anything that is more than such words."""
+    """The projection, such as PA or AP_horizontal, if the text consists of such words alone; None otherwise."""
     return text if _VIEW.fullmatch(text) else None
 
 
 def age_years(text: str) -> int | None:
-    """Whole years from "58", "58.0", "058Y", "013M", "009D"; None where it cannot be one."""
+    """Age in whole years from texts such as "58", "58.0", "058Y", "013M" or "009D"; None for anything else."""
     match = re.fullmatch(r"([0-9]{1,4})(?:\.[0-9]*)?([YMWD]?)", text.strip())
     if match is None:
         return None
