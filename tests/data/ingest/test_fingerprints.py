@@ -83,20 +83,21 @@ def test_near_duplicates_are_told_and_dedup_puts_them_on_one_side(
     capsys: pytest.CaptureFixture[str],
     inline: None,
 ) -> None:
-    near = imported(twins, tmp_path / "as-it-is")["provenance"]["near_duplicates"]
+    near = imported(twins, tmp_path / "as-it-is").provenance.near_duplicates
+    assert near is not None
     logged = capsys.readouterr().err
     assert near["groups"] == 12 and near["images"] == 24 and near["groups_across_splits"] > 0
     assert f"warning: {near['groups_across_splits']} of them lie in more than one split" in logged
     assert "-again.jpg (" in logged
 
     manifest = imported(twins, tmp_path / "dedup", dedup=True)
-    assert manifest["provenance"]["near_duplicates"] == {
+    assert manifest.provenance.near_duplicates == {
         "groups": 12,
         "images": 24,
         "groups_across_splits": 0,
     }
     assert "more than one split" not in capsys.readouterr().err
-    assert manifest["provenance"]["options"]["dedup"] is True
+    assert manifest.provenance.option("dedup") is True
     # Told patients keep their own hash: the split alone keeps them together.
     shards = ShardSet(tmp_path / "dedup")
     patients = {
@@ -119,7 +120,7 @@ def test_images_of_unknown_patients_that_show_one_film_are_one_patient(
             image.resize((48, 48)).save(tmp_path / "root" / label / f"{i}-small.png")
     options = IngestOptions(out=str(tmp_path / "set"), size=32, val=0.34, test=0.34, workers=1)
     manifest = ingest(Folder(root=str(tmp_path / "root")), options)
-    assert manifest["provenance"]["options"]["dedup"] is True  # nobody said so: no patient is known
+    assert manifest.provenance.option("dedup") is True  # nobody said so: no patient is known
     shards = ShardSet(tmp_path / "set")
     split_of: dict[bytes, set[str]] = {}
     images = 0
@@ -161,7 +162,7 @@ def test_the_manifest_is_the_same_after_a_shard_was_taken_over(
         (out / ".job.json").write_text(json.dumps(job))
         (out / "manifest.json").unlink()
         (out / "train-mass-real-000000.tar").unlink()
-        assert imported(twins, out, encoding=encoding)["digest"] == whole["digest"]
+        assert imported(twins, out, encoding=encoding).digest == whole.digest
 
 
 def test_dedup_and_a_whole_official_split_contradict_each_other(tmp_path: Path) -> None:

@@ -144,10 +144,8 @@ def test_killed_again_and_again(tmp_path: Path, dedup: bool) -> None:
 
 SCRIPT = """
 import sys
-from cxrdist.data.ingest import ingest as module
-from cxrdist.cli import dispatch
-from cxrdist.data import ingest as module
 from cxrdist.cli.main import dispatch
+from cxrdist.data.ingest import ingest as module
 if __name__ == "__main__":
     module.samples_per_shard = lambda *_: 3
     module.IMAGES_PER_HASH_TASK = 4
