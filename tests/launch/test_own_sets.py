@@ -131,7 +131,7 @@ def check(place: Path, images: int, capsys: Capture, real: Path | None = None) -
     here = held(place)
     assert len(here.keys) == len({*here.keys}) == images
     assert here.images == {
-        (entry["split"], entry["class"], entry["origin"]): entry["samples"]
+        (entry.split, entry.class_name, entry.origin): entry.samples
         for entry in ShardSet(place).manifest.strata
     }
     assert verify(str(place)) == verify(str(place), quick=True) == []
@@ -162,7 +162,7 @@ def check_order(place: Path, known: set[str], capsys: Capture, real: Path | None
     assert (
         len(printed)
         == len({*printed})
-        == sum(entry["samples"] for s in sets for entry in s.manifest.strata if entry["split"] == "train")
+        == sum(entry.samples for s in sets for entry in s.manifest.strata if entry.split == "train")
     )
 
 

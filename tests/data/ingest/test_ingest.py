@@ -26,6 +26,7 @@ from cxrdist.data.ingest import ingest as ingest_module
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.shards import write_job as claim_module
 from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards.manifest import read_manifest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import Store
 from cxrdist.data.tools.verify import verify
@@ -66,15 +67,16 @@ def test_where_it_is_written_and_how_it_is_called_does_not_matter(
     out = tmp_path / "not" / "there" / "yet"
     manifest = ingest(Folder(root=f"{images}/"), options(f"{out}/"))
     assert contents(out) == contents(tiny_set)
-    assert manifest == json.loads((tiny_set / "manifest.json").read_bytes())
+    assert manifest == read_manifest(tiny_set)
+    assert manifest.json_value() == json.loads((tiny_set / "manifest.json").read_bytes())
 
 
 @pytest.mark.usefixtures("inline")
 def test_counts_are_the_same_as_whole_numbers(images: Path, tmp_path: Path) -> None:
     sets = [ingest(Folder(root=str(images)), options(tmp_path / str(n), val=n, test=n)) for n in (2, 2.0)]
     assert sets[0] == sets[1]
-    assert {c["real"] for c in sets[0]["counts"]["val"].values()} == {2}
-    assert {c["real"] for c in sets[0]["counts"]["test"].values()} == {2}
+    assert {c["real"] for c in sets[0].counts["val"].values()} == {2}
+    assert {c["real"] for c in sets[0].counts["test"].values()} == {2}
 
 
 @pytest.mark.usefixtures("inline")
@@ -96,7 +98,7 @@ def test_the_same_command_on_a_finished_set_changes_nothing(
 
     before = times_ns()
     manifest = ingest(Folder(root=str(images)), options(tiny_set, workers=7))
-    assert f"{tiny_set}: finished before, digest {manifest['digest'][:12]}" in capsys.readouterr().out
+    assert f"{tiny_set}: finished before, digest {manifest.digest[:12]}" in capsys.readouterr().out
     assert times_ns() == before
 
 
@@ -380,8 +382,8 @@ def test_up_to_one_percent_of_undecodable_images_are_left_out_and_listed(
         f"warning: left out, does not decode: {root}/a/10.png: not an image of a known format",
     ]
     assert [line for line in capsys.readouterr().err.splitlines() if "decode" in line] == listed
-    assert manifest["provenance"]["undecodable"] == 2
-    assert sum(entry["samples"] for entry in manifest["strata"]) == 198
+    assert manifest.provenance.undecodable == 2
+    assert sum(entry.samples for entry in manifest.strata) == 198
     assert verify(str(out)) == []
     whole = contents(out)
 
@@ -397,7 +399,7 @@ def test_an_image_repaired_before_an_import_goes_on_is_taken(two_hundred: Path, 
     ingest(Folder(root=str(root)), options(out, size=16))
     make_unfinished(out)
     shutil.copy(two_hundred / "a" / "0.png", root / "a" / "0.png")
-    assert ingest(Folder(root=str(root)), options(out, size=16))["provenance"]["undecodable"] == 0
+    assert ingest(Folder(root=str(root)), options(out, size=16)).provenance.undecodable == 0
     ingest(Folder(root=str(two_hundred)), options(tmp_path / "whole", size=16))
     assert contents(out) == contents(tmp_path / "whole")
 
@@ -466,18 +468,18 @@ def test_patients_do_not_cross_splits_and_nothing_names_them(
     splits: dict[str, set[str]] = {}
     classes_of: dict[str, set[str]] = {}
     shards = ShardSet(out)
-    for entry in manifest["strata"]:
-        index = shards.stratum(entry["split"], entry["class"], "real").index(0)
+    for entry in manifest.strata:
+        index = shards.stratum(entry.split, entry.class_name, "real").index(0)
         for row in index:
-            splits.setdefault(row["patient"].decode(), set()).add(entry["split"])
-            classes_of.setdefault(row["patient"].decode(), set()).add(entry["class"])
+            splits.setdefault(row["patient"].decode(), set()).add(entry.split)
+            classes_of.setdefault(row["patient"].decode(), set()).add(entry.class_name)
     assert {len(s) for s in splits.values()} == {1}
     assert sum(len(c) > 1 for c in classes_of.values()) > 10
 
     records = list(importer.records())
     salt = load_salt(None)
     used = list(metas(out))
-    left_out = manifest["provenance"]["left_out"]
+    left_out = manifest.provenance.left_out or {}
     assert len(used) + sum(left_out.values()) == len(records)
     assert set(left_out) == {"no target finding", "several targets"}
     by_key = {salt.key(r.source_id): r for r in records}
@@ -507,7 +509,7 @@ def test_patients_do_not_cross_splits_and_nothing_names_them(
     assert ["images", "read", str(len(records))] in lines
     assert ["used", str(len(used)), "train", "val", "test"] in lines
     for name, of_split in (
-        (n, [manifest["counts"][s][n]["real"] for s in ("train", "val", "test")]) for n in manifest["classes"]
+        (n, [manifest.counts[s][n]["real"] for s in ("train", "val", "test")]) for n in manifest.classes
     ):
         assert [*name.split(), str(sum(of_split)), *map(str, of_split)] in lines
     assert ["left", "out", str(sum(left_out.values()))] in lines

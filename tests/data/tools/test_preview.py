@@ -135,7 +135,7 @@ def test_the_title_says_what_it_is_and_labels_count(
             {"is_phantom": False, "release": "generated images"},
             {"kind": "synthetic", "real_digest": "0123456789abcdef", "split": "train"},
             "synthetic",
-            "synthetic images, no patients; their generators learnt from 0123456789ab",
+            "synthetic images, no patients; their generators learned from 0123456789ab",
         ),
         ({"release": "NIH ChestX-ray14"}, {"kind": "real"}, "real", "NIH ChestX-ray14"),
     ],
