@@ -541,7 +541,7 @@ def test_folders_that_are_not_right(tmp_path: Path) -> None:
             list(WebDataset(root=url).records())
     with pytest.raises(UserError, match="nowhere: no such folder; name the folder that holds the tars"):
         records(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no \.tar; name the folder that does"):
+    with pytest.raises(UserError, match=r"no \.tar in this folder; name the folder of the tars"):
         records(tmp_path)
     write_tar(tmp_path / "a.tar", ("a.png", PNG), ("a.cls", b"A"))
     (tmp_path / "b.tar").symlink_to("a.tar")

@@ -157,7 +157,7 @@ AN_OPTION = "expected text, a number, true, false, null, a list of texts or a ma
         ({"provenance": {"converted": [{}]}}, "provenance.converted[0].from is missing"),
         (
             {"provenance": {"grey_ranges": {"Normal": {"brightness": ["1"], "contrast": []}}}},
-            "provenance.grey_ranges.Normal.brightness[0] is '1': Input should be a valid number",
+            "provenance.grey_ranges.Normal.brightness[0] is '1': expected a finite number",
         ),
         ({"lineage": {"kind": "synthetic"}}, "lineage: a synthetic set needs real_digest and split"),
         ({"lineage": {"kind": "real", "parent": "x"}}, "lineage.parent: unknown field"),
