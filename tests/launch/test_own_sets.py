@@ -36,6 +36,7 @@ from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, slug
 from cxrdist.models import export_generator
 from cxrdist.nets import dcgan
+from cxrdist.synth import plan
 from cxrdist.synth import synthesize as synthesis
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, Range
@@ -131,7 +132,7 @@ def check(place: Path, images: int, capsys: Capture, real: Path | None = None) -
     here = held(place)
     assert len(here.keys) == len({*here.keys}) == images
     assert here.images == {
-        (entry["split"], entry["class"], entry["origin"]): entry["samples"]
+        (entry.split, entry.class_name, entry.origin): entry.samples
         for entry in ShardSet(place).manifest.strata
     }
     assert verify(str(place)) == verify(str(place), quick=True) == []
@@ -162,7 +163,7 @@ def check_order(place: Path, known: set[str], capsys: Capture, real: Path | None
     assert (
         len(printed)
         == len({*printed})
-        == sum(entry["samples"] for s in sets for entry in s.manifest.strata if entry["split"] == "train")
+        == sum(entry.samples for s in sets for entry in s.manifest.strata if entry.split == "train")
     )
 
 
@@ -245,7 +246,8 @@ def synthesize(real: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> P
     """In several shards of each class; an untrained generator passes no gate."""
     any_grey = GreyGate(Range(0, 255), Range(0, 255))
     monkeypatch.setattr(GreyGate, "from_real", lambda *_: any_grey)
-    monkeypatch.setattr(synthesis, "CANDIDATE_BATCH", 4)
+    for module in (synthesis, plan):
+        monkeypatch.setattr(module, "CANDIDATE_BATCH", 4)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     place = real.with_name(changes.get("encoding", "png"))
     run, gan = str(place) + "-run", str(real.with_name("gan"))

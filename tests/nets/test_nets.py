@@ -273,7 +273,7 @@ def test_sigmoid_decay() -> None:
     assert sigmoid_decay(12.5, 20, base=2.0, k=0.8, e0=10) == pytest.approx(2 / (1 + math.exp(0.8 * 2.5)))
     assert sigmoid_decay(3, 20, base=2.0, e0=3) == 1.0
     assert sigmoid_decay(1e6, 1, k=1.0) == 0 and sigmoid_decay(-1e6, 1, k=1.0) == 1e-3
-    with pytest.raises(ValueError, match="epochs is 0"):
+    with pytest.raises(ValueError, match="epochs 0: must be positive"):
         sigmoid_decay(0, 0)
 
 

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
+from cxrdist.data.shards.manifest import GateCounts
 from cxrdist.errors import UserError
 from cxrdist.study import pictures, prose, tables
 from cxrdist.study.collect import collect
@@ -172,7 +174,8 @@ class FakeSet:
             raise UserError("shards/absent: no such shard set")
         self.origin = "synthetic" if folder == "shards/none-synthetic" else "real"
         self.digest = SYNTHETIC if self.origin == "synthetic" else REAL
-        self.manifest = {"provenance": {"gates": {"Normal": {"tried": 1600, "admitted": 1400}}}}
+        gates = {"Normal": GateCounts(tried=1600, admitted=1400)}
+        self.manifest = SimpleNamespace(provenance=SimpleNamespace(gates=gates))
 
     def images(self, split: str, class_name: str, origin: str, count: int) -> np.ndarray:
         assert (split, origin) == ("train", self.origin)

@@ -123,11 +123,21 @@ class GateCounts(Model):
     tried: Count
 
 
+def _number(value: Any) -> Any:
+    """A number as it is: pydantic's float would turn 0 into 0.0, which is other JSON."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return value
+
+
+Number = Annotated[float, PlainValidator(_number)]
+
+
 class GreyRange(Model):
     """What the grey-value gate of a class lets pass, [lowest, highest] each."""
 
-    brightness: list[float]
-    contrast: list[float]
+    brightness: list[Number]
+    contrast: list[Number]
 
 
 class Conversion(Model):

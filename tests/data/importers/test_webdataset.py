@@ -632,11 +632,11 @@ def test_the_command_runs_no_code_and_counts_what_it_refused(tmp_path: Path) -> 
     assert sorted(set(tmp_path.rglob("*")) - set(before)) == sorted([out, *out.iterdir()])
     assert verify(str(out)) == []
     provenance = ShardSet(out).manifest.provenance
-    assert provenance["left_out"] == {
+    assert provenance.left_out == {
         "no usable image (a link, never followed)": 1,
         "no usable image (a name that leads out of the tar, never followed)": 2,
         "no usable image (a pickle member, never opened)": 4,
     }
-    assert provenance["notes"] == {"beside it a pickle member, never opened": 1}
+    assert provenance.notes == {"beside it a pickle member, never opened": 1}
     everything = b"".join(file.read_bytes() for file in out.iterdir())
     assert b"patient-A" not in everything and bomb not in everything

@@ -15,6 +15,7 @@ from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.shards.index import ShardRow, index_name, parse_table, read_table, write_table
 from cxrdist.data.shards.manifest import (
+    GreyRange,
     Lineage,
     Provenance,
     checked_provenance,
@@ -54,7 +55,7 @@ def row(number: int, **changes: Any) -> ShardRow:
         ({"image_size": 16.0}, "image_size is 16.0: Input should be a valid integer"),
         (
             {"encoding": "pkl"},
-            "encoding is 'pkl': Input should be 'png', 'jpg', 'npy', 'foreign-pad' or 'foreign-crop'",
+            "encoding is 'pkl': expected one of png, jpg, npy, foreign-pad, foreign-crop",
         ),
         ({"provenance": {"options": {"note\x07": 1}}}, "it holds control characters"),
     ],
@@ -119,6 +120,14 @@ def test_options_keep_their_type(value: Any) -> None:
 def test_no_other_option_is_taken(value: Any) -> None:
     with pytest.raises(ValueError, match="expected text, a number, true, false, null"):
         Provenance.model_validate({"options": {"o": value}})
+
+
+def test_grey_ranges_keep_whole_numbers() -> None:
+    given = {"grey_ranges": {"Normal": {"brightness": [0, 255], "contrast": [0.5, 1e3]}}}
+    assert canonical_json(Provenance.model_validate(given).json_value()) == canonical_json(given)
+    for wrong in (True, "1", None, float("nan")):
+        with pytest.raises(ValueError, match="expected a finite number"):
+            GreyRange.model_validate({"brightness": [wrong], "contrast": []})
 
 
 def test_fields_that_are_null_stay_and_those_not_given_are_absent() -> None:

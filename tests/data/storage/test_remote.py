@@ -294,6 +294,7 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
     unlisted = Problem("unlisted", "notes.txt", "a file that no table names")
     assert found == [
         Problem("changed", TAR, "changed since it was written"),
+        Problem("image", TAR, f"sample {key} at byte {offset}: not an image of a known format"),
         Problem("changed", index_name(TAR), f"not the index of {TAR}"),
         Problem("image", TAR, detail),
         lost,
