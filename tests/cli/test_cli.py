@@ -94,7 +94,7 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "empty", "--out", "new"],
-            "empty: holds no class folders; put the images of each class into one folder",
+            "empty: has no class folders; put the images of each class into one folder",
         ),
         (["import", "nih14", "--root", "empty", "--out", "new"], "empty: holds neither Data_Entry_2017_v2020.csv"),
         (
@@ -115,7 +115,7 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--val", "0"],
-            "--val 0 is neither a share of the images (0 < x < 1) nor a whole number of images per class",
+            "--val 0 is neither a fraction of the images (0 < x < 1) nor a whole number of images per class",
         ),
         (["import", "folder", "--root", "root", "--out", "new", "--val", "ten"], "--val: expected"),
         (
@@ -267,7 +267,7 @@ def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path
     assert done.returncode == 1
     assert done.stdout.endswith(
         f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or make it again: remove its folder first, or "
-        "manifest.json alone where tars were indexed in place; "
+        "manifest.json alone if tars were indexed in place; "
         "move the files that no table names to another folder\n"
     )
     (bad / "manifest.json").write_bytes(b"{}")
