@@ -267,7 +267,7 @@ def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path
     assert done.returncode == 1
     assert done.stdout.endswith(
         f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or make it again: remove its folder first, or "
-        "manifest.json alone where tars were indexed in place; "
+        "manifest.json alone if tars were indexed in place; "
         "move the files that no table names to another folder\n"
     )
     (bad / "manifest.json").write_bytes(b"{}")
