@@ -101,3 +101,14 @@ def run(script: str, *words: str, cwd: Path, processes: int = 1) -> str:
 
 def summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
+
+
+def replaced(words: list[str], *changes: str) -> list[str]:
+    """Words of a command line with some options and values replaced or added: an option may be given only once."""
+    options = dict(zip(changes[::2], changes[1::2], strict=True))
+    kept = list(words)
+    for option in options:
+        if option in kept:
+            at = kept.index(option)
+            del kept[at : at + 2]
+    return [*kept, *changes]

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from cxrdist.models import load_generator
-from tests.helpers.launching import launch, launch_command, launch_environment, run, summary
+from tests.helpers.launching import launch, launch_command, launch_environment, replaced, run, summary
 from tests.helpers.processes import alive, descendants, wait_until
 from tests.helpers.shard_sets import spoil
 
@@ -91,7 +91,7 @@ def test_a_class_that_fails_does_not_stop_the_others(tmp_path: Path, tiny_set: P
 
 
 def test_a_class_whose_folder_cannot_be_made_does_not_stop_the_others(tmp_path: Path, tiny_set: Path) -> None:
-    words = [*DEMO, "--budget", "80 images", "--shards", str(tiny_set)]
+    words = replaced(DEMO, "--budget", "80 images", "--shards", str(tiny_set))
     run("train_gan.py", *words, "--classes", "Normal", "--run", "r", cwd=tmp_path)
     (tmp_path / "r/pleural-effusion").touch()
     done = launch("train_gan.py", *words, "--placement", "class", "--run", "r", cwd=tmp_path, processes=2)
@@ -127,7 +127,7 @@ def test_an_error_of_a_model_names_it_and_a_corrupt_image_is_substituted(
 
 
 def test_a_gan_under_zero_2_goes_on_as_if_it_had_not_been_interrupted(tmp_path: Path, tiny_set: Path) -> None:
-    words = [*MODERN, "--budget", "160 images", "--shards", str(tiny_set)]
+    words = replaced(MODERN, "--budget", "160 images", "--shards", str(tiny_set))
     kinds = {"processes": 2, "config": "zero2_cpu.yaml"}
     assert launch("train_gan.py", *words, "--run", "whole", cwd=tmp_path, **kinds).returncode == 0  # type: ignore[arg-type]
     cut = tmp_path / "cut/all-classes"
@@ -158,7 +158,7 @@ def start_and_kill(words: list[str], checkpoints: Path, cwd: Path, after_s: floa
 
 def test_a_gan_killed_at_any_moment_ends_in_the_same_weights(tmp_path: Path, tiny_set: Path) -> None:
     model = "all-classes"
-    words = [*MODERN, "--budget", "1600 images", "--shards", str(tiny_set)]
+    words = replaced(MODERN, "--budget", "1600 images", "--shards", str(tiny_set))
     run("train_gan.py", *words, "--run", "whole", cwd=tmp_path, processes=2)
     checkpoints = tmp_path / "cut" / model / "checkpoints"
     start_and_kill([*words, "--run", "cut"], checkpoints, tmp_path, random.uniform(0, 0.3))

@@ -25,7 +25,7 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive
-from tests.helpers.launching import launch, launch_command, launch_environment, run, summary
+from tests.helpers.launching import launch, launch_command, launch_environment, replaced, run, summary
 from tests.helpers.processes import alive, descendants, wait_until
 from tests.helpers.s3_server import S3Server
 from tests.helpers.shard_sets import spoil
@@ -125,17 +125,8 @@ def test_one_process_sees_the_same_images_as_two(work: Path, alone: Path) -> Non
 def test_gan_weights_agree_between_one_and_two_processes_without_batch_norm(
     work: Path, tiny_set: Path
 ) -> None:
-    words = [
-        *GAN,
-        "--shards",
-        str(tiny_set),
-        "--norm",
-        "none",
-        "--classes",
-        "Normal",
-        "--learning-rate",
-        "2e-4",
-    ]
+    words = replaced(GAN, "--shards", str(tiny_set), "--classes", "Normal", "--learning-rate", "2e-4")
+    words += ["--norm", "none"]
     run("train_gan.py", *words, "--run", "plain1", cwd=work)
     run("train_gan.py", *words, "--run", "plain2", cwd=work, processes=2)
     name = "normal/generator.safetensors"
@@ -221,7 +212,7 @@ def test_killing_the_launcher_kills_the_ranks_and_the_same_command_resumes(
     work: Path, tiny_set: Path
 ) -> None:
     long = ["--budget", "3200 images", "--evaluations", "40"]
-    words = [*CLS, *long, "--mix", "DS1", "--shards", str(tiny_set), "--synthetic", "synthetic"]
+    words = [*replaced(CLS, *long), "--mix", "DS1", "--shards", str(tiny_set), "--synthetic", "synthetic"]
     run("train_cls.py", *words, "--run", "whole", cwd=work, processes=2)
 
     command = launch_command("train_cls.py", *words, "--run", "cut", processes=2)
@@ -281,7 +272,7 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
         expected = {53, 54}
     else:
         of_gan = ["--budget", "320 images", "--look-every-images", "160", "--classes", "Pneumothorax"]
-        script, words = "train_gan.py", [*GAN, *of_gan, *words]
+        script, words = "train_gan.py", [*replaced(GAN, *of_gan), *words]
         folder, most, half = tmp_path / "run/pneumothorax", "320", "160"
         expected = {80}  # 320 images are 80 epochs of its four
     done = launch(script, *words, "--run", "run", cwd=tmp_path)
@@ -339,7 +330,7 @@ def test_a_missing_tar_is_named_by_whichever_rank_wants_it(tmp_path: Path, tiny_
     copy = tmp_path / "set"
     subprocess.run(["cp", "-r", str(tiny_set), str(copy)], check=True)
     (copy / "train-pneumothorax-real-000000.tar").unlink()
-    words = [*CLS, "--batch", "2", "--shards", str(copy), "--run", "r"]
+    words = replaced(CLS, "--batch", "2", "--shards", str(copy), "--run", "r")
     done = launch("train_cls.py", *words, cwd=tmp_path, processes=2)
     assert done.returncode != 0
     assert "error: " in done.stderr and "train-pneumothorax-real-000000.tar: missing" in done.stderr
@@ -407,7 +398,7 @@ def test_sets_may_lie_in_an_object_store(
     assert remote.objects("set-synthetic/") == {
         path.name: path.read_bytes() for path in (work / "synthetic").iterdir()
     }
-    short = [*CLS, "--budget", "64 images", "--evaluations", "1", "--mix", "DS3"]
+    short = replaced(CLS, "--budget", "64 images", "--evaluations", "1", "--mix", "DS3")
     run("train_cls.py", *short, "--shards", url, "--run", "cls", cwd=tmp_path)
     here = ShardSet(tiny_set), ShardSet(work / "synthetic")
     assert summary(tmp_path / "cls")["shards"] == digests_of(*here)

@@ -442,7 +442,7 @@ def test_a_run_of_another_set_is_refused(tmp_path: Path, tiny_set: Path) -> None
     shards = ShardSet(tiny_set)
     run = gan_run(tmp_path / "gan", shards, checkpoints=())
     assert list(find_models(run, shards, "val")) == ["normal", "pleural-effusion"]
-    shards.manifest.digest = "0" * 64
+    shards.manifest = shards.manifest.model_copy(update={"digest": "0" * 64})
     with pytest.raises(UserError, match=r"trained on another set \(.{12}\) than .* \(000000000000\)"):
         find_models(run, shards, "val")
 
