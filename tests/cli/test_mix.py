@@ -262,6 +262,7 @@ def test_the_digest_is_that_of_the_sorted_keys(desk: Path, capsys: Capture) -> N
     assert mix(capsys, *ORDER, "--digest", "--seed", "1")[0] != expected[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "workers", "from_step"),
     [(2, 0, 0), (4, 0, 1), (8, 0, 5), (4, 1, 4), (8, 2, 1)],
@@ -274,6 +275,7 @@ def test_ranks_and_workers_change_no_digest(
     assert mix(capsys, *ORDER, "--digest", *words) == whole[from_step:]
 
 
+@pytest.mark.slow
 def test_workers_print_the_same_lines_in_the_same_order(capsys: Capture) -> None:
     """More steps than the workers may be ahead."""
     words = ("order", "DS1", "--shards", "tiny", "--batch", "2", "--ranks", "2", "--epochs", "3")
@@ -282,6 +284,7 @@ def test_workers_print_the_same_lines_in_the_same_order(capsys: Capture) -> None
     assert mix(capsys, *words, "--workers", "2") == lines
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
     words = "order DS1 --shards tiny --batch 18 --epochs 300 --workers 1"  # far more than a pipe holds
     done = subprocess.run(

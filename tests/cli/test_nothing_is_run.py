@@ -31,6 +31,8 @@ from cxrdist.run.checkpoint import load_checkpoint, save_checkpoint
 from tests.helpers.forging import KEYS, STRATUM, TAR, forge, npy, sample, sample_members, tar_of
 from tests.helpers.launching import CLONE
 
+pytestmark = pytest.mark.slow
+
 ENDINGS = ("pyd", "pickle", "pkl", "pth", "pt", "joblib", "png.pkl")
 
 

@@ -18,6 +18,8 @@ from cxrdist.errors import UserError
 from cxrdist.gan.step import ENGINES, check_parts
 from tests.helpers.launching import CLONE, launch
 
+pytestmark = pytest.mark.slow
+
 STAGE = {"zero_optimization": {"stage": 2}}
 REFUSED: list[tuple[Any, str]] = [
     ({"zero_optimization": {"stage": 3}}, "stage 3 partitions the weights, and neither R1"),

@@ -255,6 +255,7 @@ def real_films(name: str) -> tuple[list[np.ndarray], list[str], list[str]]:
     return films, [row["Patient ID"] for row in rows], names
 
 
+@pytest.mark.slow
 def test_real_films_of_different_patients_are_never_near() -> None:
     films, patients, names = real_films("nih256")
     pairs = pairs_of([perceptual_hash(film) for film in films])
@@ -267,6 +268,7 @@ def test_real_films_of_different_patients_are_never_near() -> None:
     assert (films[595] == films[596]).all()
 
 
+@pytest.mark.slow
 def test_real_films_at_another_size_are_near() -> None:
     large, patients, names = real_films("nih256")
     small, small_patients, small_names = real_films("nih64")
@@ -278,6 +280,7 @@ def test_real_films_at_another_size_are_near() -> None:
     )
 
 
+@pytest.mark.slow
 def test_changed_real_films_are_near() -> None:
     films = real_films("nih256")[0][::25]
     hashes = [perceptual_hash(film) for film in films]

@@ -153,6 +153,7 @@ def draw(root: Path, counts: dict[str, int], size: int) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inline", "small_shards")
 def test_an_import_killed_twice_makes_the_same_set(tmp_path: Path) -> None:
     root = draw(tmp_path / "root", {"a": 40, "b": 20}, size=300)
@@ -190,6 +191,7 @@ def start_import(root: Path, out: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["its worker starts", "a tar is half written"])
 def test_ctrl_c_ends_in_one_line_and_the_import_can_go_on(tmp_path: Path, when: str) -> None:
     root = draw(tmp_path / "root", {"a": 20, "b": 20}, size=700)
@@ -209,6 +211,7 @@ def test_ctrl_c_ends_in_one_line_and_the_import_can_go_on(tmp_path: Path, when: 
     assert not (out / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_leave_workers_waiting(tmp_path: Path) -> None:
     root = draw(tmp_path / "root", {"a": 20, "b": 20}, size=700)
     out = tmp_path / "set"

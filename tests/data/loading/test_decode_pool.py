@@ -22,6 +22,8 @@ from tests.helpers.gathering import SIZE, TAR, drawn, flip, readers_of, write_fo
 from tests.helpers.launching import CLONE
 from tests.helpers.processes import is_running, workers_of
 
+pytestmark = pytest.mark.slow
+
 BATCHES = [
     ([0, 1, 0], [7, 3, 0]),
     ([1, 1], [0, 2]),

@@ -32,6 +32,8 @@ from tests.helpers.in_place import importer, options
 from tests.helpers.read_set import ROWS, digest_of, open_set, reading
 from tests.helpers.s3_server import BUCKET, S3Server, error_body
 
+pytestmark = pytest.mark.slow
+
 URL = f"s3://{BUCKET}/set"
 TAR = "train-normal-real-000000.tar"
 

@@ -36,6 +36,8 @@ from cxrdist.errors import UserError
 from tests.helpers.images import CLASSES, draw_folder
 from tests.helpers.s3_server import BUCKET, Folders, S3Server, error_body
 
+pytestmark = pytest.mark.slow
+
 URL = f"s3://{BUCKET}/set"
 CONTINUING = f"{URL}: continuing an unfinished set\n"
 # As the fixture tiny_set is made.

@@ -314,6 +314,7 @@ module.convert(module.ConvertOptions(set=sys.argv[1], out=sys.argv[2], encoding=
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inline", "small_shards")
 def test_a_killed_conversion_makes_the_same_set(tiny_set: Path, tmp_path: Path) -> None:
     convert(to(tmp_path / "whole", tiny_set))
