@@ -26,6 +26,7 @@ from cxrdist.data.shards.schema import (
     MIN_SAMPLE_BYTES,
     ORIGINS,
     REMEDY,
+    REMEDY_IN_PLACE,
     SPLITS,
     Problem,
     ShardSetError,
@@ -157,10 +158,16 @@ def read_index(store: Store, row: ShardRow, *, is_external: bool) -> np.ndarray:
     """The index of a shard, [samples] of ``INDEX_DTYPE``; that of an external tar holds the samples of all strata.
     Raises UserError if it is missing, was changed, or is none that a writer writes."""
     name = index_name(row.name)
-    data = read_whole(store, name)
+    remedy = REMEDY_IN_PLACE if is_external else index_remedy(store)
+    data = read_whole(store, name, remedy)
     if sha256_bytes(data) != row.index_sha256:
-        raise ShardSetError(store, changed(name), REMEDY, every_rank=True)
+        raise ShardSetError(store, changed(name), remedy, every_rank=True)
     return parse_index(data, row, store, is_external=is_external)
+
+
+def index_remedy(place: object) -> str:
+    """What to do about an index of our own: its tar holds all that is in it."""
+    return f"rebuild it with `cxrdist shards index {place}`"
 
 
 # ---- shard tables
@@ -319,12 +326,12 @@ def read_table(store: Store, entry: StratumEntry) -> ShardTable:
         raise impossible(store, entry.table, str(error)) from None
 
 
-def read_whole(store: Store, name: str) -> bytes:
+def read_whole(store: Store, name: str, remedy: str = REMEDY) -> bytes:
     """A file of a set. Raises UserError if it is missing."""
     try:
         return store.read(name)
     except FileNotFoundError:
-        raise ShardSetError(store, missing(name), REMEDY, every_rank=True) from None
+        raise ShardSetError(store, missing(name), remedy, every_rank=True) from None
 
 
 def missing(name: str) -> Problem:

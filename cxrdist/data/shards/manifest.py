@@ -31,6 +31,7 @@ from cxrdist.data.shards.schema import (
     MAX_CLASSES,
     MAX_SLUG_CHARACTERS,
     MIN_SAMPLE_BYTES,
+    OTHER_VERSION,
     REMEDY,
     SPLITS,
     Count,
@@ -362,7 +363,10 @@ def read_manifest(place: str | Path | Store) -> Manifest:
         raise _changed(store, "format", f"not the JSON that was written ({error})") from None
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
-        raise _changed(store, "format", f"format {found!r}, but this version reads {FORMAT!r}")
+        problem = Problem(
+            "version", MANIFEST, f"format {found!r}, but this version of cxrdist reads {FORMAT!r}"
+        )
+        raise ShardSetError(store, problem, OTHER_VERSION)
     if not is_whole:
         raise _changed(store, "changed", "changed since it was written (its digest does not fit)")
     try:

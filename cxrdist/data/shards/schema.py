@@ -58,6 +58,7 @@ Kind = Literal[
     "size",  # not the bytes that the table states
     "changed",  # a digest that does not fit
     "format",  # not a file of this format
+    "version",  # a file of another version of the format
     "value",  # a value that no set can have
     "count",  # sums that do not agree
     "member",  # a tar member that does not belong there
@@ -93,6 +94,8 @@ class ShardSetError(UserError):
 
 
 DO_NOT_USE = "its digest fits, so another program wrote it: do not use this set"
+
+OTHER_VERSION = "read it with the version of cxrdist that wrote it"
 
 
 def impossible(place: object, file: str, detail: str) -> ShardSetError:

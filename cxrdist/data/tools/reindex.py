@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cxrdist.console import Progress
 from cxrdist.data.shards.index import ShardRow, index_bytes, index_name, missing, read_table
 from cxrdist.data.shards.manifest import StratumEntry
-from cxrdist.data.shards.schema import MANIFEST, Problem
+from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import index_row, read_tar
 from cxrdist.data.shards.write_job import WRITES
@@ -47,12 +47,11 @@ def reindex(place: str) -> Reindexed:
         except FILE_ERRORS as error:
             problems.append(problem_of(error, entry.table))
     bad = [(entry, row) for entry, row in rows.values() if not _is_whole(shards.store, row)]
+    rebuildable = {row.name for _, row in bad}
+    problems += [missing(name) for name in rows if name not in rebuildable and not shards.store.exists(name)]
     rebuilt: list[str] = []
     if bad and shards.is_external:
-        detail = (
-            "its tar is external, and only an import knows splits and patients: remove "
-            f"{shards}/{MANIFEST} and run `cxrdist import webdataset --in-place` again"
-        )
+        detail = "missing or changed; its tar is external, and only an import knows splits and patients"
         problems += [
             Problem("missing", index_name(name), detail) for name in sorted(row.name for _, row in bad)
         ]

@@ -34,7 +34,16 @@ from cxrdist.data.shards.index import (
     read_table,
 )
 from cxrdist.data.shards.manifest import StratumEntry
-from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, SPLITS, Problem, ShardSetError
+from cxrdist.data.shards.schema import (
+    DO_NOT_USE,
+    MANIFEST,
+    OTHER_VERSION,
+    REMEDY,
+    REMEDY_IN_PLACE,
+    SPLITS,
+    Problem,
+    ShardSetError,
+)
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import TarFile, hashed, index_row, is_tar_name, read_tar
 from cxrdist.data.storage.errors import UnreadableFile
@@ -142,13 +151,16 @@ def remedy(place: str, found: Sequence[Problem]) -> str:
     """What to do about the problems that ``verify`` or ``reindex`` found, in one line."""
     if _is_external(place):
         return f"what to do: {REMEDY_IN_PLACE}"
+    if any(problem.kind in ("value", "version") for problem in found):
+        of_kind = {problem.kind for problem in found}
+        return f"what to do: {DO_NOT_USE if 'value' in of_kind else OTHER_VERSION}"
     is_unlisted = [problem.kind == "unlisted" for problem in found]
     is_index = [problem.file.endswith(index_name("")) and problem.kind != "unlisted" for problem in found]
     todo = []
     if len(found) > sum(is_unlisted) + sum(is_index):
         todo.append(REMEDY)
     elif any(is_index):
-        todo.append(f"`cxrdist shards index {place}` rebuilds the indexes")
+        todo.append(f"rebuild the indexes with `cxrdist shards index {place}`")
     if any(is_unlisted):
         todo.append("move the files that no table names to another folder")
     return f"what to do: {'; '.join(todo)}"

@@ -144,7 +144,10 @@ def test_a_lost_index_needs_the_import_again(tars: Path) -> None:
     assert Problem("missing", "b.index.npy", "missing") in verify(str(tars))
     (problem,) = reindex(str(tars)).problems
     assert (problem.kind, problem.file) == ("missing", "b.index.npy")
-    assert problem.detail.endswith("run `cxrdist import webdataset --in-place` again")
+    assert problem.detail.endswith("only an import knows splits and patients")
+    assert remedy(str(tars), [problem]).endswith(
+        "run `cxrdist import webdataset --in-place` again; keep the tars"
+    )
     (tars / "manifest.json").unlink()
     assert index_in_place(importer(tars, in_place=True), options()) == manifest
 

@@ -193,7 +193,10 @@ def test_the_manifest_is_canonical_last_and_hashes_everything(tiny_set: Path) ->
     ("change", "message"),
     [
         (lambda m: m | {"image_size": 64}, "its digest does not fit"),
-        (lambda m: m | {"format": "cxrdist-shards/9"}, "format 'cxrdist-shards/9', but this version reads"),
+        (
+            lambda m: m | {"format": "cxrdist-shards/9"},
+            "format 'cxrdist-shards/9', but this version of cxrdist reads",
+        ),
         (lambda m: [m], "format None"),
     ],
 )

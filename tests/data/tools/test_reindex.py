@@ -7,7 +7,7 @@ import pytest
 
 from cxrdist.cli.shards import index as index_command
 from cxrdist.data.shards.index import index_name, read_table
-from cxrdist.data.shards.schema import Problem
+from cxrdist.data.shards.schema import Problem, ShardSetError
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import store_of, write_to
 from cxrdist.data.tools.reindex import reindex
@@ -131,3 +131,22 @@ def test_the_command_tells_what_it_did(copy: Path, capsys: pytest.CaptureFixture
         "what to do: restore the set from a copy, or make it again: remove its folder first, or manifest.json alone "
         "if tars were indexed in place"
     )
+
+
+def test_a_missing_tar_is_a_problem_though_its_index_is_whole(tiny_set: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_set, tmp_path / "set"))
+    lost = sorted(copy.glob("*.tar"))[0]
+    lost.unlink()
+    result = reindex(str(copy))
+    assert result.problems == [Problem("missing", lost.name, "missing")] and not result.rebuilt
+
+
+def test_the_reader_of_a_lost_index_names_the_command_that_rebuilds_it(
+    tiny_set: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(tiny_set, tmp_path / "set"))
+    (copy / "train-normal-real-000000.index.npy").unlink()
+    with pytest.raises(ShardSetError) as caught:
+        ShardSet(copy).stratum("train", "Normal", "real").pixels(0)
+    name = "train-normal-real-000000.index.npy"
+    assert str(caught.value) == f"{copy}/{name}: missing; rebuild it with `cxrdist shards index {copy}`"
