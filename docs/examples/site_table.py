@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxrdist.cli.imports import command_of
-from cxrdist.data.importers.common.base import FileImporter, Record, check_choice
+from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.tables import (
     UniqueNames,
     age_years,
@@ -28,6 +28,7 @@ from cxrdist.data.importers.common.tables import (
     sex_of,
     view_of,
 )
+from cxrdist.errors import check_choice
 from cxrdist.process import main
 
 COLUMNS = ("file", "patient", "findings")
@@ -57,7 +58,7 @@ class SiteTable(FileImporter):
     normal = "no finding"
 
     def __post_init__(self) -> None:
-        check_choice("--views", self.views, VIEWS)
+        check_choice("views", self.views, VIEWS)
 
     def records(self) -> Iterator[Record]:
         table = find_table(Path(self.root), "studies.csv")

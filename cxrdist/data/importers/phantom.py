@@ -44,7 +44,7 @@ class Phantom(Importer):
     seed: int = 0
     """Seed of the patients, and of the split by patient."""
     images: int = 1128
-    """Images of all five classes together, in the paper's proportions. With fewer ``classes`` the images of the other
+    """Images of all five classes together, in the paper's proportions. With fewer --classes the images of the other
     classes are left out; those that remain do not change."""
     classes: tuple[str, ...] = CLASSES
     """Classes to keep, such as 'Normal,Pneumothorax'."""

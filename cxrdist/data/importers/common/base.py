@@ -1,6 +1,6 @@
 """The base of all importers: records, read from tables without decoding an image, and pixels, one image at a time.
 
-A new source is one file with a frozen dataclass, and one line in ``registry.IMPORTERS``. ``docs/importing.md`` walks
+A new source is one file with a frozen dataclass, and one entry in ``registry.SOURCES``. ``docs/importing.md`` walks
 through an example.
 
     tables, folder listings -> records() -> Record(source_id, patient_id, findings or label, split, view, ...)
