@@ -117,7 +117,7 @@ class WebDataset(FileImporter):
         """All tars, relative to the root, sorted. Raises UserError for a tar that cannot be read safely."""
         root = Path(self.root)
         if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
-            raise UserError(f"--root {self.root}: only local folders can be read; copy the tars to one")
+            raise OptionError("root", f"{self.root}: only local folders can be read; copy the tars to one")
         return [path.relative_to(root).as_posix() for path in _tars(root)]
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
@@ -269,7 +269,7 @@ def _split_in(tar: str, path: Path) -> str:
     words = {SPLIT_OF[word] for word in re.findall("[a-z]+", tar.lower()) if word in SPLIT_OF}
     if len(words) != 1:
         named = " and ".join(sorted(words)) or "none of train, val and test"
-        raise UserError(f"--split-from-names: {path} names {named}; rename it, or remove the option")
+        raise OptionError("split_from_names", f"{path} names {named}; rename it, or remove the option")
     return words.pop()
 
 

@@ -57,6 +57,14 @@ class IngestOptions:
         check_choice("fit", self.fit, FITS)
         if self.split is not None:
             check_choice("split", self.split, SPLIT_WAYS)
+        for name in ("val", "test"):
+            wanted = getattr(self, name)
+            if isinstance(wanted, bool) or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
+                raise OptionError(
+                    name,
+                    "must be a fraction of the images (0 < x < 1) or a whole number of images per class, "
+                    f"not {wanted}",
+                )
         if self.dedup and not self.find_duplicates:
             raise OptionError("dedup", "needs the near-duplicates: remove --no-find-duplicates")
         if self.min_shards < 1:

@@ -198,9 +198,10 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
     encoding = options.encoding or ("npy" if is_for_speed else own_encoding)
     size = options.size or own_size
     if size > own_size:
-        raise UserError(
-            f"--size {size}: {source} has images of {own_size} px, and a larger size would show no more of them: "
-            f"import its source again at --size {size}"
+        raise OptionError(
+            "size",
+            f"{source} has images of {own_size} px, and {size} px would show no more of them: import its source "
+            f"again at {size} px",
         )
     is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
     if is_same and not has_truncated_keys:
