@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrdist.console import say
-from cxrdist.data.imaging.codecs import ENCODINGS, encode
+from cxrdist.data.imaging.codecs import ENCODINGS, EncodingName, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
 from cxrdist.data.shards.index import ShardRow, write_table
@@ -59,7 +59,7 @@ class ConvertOptions:
     """Folder of the new set, or its URL; by default named after the set, such as shards/phantom-64-npy."""
     size: int | None = None
     """Side of the square images, in pixels; by default the set's own, and never larger."""
-    encoding: str | None = None
+    encoding: EncodingName | None = None
     """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest); by default the set's own, or npy
     where nothing else is asked for."""
     min_shards: int | None = None
