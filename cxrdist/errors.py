@@ -49,12 +49,13 @@ def _unpickled(kind: type[UserError], message: str, attributes: dict[str, Any]) 
 class OptionError(UserError, ValueError):
     """A configuration field whose value cannot be used.
 
-    `config.parser.parse` replaces the field by the place where the value was written: ``--lr``, or a YAML file and
-    its key.
+    `config.parser.parse`, and `reported_where_written` for errors that a command finds later, replace the field by
+    the place where the value was written: ``--lr``, or a YAML file and its key. A field of an inner dataclass is
+    dotted, as in ``loader.workers``.
     """
 
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
+    def __init__(self, field: str, reason: str, *, every_rank: bool = False) -> None:
+        super().__init__(f"{field}: {reason}", every_rank=every_rank)
         self.field, self.reason = field, reason
 
 

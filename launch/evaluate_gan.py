@@ -4,12 +4,13 @@ from __future__ import annotations
 
 
 def main() -> None:
-    from cxrdist.config.parser import parse
+    from cxrdist.config.parser import parse, reported_where_written
     from cxrdist.gan.evaluation.config import EvaluateConfig
     from cxrdist.gan.evaluation.evaluate import evaluate
 
     example = "accelerate launch launch/evaluate_gan.py --run runs/gan --shards shards/phantom"
-    evaluate(parse(EvaluateConfig, prog="evaluate_gan.py", example=example))
+    with reported_where_written():
+        evaluate(parse(EvaluateConfig, prog="evaluate_gan.py", example=example))
 
 
 if __name__ == "__main__":

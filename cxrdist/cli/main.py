@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
 from cxrdist.cli import imports, mix, shards, study
+from cxrdist.config.parser import reported_where_written
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
 
@@ -54,7 +55,8 @@ def dispatch(argv: Sequence[str]) -> int | None:
         path.append(word)
         chosen = commands[word]
         if callable(chosen):
-            return chosen(words)
+            with reported_where_written():
+                return chosen(words)
         commands = chosen
 
 

@@ -7,11 +7,12 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from cxrdist.config.parser import parse
 from cxrdist.data.shards.open import DEFAULT_SET, check_default_is_there
 from cxrdist.data.tools.convert import ConvertOptions
+from cxrdist.errors import OptionError
 
 T = TypeVar("T")
 
@@ -82,10 +83,16 @@ class ShardsPreview:
     """Folders of sets, or their URLs: for example a set and its synthetic one, side by side."""
     out: str = "preview.png"
     """The PNG file to write, outside of shard sets."""
-    split: str = "train"
-    """train, val or test."""
+    split: Literal["train", "val", "test"] = "train"
+    """The split whose images are shown."""
     count: int = 8
     """Images in each row."""
+
+    def __post_init__(self) -> None:
+        if not self.out.lower().endswith(".png"):
+            raise OptionError("out", f"must name a PNG file, ending in .png, not {self.out}")
+        if self.count < 1:
+            raise OptionError("count", f"must be 1 or more, not {self.count}")
 
 
 def preview(argv: Sequence[str]) -> None:

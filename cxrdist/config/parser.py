@@ -13,7 +13,7 @@ import re
 import sys
 from argparse import SUPPRESS, Action, ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,9 @@ from cxrdist.errors import OptionError, UserError, nearest
 from cxrdist.process import is_main_rank
 
 T = TypeVar("T")
+
+_places: dict[str, str] = {}
+"""Where the values of the last parsed configuration were written, by the names of the options."""
 
 
 class Option(NamedTuple):
@@ -67,6 +70,8 @@ def parse(
             values[name], places[name] = _to_json(options[name].kind, value), f"{named}: {name}"
     for name, (value, place) in line.items():
         values[name], places[name] = _to_json(options[name].kind, value, is_word=True), place
+    _places.clear()
+    _places.update(places)
     if print_config:
         if is_main_rank():
             print(dump_yaml(_plain(_nest({name: values.get(name) for name in options}))), end="")
@@ -81,6 +86,19 @@ def parse(
     except ValidationError as error:
         raise _mistake(error.errors(include_url=False), options, places, prog) from None
     return cast(T, config)
+
+
+@contextmanager
+def reported_where_written() -> Iterator[None]:
+    """Parse a configuration and use it in this block: an OptionError that is raised in the block becomes a UserError
+    with the place where the value was written, ``--lr`` or a YAML file and its key."""
+    try:
+        yield
+    except OptionError as error:
+        place = _places.get(error.field, _dashed(error.field))
+        raise UserError(f"{place}: {error.reason}", every_rank=error.every_rank) from error
+    finally:
+        _places.clear()
 
 
 def to_dict(config: Any) -> dict[str, Any]:

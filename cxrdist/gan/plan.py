@@ -13,7 +13,7 @@ from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, nearest
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.models import ALL_CLASSES
@@ -51,14 +51,15 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
             for name in classes
         ]
     if len(classes) < len(shards.classes):
-        raise UserError(
-            f"--classes {','.join(classes)}: a conditional GAN trains on all classes of its set; remove --classes, "
-            "or set --architecture dcgan"
+        raise OptionError(
+            "classes",
+            f"{','.join(classes)}: a conditional GAN trains on all classes of its set; remove this option, or set "
+            "--architecture dcgan",
         )
     rule = rule_from(load_yaml(find_named("mix", config.mix)))
     if rule.needs_synthetic:
-        raise UserError(
-            f"--mix {config.mix}: a GAN trains on real images only; choose a mix without synthetic ones"
+        raise OptionError(
+            "mix", f"{config.mix}: a GAN trains on real images only; choose a mix without synthetic ones"
         )
     return [_model(config, ALL_CLASSES, quotas(rule, train_counts(shards, None)), shards)]
 
@@ -69,7 +70,9 @@ def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
         return shards.classes
     for name in asked:
         if name not in shards.classes:
-            raise UserError(f"--classes {name}: not a class of {shards}{nearest(name, shards.classes)}")
+            raise OptionError(
+                "classes", f"{name!r} is not a class of {shards}{nearest(name, shards.classes)}"
+            )
     return [name for name in shards.classes if name in asked]
 
 

@@ -12,7 +12,7 @@ from cxrdist.data.mix.order import check_divides
 from cxrdist.data.transforms import to_float
 from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.engines import Engine
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import diffaugment
 from cxrdist.gan.losses import d_loss, g_loss, r1_penalty
@@ -29,9 +29,10 @@ def check_parts(batch: int, world_size: int, accumulate: int) -> None:
         whole = world_size * accumulate
         below = batch // whole * whole
         fitting = " or ".join(str(b) for b in (below, below + whole) if b > 0)
-        raise UserError(
-            f"--accumulate {accumulate}: a global batch of {batch} does not divide into {accumulate} equal parts on "
-            f"each of {world_size} processes: set --batch {fitting}"
+        raise OptionError(
+            "accumulate",
+            f"a global batch of {batch} does not divide into {accumulate} equal parts on each of {world_size} "
+            f"processes: set --batch {fitting}",
         )
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, UserError, nearest
 from cxrdist.phantom import film, marks, skeleton, thorax, vessels
 from cxrdist.phantom.anatomy import CLASSES, Stream, generator
 from cxrdist.phantom.project import Array, Grid, Tubes, union
@@ -70,7 +70,7 @@ def render(*, seed: int, patient: int, study: int, label: str, size: int) -> Stu
     label.
     """
     if not SIZES[0] <= size <= SIZES[1]:
-        raise UserError(f"--size {size}: phantoms are rendered from {SIZES[0]} to {SIZES[1]} pixels")
+        raise OptionError("size", f"must be from {SIZES[0]} to {SIZES[1]} pixels for phantoms, not {size}")
     if label not in CLASSES:
         raise UserError(f"phantom: unknown class {label!r}{nearest(label, CLASSES)}")
     scene = Scene.of(seed, patient, study, label)

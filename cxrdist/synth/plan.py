@@ -11,7 +11,7 @@ from cxrdist.data.mix.rules import MixRule, quotas, rule_from
 from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import samples_per_shard
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.models import TrainedGenerator
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
@@ -49,7 +49,7 @@ def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
     """``{class: synthetic images in one epoch of the mix}``. Raises UserError if the mix uses none."""
     rule = mix_rule(config)
     if not rule.needs_synthetic:
-        raise UserError(f"--mix {rule.name} uses no synthetic images: choose a mix that does, such as DS3")
+        raise OptionError("mix", f"{rule.name} uses no synthetic images; choose a mix that does, such as DS3")
     quota = quotas(rule, train_counts(real, None))
     wanted = {name: q["synthetic"] for name, q in quota.items() if q.get("synthetic")}
     if not wanted:

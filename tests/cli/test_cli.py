@@ -115,12 +115,12 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--val", "0"],
-            "--val 0 is neither a fraction of the images (0 < x < 1) nor a whole number of images per class",
+            "--val: must be a fraction of the images (0 < x < 1) or a whole number of images per class, not 0",
         ),
         (["import", "folder", "--root", "root", "--out", "new", "--val", "ten"], "--val: expected"),
         (
             ["import", "folder", "--root", "root", "--out", "new", "--val", "5", "--test", "5"],
-            "Pleural Effusion has 10 images: --val 5 and --test 5 leave none of them for train",
+            "Pleural Effusion has 10 images: val 5 and test 5 leave none of them for train",
         ),
         (
             ["import", "folder", "--root", "few", "--out", "new"],
@@ -132,7 +132,7 @@ def test_there_are_seven_commands() -> None:
         ),
         (
             ["import", "folder", "--root", "root", "--out", "root"],
-            "--out root: lies in --root root, all of which is read: name a folder elsewhere",
+            "--out: root lies in root, all of which is imported; name a folder elsewhere",
         ),
         (
             ["import", "folder", "--root", "root", "--out", "tiny"],
@@ -146,12 +146,15 @@ def test_there_are_seven_commands() -> None:
         (["shards", "index"], "shards/phantom does not exist yet"),
         (["shards", "convert"], "shards/phantom does not exist yet"),
         (["shards", "stats"], "shards/phantom does not exist yet"),
-        (["shards", "preview", "tiny", "--out", "tiny/a.png"], "--out tiny/a.png: "),
+        (["shards", "preview", "tiny", "--out", "tiny/a.png"], "--out: tiny/a.png lies in the shard set "),
+        (["shards", "preview", "tiny", "--split", "tset"], "--split: 'tset' is not a choice; did you mean 'test'?"),
+        (["shards", "preview", "tiny", "--count", "0"], "--count: must be 1 or more, not 0"),
+        (["shards", "preview", "tiny", "--out", "a.jpg"], "--out: must name a PNG file, ending in .png, not a.jpg"),
         (
             ["shards", "convert", "tiny", "--encoding", "pgn"],
             "--encoding: 'pgn' is not a choice; did you mean 'png'?",
         ),
-        (["shards", "convert", "tiny", "--size", "64"], "--size 64: tiny has images of 32 px, and a larger"),
+        (["shards", "convert", "tiny", "--size", "64"], "--size: tiny has images of 32 px, and 64 px would"),
         (["shards", "verify", "root"], "root: not a shard set, or an unfinished one (no manifest.json)"),
         (["mix", "show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),
     ],

@@ -334,7 +334,7 @@ def test_a_reader_that_goes_away_is_no_error(desk: Path) -> None:
         (["order", "--shards", "tiny", "--from-step", "-1"], "--from-step: must be 0 or more, not -1"),
         (
             ["order", "--shards", "tiny", "--batch", "16", "--from-step", "3"],
-            "--from-step 3: the last step that begins before the end of --epochs 1 is 2",
+            "--from-step: must be at most 2, the last step that begins before the end of epochs 1, not 3",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

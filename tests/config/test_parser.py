@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from cxrdist.config import yaml_files
-from cxrdist.config.parser import parse, to_dict, to_yaml
+from cxrdist.config.parser import parse, reported_where_written, to_dict, to_yaml
 from cxrdist.config.yaml_files import find, find_named, load_yaml
 from cxrdist.errors import OptionError, UserError
 
@@ -570,3 +570,32 @@ def test_importing_config_is_cheap() -> None:
         "import sys, cxrdist.config.parser; print(sorted({'torch', 'pydantic', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "place"),
+    [
+        ("lr", "--lr"),
+        ("label_rule", "{file}: label_rule"),
+        ("tracking.mode", "{file}: tracking.mode"),
+        ("shards", "SHARDS"),
+        ("limit", "--limit"),
+    ],
+)
+def test_an_error_that_is_found_later_names_where_the_value_was_written(
+    tmp_path: Path, option: str, place: str
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("lr: 1\nlabel_rule: one-target\ntracking:\n  mode: online\n")
+    argv = ["set", "--config", str(file), "--lr", "2"]
+    with pytest.raises(UserError) as caught, reported_where_written():
+        parse(Train, argv, prog="train", example="train set", positional=("shards",))
+        raise OptionError(option, "does not fit the set", every_rank=True)
+    assert str(caught.value) == f"{place.format(file=file)}: does not fit the set"
+    assert caught.value.every_rank
+    # The places are forgotten after the block.
+    with (
+        pytest.raises(UserError, match=r"^--label-rule: of no parsed configuration$"),
+        reported_where_written(),
+    ):
+        raise OptionError("label_rule", "of no parsed configuration")

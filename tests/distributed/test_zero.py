@@ -113,7 +113,9 @@ def test_a_batch_divides_into_ranks_and_parts() -> None:
     check_parts(64, 4, 2)
     with pytest.raises(UserError, match="does not divide among 3 processes"):
         check_parts(64, 3, 1)
-    with pytest.raises(UserError, match=r"--accumulate 3: .* each of 2 processes: set --batch 60 or 66"):
+    with pytest.raises(
+        UserError, match=r"^accumulate: .* 3 equal parts on .* 2 processes: set --batch 60 or 66"
+    ):
         check_parts(64, 2, 3)
 
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from webdataset import TarWriter
 
+from cxrdist.data.imaging.codecs import EncodingName
 from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
@@ -46,7 +47,7 @@ from tests.helpers.shard_sets import contents
 Capture = pytest.CaptureFixture[str]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("inline")]
 
-ENCODINGS = ("png", "npy", "jpg")
+ENCODINGS: tuple[EncodingName, ...] = ("png", "npy", "jpg")
 SIZE = 32
 COUNTS = (12, 7, 9)
 """Images of the three classes; the first is the largest."""
@@ -172,7 +173,7 @@ def check_order(place: Path, known: set[str], capsys: Capture, real: Path | None
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("source", [folder, table, tars])
-def test_what_an_import_writes(source: Any, encoding: str, tmp_path: Path, capsys: Capture) -> None:
+def test_what_an_import_writes(source: Any, encoding: EncodingName, tmp_path: Path, capsys: Capture) -> None:
     options = IngestOptions(out=str(tmp_path / "set"), size=SIZE, encoding=encoding, val=1, test=1)
     ingest(source(tmp_path / "source"), options)
     imported = check(tmp_path / "set", sum(COUNTS), capsys)
@@ -257,7 +258,7 @@ def synthesize(real: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> P
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_what_synthesis_writes(
-    encoding: str, real: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    encoding: EncodingName, real: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """DS3 gives each class twice as many images as the largest class has: 20."""
     place = synthesize(real, monkeypatch, encoding=encoding, seed=5)

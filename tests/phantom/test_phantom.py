@@ -122,7 +122,7 @@ def test_any_size_is_the_same_chest(size: int) -> None:
 
 @pytest.mark.parametrize("size", [15, 1025, 2048])
 def test_sizes_out_of_range_are_refused(size: int) -> None:
-    with pytest.raises(UserError, match=f"--size {size}: phantoms are rendered from 16 to 1024 pixels"):
+    with pytest.raises(UserError, match=f"^size: must be from 16 to 1024 pixels for phantoms, not {size}$"):
         film(0, "Normal", size=size)
 
 

@@ -6,7 +6,7 @@ import functools
 import io
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,7 +15,8 @@ from cxrdist.data.imaging.errors import MAX_PIXELS, TOO_LARGE, UndecodableImage
 from cxrdist.data.imaging.npy import UnsupportedNpyVersion, header_of
 from cxrdist.errors import UserError, nearest
 
-ENCODINGS = ("png", "jpg", "npy")
+EncodingName = Literal["png", "jpg", "npy"]
+ENCODINGS = get_args(EncodingName)
 
 
 LOSSLESS = ("png", "npy")

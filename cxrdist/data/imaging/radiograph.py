@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -22,7 +23,8 @@ from cxrdist.data.imaging.codecs import (
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.errors import UserError, nearest
 
-FITS = ("pad", "crop")
+Fit = Literal["pad", "crop"]
+FITS = get_args(Fit)
 EXTERNAL_ENCODINGS = {"pad": "foreign-pad", "crop": "foreign-crop"}
 """The "encoding" of a set of external tars, by fit: any file that ``grey_of`` reads, made square by that fit."""
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
@@ -19,7 +20,8 @@ from cxrdist.data.importers.common.tables import (
 )
 from cxrdist.errors import UserError, check_choice, nearest
 
-LABELERS = ("chexpert", "negbio")
+Labeler = Literal["chexpert", "negbio"]
+LABELERS = get_args(Labeler)
 SPLITS = {"train": "train", "validate": "val", "test": "test"}
 NO_LABELS = "no report labels"
 # All others (oblique, decubitus, axial, swimmer's: a handful) are neither.
@@ -43,7 +45,7 @@ class MimicCxrJpg(CheXpertLabelled):
     the few images of other views are kept with ``--views all`` only.
     """
 
-    labeler: str = "chexpert"
+    labeler: Labeler = "chexpert"
     """The labeler that read the reports: chexpert or negbio."""
     keep_unknown_views: bool = False
     """Keep images without a ViewPosition (about 4 %); their view is unknown."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from cxrdist.data.imaging.radiograph import load_grey
 from cxrdist.data.importers.common.base import FileImporter, Record
-from cxrdist.data.importers.common.intensity import check_intensity, tone_of
+from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
 from cxrdist.data.importers.common.tables import (
     Row,
     UniqueNames,
@@ -54,7 +54,7 @@ class PadChest(FileImporter):
     """Keep images whose report calls the study suboptimal."""
     keep_pediatric: bool = False
     """Keep images that the table calls pediatric. A child's heart is wide without being enlarged."""
-    intensity: str = "percentiles"
+    intensity: Intensity = "percentiles"
     """How 16-bit grey becomes 8-bit: percentiles (the image's own percentiles 0.5 and 99.5 become black and white;
     many detectors have 12 bits, and their images would be nearly black otherwise) or full (0 and 65535 do)."""
     invert_monochrome1: bool = True

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
+from cxrdist.data.imaging.dicom import BurnedInPolicy
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, with_header
 from cxrdist.data.importers.common.tables import Row, cell, find_table, plain_name, rows_of
 from cxrdist.errors import UserError, check_choice
 
 TABLE_OF = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
-READERS = ("majority", "any", "all")
+Readers = Literal["majority", "any", "all"]
+READERS = get_args(Readers)
 DISAGREEMENT = "its readers agree on nothing"
 SUFFIXES = (".dicom", ".dcm")
 _VOTES = {"1": True, "1.0": True, "0": False, "0.0": False, "": False}
@@ -30,10 +32,10 @@ class VinDr(FileImporter):
     others.
     """
 
-    readers: str = "majority"
+    readers: Readers = "majority"
     """Findings that count: majority (seen by more than half of an image's readers), any (by at least one; "No
     finding" only if all agree) or all (by all of them)."""
-    burned_in: str = "drop"
+    burned_in: BurnedInPolicy = "drop"
     """Images whose header says that text is burned into the pixels (BurnedInAnnotation): drop (leave out those with
     YES), strict (also those without the attribute) or keep."""
 

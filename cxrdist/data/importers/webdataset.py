@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from cxrdist.data.imaging.dicom import DicomHeader, read_header
+from cxrdist.data.imaging.dicom import BurnedInPolicy, DicomHeader, read_header
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import grey_of
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.contained_files import confined, files_below
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
 from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
-from cxrdist.data.importers.common.intensity import check_intensity, tone_of
+from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
 from cxrdist.data.shards.schema import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
@@ -53,10 +53,10 @@ class WebDataset(FileImporter):
     """Field of the .json with the patient; by default patient_id, or patient if there is none."""
     split_from_names: bool = False
     """Take the split from the word train, val or test in the path of each tar."""
-    burned_in: str = "drop"
+    burned_in: BurnedInPolicy = "drop"
     """DICOM images whose header says that text is burned into the pixels (BurnedInAnnotation): drop (leave out those
     with YES), strict (also those without the attribute) or keep."""
-    intensity: str | None = None
+    intensity: Intensity | None = None
     """How 16-bit PNGs become 8-bit: percentiles (the image's own percentiles 0.5 and 99.5 become black and white;
     many detectors have 12 bits, and their images would be nearly black otherwise) or full (0 and 65535 do). By
     default percentiles; with --in-place only full is possible."""
@@ -117,7 +117,7 @@ class WebDataset(FileImporter):
         """All tars, relative to the root, sorted. Raises UserError for a tar that cannot be read safely."""
         root = Path(self.root)
         if not root.is_dir() and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", self.root):
-            raise UserError(f"--root {self.root}: only local folders can be read; copy the tars to one")
+            raise OptionError("root", f"{self.root}: only local folders can be read; copy the tars to one")
         return [path.relative_to(root).as_posix() for path in _tars(root)]
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
@@ -269,7 +269,7 @@ def _split_in(tar: str, path: Path) -> str:
     words = {SPLIT_OF[word] for word in re.findall("[a-z]+", tar.lower()) if word in SPLIT_OF}
     if len(words) != 1:
         named = " and ".join(sorted(words)) or "none of train, val and test"
-        raise UserError(f"--split-from-names: {path} names {named}; rename it, or remove the option")
+        raise OptionError("split_from_names", f"{path} names {named}; rename it, or remove the option")
     return words.pop()
 
 

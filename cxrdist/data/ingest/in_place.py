@@ -49,7 +49,7 @@ from cxrdist.data.shards.write_pool import (
     work,
 )
 from cxrdist.data.storage.store import LocalStore, Store, write_to
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 from cxrdist.files import sha256_bytes
 
 WRITE_OPTIONS = ("encoding", "min_shards")
@@ -94,13 +94,10 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
     """Index a folder of external tars; returns the manifest. Raises UserError as ``ingest`` does."""
     root = Path(importer.root)
     if options.out and Path(options.out).resolve() != root.resolve():
-        raise UserError(f"--in-place makes a set of {root} itself: remove --out")
+        raise OptionError("out", f"--in-place makes a set of {root} itself; remove this option")
     for name in WRITE_OPTIONS:
         if getattr(options, name) != getattr(IngestOptions, name):
-            option = name.replace("_", "-")
-            raise UserError(
-                f"--{option}: --in-place writes no tars, so the option has no effect: remove --{option}"
-            )
+            raise OptionError(name, "--in-place writes no tars, so this option has no effect; remove it")
     store = LocalStore(root)
     tars = tars_of(importer)
     refuse_occupied_names(store)

@@ -35,7 +35,7 @@ from cxrdist.data.shards.tar import cuts, samples_per_shard
 from cxrdist.data.shards.write_job import claimed, clear, finished_set, mark_finished, remove_leftovers
 from cxrdist.data.shards.write_pool import Results, UndecodableSource, rows_of, write_each
 from cxrdist.data.storage.store import LocalStore, Store, store_of
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError
 
 __all__ = ["IngestOptions", "ingest"]
 
@@ -49,7 +49,7 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
     if isinstance(importer, WebDataset) and importer.in_place:
         return index_in_place(importer, options)
     if not options.out:
-        raise UserError("--out: must be given: the folder of the new set, or its URL")
+        raise OptionError("out", "must be given: the folder of the new set, or its URL")
     store = store_of(options.out)
     refuse_inside(store, importer)
     plan = plan_import(importer, options)
@@ -74,9 +74,7 @@ def refuse_inside(store: Store, importer: Importer) -> None:
         return
     root = Path(importer.root)
     if store.folder.resolve().is_relative_to(root.resolve()):
-        raise UserError(
-            f"--out {store}: lies in --root {root}, all of which is read: name a folder elsewhere"
-        )
+        raise OptionError("out", f"{store} lies in {root}, all of which is imported; name a folder elsewhere")
 
 
 def shard_tasks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cxrdist.errors import UserError, nearest
 
@@ -70,6 +70,7 @@ def rarest(positives: Positives, rarest_first: Sequence[str]) -> Verdict:
     return min(positives.targets, key=rarest_first.index), ""
 
 
+LabelRule = Literal["strict", "one-target", "rarest"]
 RULES: dict[str, Rule] = {"strict": strict, "one-target": one_target, "rarest": rarest}
 """Under every rule an image with only the normal finding is of the class Normal."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from cxrdist.data.imaging.codecs import ENCODINGS
-from cxrdist.data.imaging.radiograph import FITS
+from cxrdist.data.imaging.codecs import ENCODINGS, EncodingName
+from cxrdist.data.imaging.radiograph import FITS, Fit
+from cxrdist.data.ingest.labels import LabelRule
 from cxrdist.errors import OptionError, check_choice
 
-SPLIT_WAYS = ("drawn", "official")
+SplitWay = Literal["drawn", "official"]
+SPLIT_WAYS = get_args(SplitWay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,14 +22,14 @@ class IngestOptions:
     """Folder of the new set, or its URL (s3://bucket/set, gs://...)."""
     size: int = 64
     """Side of the square images, in pixels; resized with anti-aliasing, and the aspect is kept."""
-    fit: str = "pad"
+    fit: Fit = "pad"
     """How an image that is not square becomes square: pad (black bars) or crop (its largest centred square)."""
-    encoding: str = "png"
+    encoding: EncodingName = "png"
     """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest)."""
-    label_rule: str = "one-target"
+    label_rule: LabelRule = "one-target"
     """strict: exactly one finding, a target; one-target: exactly one target, other findings allowed; rarest: the
     rarest of the targets. Not used if the source names the class itself."""
-    split: str | None = None
+    split: SplitWay | None = None
     """drawn (by patient, from --val, --test and --seed) or official (the source's own lists or column; if they only
     separate test images, val is drawn from the others). By default official if you wrote the split yourself (a
     column, a .json), otherwise drawn."""
@@ -57,6 +60,14 @@ class IngestOptions:
         check_choice("fit", self.fit, FITS)
         if self.split is not None:
             check_choice("split", self.split, SPLIT_WAYS)
+        for name in ("val", "test"):
+            wanted = getattr(self, name)
+            if isinstance(wanted, bool) or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
+                raise OptionError(
+                    name,
+                    "must be a fraction of the images (0 < x < 1) or a whole number of images per class, "
+                    f"not {wanted}",
+                )
         if self.dedup and not self.find_duplicates:
             raise OptionError("dedup", "needs the near-duplicates: remove --no-find-duplicates")
         if self.min_shards < 1:

@@ -22,7 +22,7 @@ from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS
 from cxrdist.data.shards.write_pool import UndecodableSource, work
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 IMAGES_PER_HASH_TASK = 256
@@ -87,8 +87,9 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     Raises UserError for invalid tables or options.
     """
     if options.size > importer.largest_size:
-        raise UserError(
-            f"--size {options.size}: {importer.release} has images of at most {importer.largest_size} pixels"
+        raise OptionError(
+            "size",
+            f"must be at most {importer.largest_size} pixels for {importer.release}, not {options.size}",
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     say(f"reading {importer.release}")
@@ -126,8 +127,8 @@ def needs_dedup(importer: Importer, used: list[Record], way: str, options: Inges
     """
     is_drawn = way == "drawn" or TRAIN_VAL in official_splits(used)
     if options.dedup and not is_drawn:
-        raise UserError(
-            "--dedup: the source's own split is used as it is; add --split drawn, or remove --dedup"
+        raise OptionError(
+            "dedup", "the source's own split is used as it is; add --split drawn, or remove this option"
         )
     if options.dedup is None:
         wanted = options.find_duplicates and not all(record.patient_id for record in used)
@@ -171,7 +172,7 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
     """Return "drawn" or "official". Raises UserError for --split official if the source has no split of its own."""
     has_split = any(record.split for record in records)
     if options.split == "official" and not has_split:
-        raise UserError(f"--split official: {importer.release} {importer.no_official_split}")
+        raise OptionError("split", f"official, but {importer.release} {importer.no_official_split}")
     return options.split or (importer.default_split if has_split else "drawn")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import xxhash
 
 from cxrdist.data.shards.schema import SPLITS
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 
 Images = Mapping[str, Counter[str]]
 """Patient -> class -> images."""
@@ -95,16 +95,9 @@ def _targets(
     images: Images, patients_of: Mapping[str, Sequence[str]], requested: Mapping[str, float]
 ) -> dict[str, dict[str, int]]:
     """Split -> class -> images wanted, each >= 1."""
-    for name, wanted in requested.items():
-        is_number = isinstance(wanted, int | float) and not isinstance(wanted, bool)
-        if not is_number or not (0 < wanted < 1 or (wanted >= 1 and wanted % 1 == 0)):
-            raise UserError(
-                f"--{name} {wanted} is neither a fraction of the images (0 < x < 1) nor a whole number of images "
-                "per class"
-            )
-    options = " and ".join(f"--{name} {wanted}" for name, wanted in requested.items())
+    asked = " and ".join(f"{name} {wanted}" for name, wanted in requested.items())
     if sum(wanted for wanted in requested.values() if wanted < 1) >= 1:
-        raise UserError(f"{options} leave no images for train: their sum must be below 1")
+        raise OptionError("val", f"{asked} leave no images for train: their sum must be below 1")
 
     # The order in which the splits get the patients of a class that has few.
     targets: dict[str, dict[str, int]] = {name: {} for name in (*requested, "train")}
@@ -117,7 +110,7 @@ def _targets(
         rest = have - sum(targets[name][label] for name in requested)
         if rest < 1 and any(wanted >= 1 for wanted in requested.values()):
             raise UserError(
-                f"{label} has {have} images: {options} leave none of them for train; ask for fewer, or leave the "
+                f"{label} has {have} images: {asked} leave none of them for train; ask for fewer, or leave the "
                 "class out with --classes"
             )
         # Fractions of a tiny class, both rounded up, may leave nothing for train. Then train takes one back.

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrdist.console import say
-from cxrdist.data.imaging.codecs import ENCODINGS, encode
+from cxrdist.data.imaging.codecs import ENCODINGS, EncodingName, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, smaller
 from cxrdist.data.shards.index import ShardRow, write_table
@@ -59,7 +59,7 @@ class ConvertOptions:
     """Folder of the new set, or its URL; by default named after the set, such as shards/phantom-64-npy."""
     size: int | None = None
     """Side of the square images, in pixels; by default the set's own, and never larger."""
-    encoding: str | None = None
+    encoding: EncodingName | None = None
     """png (lossless, small), npy (lossless, fastest) or jpg (quality 95, smallest); by default the set's own, or npy
     where nothing else is asked for."""
     min_shards: int | None = None
@@ -198,9 +198,10 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
     encoding = options.encoding or ("npy" if is_for_speed else own_encoding)
     size = options.size or own_size
     if size > own_size:
-        raise UserError(
-            f"--size {size}: {source} has images of {own_size} px, and a larger size would show no more of them: "
-            f"import its source again at --size {size}"
+        raise OptionError(
+            "size",
+            f"{source} has images of {own_size} px, and {size} px would show no more of them: import its source "
+            f"again at {size} px",
         )
     is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
     if is_same and not has_truncated_keys:

@@ -79,9 +79,10 @@ def order_lines(options: OrderOptions, rule: MixRule) -> Generator[str]:
     epoch_images = streams[0].epoch_images
     steps = range(options.from_step, -(-options.epochs * epoch_images // options.batch))
     if not steps:
-        raise UserError(
-            f"--from-step {options.from_step}: the last step that begins before the end of --epochs "
-            f"{options.epochs} is {steps.stop - 1}"
+        raise OptionError(
+            "from_step",
+            f"must be at most {steps.stop - 1}, the last step that begins before the end of epochs "
+            f"{options.epochs}, not {options.from_step}",
         )
     if not options.workers:
         for step in steps:

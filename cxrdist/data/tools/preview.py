@@ -21,7 +21,7 @@ from cxrdist.data.shards.schema import FORMAT, MANIFEST, ORIGINS, SPLITS
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.write_job import JOB_FILE
 from cxrdist.data.storage.store import store_of, write_to
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError
 
 GROUND = (14, 15, 18)
 INK = (236, 235, 230)
@@ -53,12 +53,8 @@ def preview(places: Sequence[str], out: str, *, split: str = "train", count: int
 
     Each row shows the first ``count`` images of one class of one origin of one set. This is a random choice, since
     sets are sorted by salted hash. Images of 128 to 512 px are shown pixel by pixel, others enlarged or reduced by a
-    whole number. Raises UserError for a set without this split, and for an ``out`` within a shard set.
+    whole number. Raises OptionError for a set without this split, and for an ``out`` within a shard set.
     """
-    if split not in SPLITS:
-        raise UserError(f"--split {split}: unknown{nearest(split, SPLITS)}")
-    if count < 1:
-        raise UserError(f"--count {count}: 1 or more")
     check_outside_of_sets(out)
     sets = [ShardSet(place) for place in places]
     rows = rows_of(sets, split, count)
@@ -69,9 +65,7 @@ def preview(places: Sequence[str], out: str, *, split: str = "train", count: int
 
 
 def check_outside_of_sets(out: str) -> None:
-    """Raises UserError if ``out`` is no PNG, or lies in a shard set, which holds no other files."""
-    if not out.lower().endswith(".png"):
-        raise UserError(f"--out {out}: the sheet is a PNG; name a file that ends in .png")
+    """Raises OptionError if ``out`` lies in a shard set, which holds no other files."""
     if "://" in out:
         folders = [out.rpartition("/")[0]]
     else:
@@ -83,8 +77,9 @@ def check_outside_of_sets(out: str) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if is_set:
-            raise UserError(
-                f"--out {out}: {folder} is a shard set, which holds nothing else; name a file elsewhere"
+            raise OptionError(
+                "out",
+                f"{out} lies in the shard set {folder}, which holds no other files; name a file elsewhere",
             )
 
 
@@ -95,7 +90,7 @@ def rows_of(sets: Sequence[ShardSet], split: str, count: int) -> list[Row]:
     for shards in sets:
         if not any(stratum.split == split for stratum in shards.strata):
             there = ", ".join(s for s in SPLITS if s in shards.manifest.counts)
-            raise UserError(f"{shards} has no {split} split: choose one with --split (it has {there})")
+            raise OptionError("split", f"{shards} has no {split} split; it has {there}")
     for name in names:
         for shards in sets:
             for origin in ORIGINS:

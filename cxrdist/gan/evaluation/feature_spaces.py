@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cxrdist.data.transforms import to_float
-from cxrdist.errors import UserError, nearest
+from cxrdist.errors import OptionError, nearest
 from cxrdist.nets.dcnn import DCNN
 from cxrdist.nets.features import ClassifierFeatures, RandomFeatures
 from cxrdist.run.checkpoint import weights_sha256
@@ -85,8 +85,8 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
     if isinstance(embed, nn.Module):
         embed = embed.to(device).eval()
     if not callable(embed):
-        raise UserError(
-            f"--features {name}: {name.partition(':')[2]}() returned {embed!r}, which is not callable"
+        raise OptionError(
+            "features", f"{name}: {name.partition(':')[2]}() returned {embed!r}, which is not callable"
         )
 
     def features(images: Tensor, is_alike_on_all_ranks: bool = False) -> Tensor:
@@ -96,8 +96,9 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
         if is_tensor and found.ndim == 2 and len(found) == len(images) and found.is_floating_point():
             return found
         got = f"{found.dtype} {list(found.shape)}" if is_tensor else type(found).__name__
-        raise UserError(
-            f"--features {name}: for images {list(images.shape)} it returned {got}, expected float features "
+        raise OptionError(
+            "features",
+            f"{name}: for images {list(images.shape)} it returned {got}, expected float features "
             f"[{len(images)}, D]",
             every_rank=every_rank,
         )
@@ -113,7 +114,7 @@ def _called(name: str, function: Callable[..., Any], *images: Tensor, every_rank
     try:
         return function(*images)
     except Exception as error:  # the user's code may raise anything
-        raise UserError(f"--features {name}: {_description(error)}", every_rank=every_rank) from error
+        raise OptionError("features", f"{name}: {_description(error)}", every_rank=every_rank) from error
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -121,16 +122,17 @@ def _function(name: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise UserError(
-            f"--features {name}: {error}; searched in {Path.cwd()} and the installed packages"
+        raise OptionError(
+            "features", f"{name}: {error}; searched in {Path.cwd()} and the installed packages"
         ) from None
     except Exception as error:  # the user's code may raise anything
-        raise UserError(f"--features {name}: {_description(error)}") from error
+        raise OptionError("features", f"{name}: {_description(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(
-            f"--features {name}: {module_name} has no function {function_name}{nearest(function_name, known)}"
+        raise OptionError(
+            "features",
+            f"{name}: {module_name} has no function {function_name}{nearest(function_name, known)}",
         )
     return function
 

@@ -86,4 +86,4 @@ def test_no_header_is_read_through_a_link_that_leads_out(tmp_path: Path) -> None
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(UserError, match=r"burned_in: 'srtict' is not a choice; did you mean 'strict'\?"):
-        Folder(root=".", burned_in="srtict")
+        Folder(root=".", burned_in="srtict")  # type: ignore[arg-type]

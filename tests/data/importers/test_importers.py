@@ -157,7 +157,7 @@ def test_nih_folders_that_are_not_right(tmp_path: Path) -> None:
     ],
 )
 def test_an_official_split_that_is_not_there(source: type[FileImporter], message: str) -> None:
-    with pytest.raises(UserError, match=f"^--split official: {message}"):
+    with pytest.raises(UserError, match=f"^split: official, but {message}"):
         split_way(source(root="x"), [Record(source_id="a")], IngestOptions(out="y", split="official"))
 
 

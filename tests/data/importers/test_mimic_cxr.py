@@ -10,7 +10,7 @@ from PIL import Image
 
 from cxrdist.data.deidentify import load_salt
 from cxrdist.data.importers.common.base import Record
-from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
+from cxrdist.data.importers.mimic_cxr import Labeler, MimicCxrJpg
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.errors import UserError
 from tests.helpers.releases.mimic_cxr import DICOM, image, labels, mimic, write
@@ -19,7 +19,7 @@ from tests.helpers.releases.mimic_cxr import DICOM, image, labels, mimic, write
 @pytest.mark.parametrize("end", [".csv", ".csv.gz"])
 @pytest.mark.parametrize("labeler", ["chexpert", "negbio"])
 @pytest.mark.parametrize("version", ["2.0.0", "2.1.0"])
-def test_records(tmp_path: Path, version: str, labeler: str, end: str) -> None:
+def test_records(tmp_path: Path, version: str, labeler: Labeler, end: str) -> None:
     importer = mimic(
         tmp_path,
         [image(DICOM, "10000032", "50414267", "AP")],

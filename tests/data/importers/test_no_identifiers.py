@@ -20,6 +20,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from cxrdist.data.deidentify import default_salt_file, load_salt
+from cxrdist.data.imaging.codecs import EncodingName
 from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
@@ -306,7 +307,7 @@ def test_nothing_that_a_source_calls_anybody_stands_in_a_set(
         "nih14",
         "mimic-cxr-jpg",
     )
-    encoding = "jpg" if name in ("csv", "vindr") else "png"
+    encoding: EncodingName = "jpg" if name in ("csv", "vindr") else "png"
     options = IngestOptions(
         out=str(out), size=16, encoding=encoding, val=1, test=1, workers=1, split="drawn", label_rule="strict"
     )

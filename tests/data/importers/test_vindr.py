@@ -192,9 +192,9 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_options_that_are_unknown(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"readers: 'majorty' is not a choice.*majority"):
-        VinDr(root=".", readers="majorty")
+        VinDr(root=".", readers="majorty")  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"burned_in: 'dorp' is not a choice.*drop"):
-        VinDr(root=".", burned_in="dorp")
+        VinDr(root=".", burned_in="dorp")  # type: ignore[arg-type]
 
 
 def test_an_import_keeps_the_pixels_and_nothing_that_identifies(

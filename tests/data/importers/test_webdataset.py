@@ -285,7 +285,7 @@ def test_splits(tmp_path: Path) -> None:
     assert [r.split for r in records(tmp_path, split_from_names=True)] == ["val", "train", "val", "test"]
     write_tar(tmp_path / "train" / "val-000.tar")
     with pytest.raises(
-        UserError, match=r"--split-from-names: .*train/val-000\.tar names train and val; rename"
+        UserError, match=r"^split_from_names: .*train/val-000\.tar names train and val; rename"
     ):
         records(tmp_path, split_from_names=True)
     write_tar(tmp_path / "latest.tar")
@@ -537,7 +537,7 @@ def test_a_header_is_not_as_long_as_it_likes(tmp_path: Path, length: int, is_rig
 
 def test_folders_that_are_not_right(tmp_path: Path) -> None:
     for url in ("pipe:touch owned", "s3://bucket/x", "file:/etc"):
-        with pytest.raises(UserError, match=f"--root {url}: only local folders can be read"):
+        with pytest.raises(UserError, match=f"^root: {url}: only local folders can be read"):
             list(WebDataset(root=url).records())
     with pytest.raises(UserError, match="nowhere: no such folder; name the folder that holds the tars"):
         records(tmp_path / "nowhere")

@@ -168,7 +168,7 @@ def test_the_manifest_is_the_same_after_a_shard_was_taken_over(
 def test_dedup_and_a_whole_official_split_contradict_each_other(tmp_path: Path) -> None:
     lines = [f"{i}.png,Normal,{split}" for i, split in enumerate(["train", "val", "test"])]
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
-    with pytest.raises(UserError, match="--dedup: the source's own split is used as it is"):
+    with pytest.raises(UserError, match=r"^dedup: the source's own split is used as it is"):
         ingest(CsvTable(root=str(tmp_path)), IngestOptions(out=str(tmp_path.parent / "set"), dedup=True))
     with pytest.raises(UserError, match="dedup: needs the near-duplicates"):
         IngestOptions(out="x", dedup=True, find_duplicates=False)

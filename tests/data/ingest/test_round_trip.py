@@ -16,7 +16,7 @@ from PIL import Image
 from webdataset import TarWriter, WebDataset
 
 from cxrdist.data.deidentify import load_salt
-from cxrdist.data.imaging.codecs import ENCODINGS, encode
+from cxrdist.data.imaging.codecs import ENCODINGS, EncodingName, encode
 from cxrdist.data.imaging.radiograph import decode, load_grey
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.nih14 import NIH14
@@ -45,7 +45,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_what_an_import_takes_in_comes_out(drawn: Path, tmp_path: Path, encoding: str) -> None:
+def test_what_an_import_takes_in_comes_out(drawn: Path, tmp_path: Path, encoding: EncodingName) -> None:
     salt = load_salt(None)
     ingest(
         Folder(root=str(drawn)),
@@ -72,7 +72,7 @@ def test_what_an_import_takes_in_comes_out(drawn: Path, tmp_path: Path, encoding
 @pytest.mark.usefixtures("inline")
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_webdataset_and_tarfile_give_the_bytes_at_the_indexed_offsets(
-    drawn: Path, tmp_path: Path, encoding: str
+    drawn: Path, tmp_path: Path, encoding: EncodingName
 ) -> None:
     place = tmp_path / "set"
     ingest(
@@ -111,7 +111,7 @@ def test_webdataset_and_tarfile_give_the_bytes_at_the_indexed_offsets(
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("size", [16, 23])
-def test_a_tar_is_the_one_that_webdataset_writes(tmp_path: Path, encoding: str, size: int) -> None:
+def test_a_tar_is_the_one_that_webdataset_writes(tmp_path: Path, encoding: EncodingName, size: int) -> None:
     rng = np.random.default_rng(0)
     samples = [
         Sample(

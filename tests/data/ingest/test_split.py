@@ -10,8 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.split import official_split, split_patients
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 
 PAPER = {
     "Cardiomegaly": 17_098,
@@ -148,7 +149,7 @@ def test_too_few_patients_are_named() -> None:
 def test_a_count_that_leaves_train_nothing_is_refused() -> None:
     patients, labels = single_image_patients({"Normal": 50, "Edema": 20})
     with pytest.raises(
-        UserError, match="Edema has 20 images: --val 10 and --test 10 leave none of them for train"
+        UserError, match="Edema has 20 images: val 10 and test 10 leave none of them for train"
     ):
         split_patients(patients, labels, val=10, test=10, seed=0)
     counts = Counter(zip(split_patients(patients, labels, val=10, test=9, seed=0), labels))
@@ -157,16 +158,17 @@ def test_a_count_that_leaves_train_nothing_is_refused() -> None:
 
 @pytest.mark.parametrize("wrong", [0, 0.0, -0.1, -3, 2.5, float("nan"), float("inf"), True])
 def test_val_and_test_are_checked(wrong: float) -> None:
-    patients, labels = single_image_patients({"A": 30})
-    with pytest.raises(UserError, match=r"--val .* is neither a fraction"):
-        split_patients(patients, labels, val=wrong, test=0.1, seed=0)
-    with pytest.raises(UserError, match=r"--test .* is neither a fraction"):
-        split_patients(patients, labels, val=0.1, test=wrong, seed=0)
+    with pytest.raises(OptionError, match=f"^val: must be a fraction .*, not {wrong}$"):
+        IngestOptions(out="x", val=wrong)
+    with pytest.raises(OptionError, match=f"^test: must be a fraction .*, not {wrong}$"):
+        IngestOptions(out="x", test=wrong)
 
 
 def test_shares_that_sum_to_one_are_refused() -> None:
     patients, labels = single_image_patients({"A": 30})
-    with pytest.raises(UserError, match="their sum must be below 1"):
+    with pytest.raises(
+        UserError, match=r"^val: val 0\.5 and test 0\.5 leave no images for train: .* below 1$"
+    ):
         split_patients(patients, labels, val=0.5, test=0.5, seed=0)
 
 

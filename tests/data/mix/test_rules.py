@@ -365,7 +365,7 @@ def test_synthesis_makes_the_quota_of_an_epoch(tmp_path: Path, monkeypatch: pyte
     write_mix("mine", 'epoch_images: own\nweights: {Pneumothorax: {real: 1, synthetic: 3}, "*": {real: 4}}')
     assert images_to_make(SynthConfig(mix="mine"), made) == {"Pneumothorax": 15}
     with pytest.raises(
-        UserError, match="--mix DS1 uses no synthetic images: choose a mix that does, such as DS3"
+        UserError, match=r"^mix: DS1 uses no synthetic images; choose a mix that does, such as DS3"
     ):
         images_to_make(SynthConfig(mix="DS1"), made)
     write_mix("few", 'epoch_images: 9\nweights: {"*": {real: 50, synthetic: 1}}')

@@ -361,7 +361,7 @@ def test_places_may_be_urls(tiny_set: Path, tmp_path: Path) -> None:
     [
         (
             {"size": 64},
-            "--size 64: {source} has images of 32 px, and a larger size would show no more of them",
+            "size: {source} has images of 32 px, and 64 px would show no more of them",
         ),
         ({"encoding": "png"}, "{source} has images of 32 px in png already: name another --size"),
         ({"size": 32}, "{source} has images of 32 px in png already: name another --size"),

@@ -155,10 +155,12 @@ def test_nothing_is_written_into_a_shard_set(tiny_set: Path, tmp_path: Path) -> 
     copy = Path(shutil.copytree(tiny_set, tmp_path / "copy"))
     before = sorted(p.name for p in copy.iterdir())
     for out in (copy / "sheet.png", copy / "deeper" / "sheet.png"):
-        with pytest.raises(UserError, match=r"copy is a shard set, which holds nothing else"):
+        with pytest.raises(
+            UserError, match=r"^out: .* lies in the shard set .*copy, which holds no other files"
+        ):
             preview([str(tiny_set)], str(out))
     (copy / "manifest.json").rename(copy / ".job.json")
-    with pytest.raises(UserError, match="is a shard set"):
+    with pytest.raises(UserError, match="lies in the shard set"):
         preview([str(tiny_set)], str(copy / "sheet.png"))
     (copy / ".job.json").rename(copy / "manifest.json")
     assert sorted(p.name for p in copy.iterdir()) == before
@@ -168,24 +170,9 @@ def test_nothing_is_written_into_a_shard_set(tiny_set: Path, tmp_path: Path) -> 
     preview([str(tiny_set)], str(tmp_path / "web" / "sheet.png"), count=1)
 
 
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"split": "tset"}, "--split tset: unknown; did you mean 'test'?"),
-        ({"count": 0}, "--count 0: 1 or more"),
-        ({"out": "sheet.jpg"}, "--out sheet.jpg: the sheet is a PNG; name a file that ends in .png"),
-    ],
-)
-def test_options_are_checked(tiny_set: Path, changes: dict[str, object], told: str) -> None:
-    words: dict[str, object] = {"out": "sheet.png"} | changes
-    with pytest.raises(UserError) as caught:
-        preview([str(tiny_set)], **words)  # type: ignore[arg-type]
-    assert str(caught.value) == told
-
-
 def test_a_split_that_is_not_there_is_told(tmp_path: Path) -> None:
     place = forge(tmp_path / "set", {("train", "Normal", "synthetic"): [[(flat(1), {})]]})
-    with pytest.raises(UserError, match=r"set has no val split: choose one with --split \(it has train\)"):
+    with pytest.raises(UserError, match=r"^split: .*set has no val split; it has train$"):
         preview([place], str(tmp_path / "sheet.png"), split="val")
 
 

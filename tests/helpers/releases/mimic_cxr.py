@@ -6,7 +6,7 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
+from cxrdist.data.importers.mimic_cxr import Labeler, MimicCxrJpg
 
 # As the release has them.
 LABELS = (
@@ -41,7 +41,7 @@ def mimic(
     *,
     version: str = "2.0.0",
     end: str = ".csv",
-    labeler: str = "chexpert",
+    labeler: Labeler = "chexpert",
     **options: Any,
 ) -> MimicCxrJpg:
     write(root / f"mimic-cxr-{version}-metadata{end}", METADATA, *images)

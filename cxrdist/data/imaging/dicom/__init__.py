@@ -5,6 +5,7 @@ pydicom and pylibjpeg come with the optional extra ``dicom`` and are imported wh
 
 from cxrdist.data.imaging.dicom.header import (
     BURNED_IN_POLICIES,
+    BurnedInPolicy,
     DicomHeader,
     notes,
     read_header,
@@ -15,6 +16,7 @@ from cxrdist.data.imaging.dicom.reading import is_dicom
 
 __all__ = [
     "BURNED_IN_POLICIES",
+    "BurnedInPolicy",
     "DicomHeader",
     "grey_of_dicom",
     "is_dicom",

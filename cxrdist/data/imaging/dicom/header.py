@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal, get_args
 
 from cxrdist.data.deidentify import capped_age
 from cxrdist.data.imaging.dicom.reading import read_tags, reading
@@ -27,7 +27,8 @@ ALLOWED_TAGS = (
 )
 """The only tags ever read. Apart from PatientID, each is reduced to one of a few fixed values or to an age."""
 
-BURNED_IN_POLICIES = ("drop", "strict", "keep")
+BurnedInPolicy = Literal["drop", "strict", "keep"]
+BURNED_IN_POLICIES = get_args(BurnedInPolicy)
 """How to treat images that may have text burned into their pixels: ``drop`` excludes those with BurnedInAnnotation
 YES, ``strict`` all without BurnedInAnnotation NO, ``keep`` none."""
 

@@ -7,7 +7,7 @@ al., AAAI 2019.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from cxrdist.data.importers.common.base import FileImporter
 from cxrdist.data.importers.common.tables import Row
@@ -32,8 +32,10 @@ OBSERVATIONS = (
     "Fracture",
     DEVICES,
 )
-UNCERTAIN_WAYS = ("drop", "zero", "one")
-VIEWS = ("frontal", "lateral", "all")
+UncertainWay = Literal["drop", "zero", "one"]
+UNCERTAIN_WAYS = get_args(UncertainWay)
+Views = Literal["frontal", "lateral", "all"]
+VIEWS = get_args(Views)
 UNCERTAIN_FINDING = "uncertain finding"
 
 _VALUES = {"1.0": 1, "1": 1, "0.0": 0, "0": 0, "-1.0": -1, "-1": -1, "": 0}
@@ -51,9 +53,9 @@ class Labels(NamedTuple):
 class CheXpertLabelled(FileImporter):
     """A source whose tables have the 14 observations as columns."""
 
-    views: str = "frontal"
+    views: Views = "frontal"
     """Views to keep: frontal, lateral or all."""
-    uncertain: str = "drop"
+    uncertain: UncertainWay = "drop"
     """How uncertain findings (-1) count: zero (negative), one (positive) or drop (an image with an uncertain target
     is left out; any other uncertain finding counts as a finding beside the target, as in the labeler's own No
     Finding)."""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdist.data.imaging.dicom import DicomHeader, is_dicom, read_header
+from cxrdist.data.imaging.dicom import BurnedInPolicy, DicomHeader, is_dicom, read_header
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import load_grey
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
-from cxrdist.data.importers.common.intensity import check_intensity, tone_of
+from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
 from cxrdist.errors import UserError
 
 USUAL = (".png", ".jpg", ".jpeg")
@@ -26,10 +26,10 @@ DICOM_HEAD_BYTES = 132
 class ConfinedImporter(FileImporter):
     """A source of files whose origin is not known: links out of the root are never followed."""
 
-    burned_in: str = "drop"
+    burned_in: BurnedInPolicy = "drop"
     """DICOM images whose header says that text is burned into the pixels (BurnedInAnnotation): drop (leave out those
     with YES), strict (also those without the attribute) or keep."""
-    intensity: str = "percentiles"
+    intensity: Intensity = "percentiles"
     """How 16-bit PNGs become 8-bit: percentiles (the image's own percentiles 0.5 and 99.5 become black and white;
     many detectors have 12 bits, and their images would be nearly black otherwise) or full (0 and 65535 do)."""
 

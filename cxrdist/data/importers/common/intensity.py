@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -10,7 +11,8 @@ from cxrdist.data.imaging.percentiles import percentile_bins
 from cxrdist.data.imaging.radiograph import Tone
 from cxrdist.errors import check_choice
 
-INTENSITIES = ("percentiles", "full")
+Intensity = Literal["percentiles", "full"]
+INTENSITIES = get_args(Intensity)
 
 
 def check_intensity(intensity: str) -> None:
