@@ -91,7 +91,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
             f"--size {options.size}: {importer.release} has images of at most {importer.largest_size} pixels"
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
-    say(f"reading {importer.release}")
+    say(importer.activity or f"reading {importer.release}")
     records = list(importer.records())
     way = split_way(importer, records, options)
     if way == "official":

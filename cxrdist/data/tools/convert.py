@@ -199,14 +199,14 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
     size = options.size or own_size
     if size > own_size:
         raise UserError(
-            f"--size {size}: {source} has images of {own_size} px, and a larger size would show no more of them: "
+            f"--size {size}: {source} has images of {own_size} px, and they cannot be enlarged: "
             f"import its source again at --size {size}"
         )
     is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
     if is_same and not has_truncated_keys:
         raise UserError(
-            f"{source} has images of {size} px in {encoding} already: name another --size, --encoding or "
-            "--min-shards"
+            f"{source} has images of {size} px in {encoding}, so there is nothing to convert: set another --size, "
+            "--encoding or --min-shards"
         )
     return Target(size, encoding, options.min_shards or min_shards_of(source.manifest.provenance))
 

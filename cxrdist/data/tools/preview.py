@@ -58,7 +58,7 @@ def preview(places: Sequence[str], out: str, *, split: str = "train", count: int
     if split not in SPLITS:
         raise UserError(f"--split {split}: unknown{nearest(split, SPLITS)}")
     if count < 1:
-        raise UserError(f"--count {count}: 1 or more")
+        raise UserError(f"--count: must be 1 or more, not {count}")
     check_outside_of_sets(out)
     sets = [ShardSet(place) for place in places]
     rows = rows_of(sets, split, count)

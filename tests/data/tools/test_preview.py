@@ -172,7 +172,7 @@ def test_nothing_is_written_into_a_shard_set(tiny_set: Path, tmp_path: Path) -> 
     ("changes", "told"),
     [
         ({"split": "tset"}, "--split tset: unknown; did you mean 'test'?"),
-        ({"count": 0}, "--count 0: 1 or more"),
+        ({"count": 0}, "--count: must be 1 or more, not 0"),
         ({"out": "sheet.jpg"}, "--out sheet.jpg: the sheet is a PNG; name a file that ends in .png"),
     ],
 )
