@@ -60,7 +60,7 @@ def median_ratio(over: list[float], under: list[float]) -> float:
     return round(median(a / b for a, b in zip(over, under, strict=True)), 3)
 
 
-def tell(message: str) -> None:
+def report_progress(message: str) -> None:
     """Progress, on stderr: stdout holds the table alone."""
     print(message, file=sys.stderr, flush=True)
 

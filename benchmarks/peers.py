@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.common import CLONE, tell
+from benchmarks.common import CLONE, report_progress
 
 PINS = Path(__file__).with_name("peers.txt")
 TORCH_CPU_INDEX = os.environ.get("TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu")
@@ -20,7 +20,7 @@ def peers_python() -> Path:
     home = CLONE / ".venv-bench"
     python, ready = home / "bin" / "python", home / "ready.txt"
     if not ready.is_file() or ready.read_bytes() != PINS.read_bytes():
-        tell(f"making {home} (two to five minutes, once)")
+        report_progress(f"making {home} (two to five minutes, once)")
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
         _install_torch(python)
         _pip(python, "-r", str(PINS))

@@ -27,9 +27,10 @@ def configure(level: str | None = None) -> None:
 
     Child processes inherit the level. Calling it again changes the level. Raises UserError for an unknown level.
     """
+    source = "--log-level" if level else LEVEL_VARIABLE
     level = level or os.environ.get(LEVEL_VARIABLE) or "info"
     if level not in LEVELS:
-        raise UserError(f"--log-level {level}: unknown{nearest(level, LEVELS)}")
+        raise UserError(f"{source} {level}: unknown{nearest(level, LEVELS)}")
     os.environ[LEVEL_VARIABLE] = level
     logger = logging.getLogger("cxrdist")
     logger.setLevel(level.upper())

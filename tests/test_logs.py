@@ -56,6 +56,9 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "warning: class \\x1b[31mred\n"
 
 
-def test_an_unknown_level_is_refused() -> None:
-    with pytest.raises(UserError, match="--log-level warn: unknown; did you mean 'warning'"):
+def test_an_unknown_level_is_refused_where_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(logs.LEVEL_VARIABLE, "inf")
+    with pytest.raises(UserError, match=r"^--log-level warn: unknown; did you mean 'warning'\?$"):
         logs.configure("warn")
+    with pytest.raises(UserError, match=r"^CXRDIST_LOG_LEVEL inf: unknown; did you mean 'info'\?$"):
+        logs.configure()

@@ -10,14 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import CLONE, Row, device, load, parser, report, tell, versions
+from benchmarks.common import CLONE, Row, device, load, parser, report, report_progress, versions
 
 ENCODINGS = ("npy", "png", "jpg")
 COLUMNS = ("encoding", "size", "device", "batch", "images", "img_s", "data_wait")
 
 
 def cxrdist(*words: str) -> None:
-    tell(f"cxrdist {' '.join(words)}")
+    report_progress(f"cxrdist {' '.join(words)}")
     subprocess.run([sys.executable, "-m", "cxrdist", *words], cwd=CLONE, check=True, stdout=sys.stderr)
 
 
@@ -43,8 +43,8 @@ def trained(shards: Path, batch: int, images: int) -> dict[str, Any]:
             check=True,
             stdout=sys.stderr,
         )
-        told: dict[str, Any] = json.loads(Path(run, "cls", "summary.json").read_text())
-    return told
+        reported: dict[str, Any] = json.loads(Path(run, "cls", "summary.json").read_text())
+    return reported
 
 
 def main() -> None:
@@ -65,15 +65,18 @@ def main() -> None:
     rows: list[Row] = []
     loads = [load()]
     for encoding, shards in made(chosen.folder.resolve(), chosen.size, chosen.set_images).items():
-        told = trained(shards, chosen.batch, chosen.images)
+        reported = trained(shards, chosen.batch, chosen.images)
         row: Row = {
             "encoding": encoding,
             "size": chosen.size,
-            "device": told["device"],
+            "device": reported["device"],
             "batch": chosen.batch,
         }
-        row |= {"images": told["images_seen"], "img_s": round(told["images_seen"] / told["seconds"])}
-        rows.append(row | {"data_wait": told["data_wait"]})
+        row |= {
+            "images": reported["images_seen"],
+            "img_s": round(reported["images_seen"] / reported["seconds"]),
+        }
+        rows.append(row | {"data_wait": reported["data_wait"]})
         loads.append(load())
     result = {
         "device": device(),

@@ -15,7 +15,18 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.common import CLONE, Row, cores, device, load, median_ratio, parser, report, tell, versions
+from benchmarks.common import (
+    CLONE,
+    Row,
+    cores,
+    device,
+    load,
+    median_ratio,
+    parser,
+    report,
+    report_progress,
+    versions,
+)
 from cxrdist.data.ingest.labels import NORMAL
 from cxrdist.phantom import render
 
@@ -92,8 +103,8 @@ def compare(folder: Path, case: Case, workers: int, repeats: int) -> tuple[list[
         pair = (our, run("peer", folder, **options, per_shard=per_shard, chunk=chunk))
         assert pair[0]["image_bytes"] == pair[1]["image_bytes"], "the two sides did not write the same images"
         pairs.append(pair)
-        told = (f"{side} {run['seconds']:.2f} s" for side, run in zip(("ours", "peer"), pair))
-        tell(f"{case.name}: {i + 1}/{repeats}  {', '.join(told)}")
+        reported = (f"{side} {run['seconds']:.2f} s" for side, run in zip(("ours", "peer"), pair))
+        report_progress(f"{case.name}: {i + 1}/{repeats}  {', '.join(reported)}")
     rows: list[Row] = []
     for system, runs in zip(("cxrdist", "webdataset"), zip(*pairs)):
         seconds = [round(run["seconds"], 3) for run in runs]
@@ -118,7 +129,7 @@ def memory(folder: Path, workers: int) -> tuple[list[Row], dict[str, float]]:
     for images in MEMORY_IMAGES:
         case = Case(source_px=64, suffix="png", size=64, encoding="npy", images=images)
         root = str(make_source(folder, case))
-        tell(f"memory: {images:,} images")
+        report_progress(f"memory: {images:,} images")
         options = {"size": 64, "encoding": "npy", "workers": workers, "min_shards": 1}
         done = run("ours", folder, root=root, watches_memory=True, **options)
         row = {"case": case.name, "system": "cxrdist", "images": images, "workers": workers}
@@ -151,7 +162,7 @@ def main() -> None:
     ratios: dict[str, float] = {}
     loads = [load()]
     with tempfile.TemporaryDirectory(prefix="cxrdist-import-") as folder:
-        tell(f"making {DISTINCT} films")
+        report_progress(f"making {DISTINCT} films")
         for case in (*large, small):
             more_rows, more_ratios = compare(Path(folder), case, chosen.workers, chosen.repeats)
             rows, ratios = rows + more_rows, ratios | more_ratios

@@ -13,7 +13,18 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.common import CLONE, Row, cores, device, load, median_ratio, parser, report, tell, versions
+from benchmarks.common import (
+    CLONE,
+    Row,
+    cores,
+    device,
+    load,
+    median_ratio,
+    parser,
+    report,
+    report_progress,
+    versions,
+)
 from benchmarks.data.loader_sets import Images, made
 from benchmarks.data.loader_side import Side
 from benchmarks.peers import peers_python, pins
@@ -28,7 +39,7 @@ PEERS = ("litdata", "mosaicml-streaming")
 PINNED = ("webdataset", *PEERS, "opencv-python-headless", "simplejpeg", "pillow", "numpy", "torch")
 COLUMNS = ("case", "system", "variant", "encoding", "mean_bytes", "workers", "img_s", "first_batch_s", "runs")
 
-Told = dict[str, Any]
+Reported = dict[str, Any]
 
 
 @dataclass
@@ -37,9 +48,9 @@ class Bench:
 
     folder: Path
     images: Images
-    told: dict[str, Told]
+    reported: dict[str, Reported]
     """By encoding; see ``loader_sets.made``."""
-    runs: dict[Side, list[Told]] = field(default_factory=dict)
+    runs: dict[Side, list[Reported]] = field(default_factory=dict)
 
     def side(self, system: str, variant: str, encoding: str, workers: int, measure: str = "speed") -> Side:
         return Side(
@@ -53,7 +64,7 @@ class Bench:
             measure=measure,
         )
 
-    def run(self, side: Side) -> Told:
+    def run(self, side: Side) -> Reported:
         """In a process of its own."""
         python = sys.executable if side.system == "cxrdist" else str(peers_python())
         # webdataset asks for warnings, and the peers' own would drown the progress.
@@ -65,23 +76,25 @@ class Bench:
         )
         if done.returncode:
             sys.exit(f"{done.stderr}\nerror: {side} failed")
-        told: Told = json.loads(done.stdout.splitlines()[-1])
-        self.runs.setdefault(side, []).append(told)
-        figures = ", ".join(f"{name} {value:,.2f}" for name, value in told.items() if name != "xxh3_sum")
-        tell(f"{self.images.name} {side.encoding}: {side.system} {side.variant} x{side.workers}: {figures}")
-        return told
+        reported: Reported = json.loads(done.stdout.splitlines()[-1])
+        self.runs.setdefault(side, []).append(reported)
+        figures = ", ".join(f"{name} {value:,.2f}" for name, value in reported.items() if name != "xxh3_sum")
+        report_progress(
+            f"{self.images.name} {side.encoding}: {side.system} {side.variant} x{side.workers}: {figures}"
+        )
+        return reported
 
     def check(self, side: Side) -> None:
         """One epoch, unhurried: every image once, every pixel right; else the benchmark ends."""
         side = replace(side, measure="epoch", workers=0 if side.system == "decode" else side.workers)
         if side in self.runs:
             return
-        expected = {name: self.told[side.encoding][name] for name in ("images", "xxh3_sum")}
+        expected = {name: self.reported[side.encoding][name] for name in ("images", "xxh3_sum")}
         if (delivered := self.run(side)) != expected:
             sys.exit(f"error: {side} delivered {delivered}, not {expected}: its figures would mean nothing")
 
     def rate(self, side: Side) -> float:
-        return median(told["img_s"] for told in self.runs[side])
+        return median(reported["img_s"] for reported in self.runs[side])
 
     def fastest(self, sides: Iterable[Side]) -> Side:
         return max(sides, key=self.rate)
@@ -92,7 +105,7 @@ class Bench:
             if side.is_one_epoch:
                 continue
             row: Row = {"case": self.images.name, "system": side.system, "variant": side.variant or None}
-            row |= {"encoding": side.encoding, "mean_bytes": self.told[side.encoding]["mean_bytes"]}
+            row |= {"encoding": side.encoding, "mean_bytes": self.reported[side.encoding]["mean_bytes"]}
             row |= {"workers": side.workers, "runs": len(runs)}
             if "img_s" in runs[0]:
                 row |= {"img_s": round(self.rate(side)), "all_img_s": [round(run["img_s"]) for run in runs]}
@@ -180,13 +193,13 @@ def paired(bench: Bench, groups: list[list[Ratio]], repeats: int) -> dict[str, f
     found: dict[str, float] = {}
     for group in groups:
         sides = list(dict.fromkeys(side for ratio in group for side in (ratio.under, ratio.over)))
-        told: dict[Side, list[float]] = {side: [] for side in sides}
+        reported: dict[Side, list[float]] = {side: [] for side in sides}
         for side in sides:
             bench.check(side)
         for _ in range(repeats):
             for side in sides:
-                told[side].append(bench.run(side)["img_s"])
-        found |= {ratio.name: median_ratio(told[ratio.over], told[ratio.under]) for ratio in group}
+                reported[side].append(bench.run(side)["img_s"])
+        found |= {ratio.name: median_ratio(reported[ratio.over], reported[ratio.under]) for ratio in group}
     return found
 
 

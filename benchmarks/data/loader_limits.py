@@ -51,16 +51,18 @@ def decode(side: Side) -> dict[str, float]:
         checksum = Checksum()
         for data in encoded:
             checksum.saw(function(data)[None])
-        return dict(checksum.told())
+        return dict(checksum.report())
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(side.workers)
     pipes = [context.Pipe(duplex=False) for _ in range(side.workers)]
-    for i, (_, told) in enumerate(pipes):
-        context.Process(target=_decode, args=(encoded[i :: side.workers], function, barrier, told)).start()
+    for i, (_, reported) in enumerate(pipes):
+        context.Process(
+            target=_decode, args=(encoded[i :: side.workers], function, barrier, reported)
+        ).start()
     return {"img_s": sum(heard.recv() for heard, _ in pipes)}
 
 
-def _decode(encoded: list[bytes], function: Decode, barrier: Barrier, told: Connection) -> None:
+def _decode(encoded: list[bytes], function: Decode, barrier: Barrier, reported: Connection) -> None:
     endless = itertools.cycle(encoded)
     barrier.wait()
     for seconds in (WARM_S, MEASURED_S):
@@ -68,7 +70,7 @@ def _decode(encoded: list[bytes], function: Decode, barrier: Barrier, told: Conn
         while (spent := time.perf_counter() - began) < seconds:
             function(next(endless))
             images += 1
-    told.send(images / spent)
+    reported.send(images / spent)
 
 
 def encoded_images(folder: Path, encoding: str) -> list[bytes]:

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import CLONE, cores, tell, versions
+from benchmarks.common import CLONE, cores, report_progress, versions
 from benchmarks.data.loader_side import Checksum
 from benchmarks.peers import peers_python, pins
 from cxrdist.data.imaging.radiograph import decode
@@ -61,9 +61,9 @@ def made(folder: Path, images: Images) -> dict[str, Any]:
     recipe = folder / "recipe.json"
     made_by = {"format": FORMAT, "peer_formats": PEER_FORMATS, **versions("numpy", "pillow"), **pins(WRITERS)}
     wanted = json.loads(json.dumps({**asdict(images), **made_by}))
-    if recipe.is_file() and (told := json.loads(recipe.read_text()))["recipe"] == wanted:
+    if recipe.is_file() and (reported := json.loads(recipe.read_text()))["recipe"] == wanted:
         _into_page_cache(folder)
-        return told["told"]
+        return reported["reported"]
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
@@ -75,15 +75,15 @@ def made(folder: Path, images: Images) -> dict[str, Any]:
     for encoding in images.encodings:
         if encoding != "npy":
             _cxrdist(f"shards convert {folder}/npy --out {folder}/{encoding} --encoding {encoding}")
-    told = {
+    reported = {
         encoding: _told(ShardSet(folder / encoding), folder if encoding == "npy" else None)
         for encoding in images.encodings
     }
-    tell(f"{images.name}: writing the peers' own formats")
+    report_progress(f"{images.name}: writing the peers' own formats")
     command = [str(peers_python()), "-m", WRITER, str(folder)]
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(CLONE)}, check=True, stdout=sys.stderr)
-    recipe.write_text(json.dumps({"recipe": wanted, "told": told}, indent=1) + "\n")
-    return told
+    recipe.write_text(json.dumps({"recipe": wanted, "reported": reported}, indent=1) + "\n")
+    return reported
 
 
 def _into_page_cache(folder: Path) -> None:
@@ -95,7 +95,7 @@ def _into_page_cache(folder: Path) -> None:
 
 
 def _make_sources(folder: Path, images: Images) -> None:
-    tell(f"{images.name}: drawing")
+    report_progress(f"{images.name}: drawing")
     films = [
         render(seed=0, patient=i, study=0, label=CLASSES[i % 2], size=images.size).pixels
         for i in range(images.distinct)
@@ -107,7 +107,7 @@ def _make_sources(folder: Path, images: Images) -> None:
     with ProcessPoolExecutor(cores()) as pool:
         for done, _ in enumerate(pool.map(partial(_draw, folder, images, films), range(count), chunksize=64)):
             if (done + 1) % 20_000 == 0:
-                tell(f"{images.name}: {done + 1:,} drawn")
+                report_progress(f"{images.name}: {done + 1:,} drawn")
 
 
 def _draw(folder: Path, images: Images, films: list[np.ndarray], i: int) -> None:
@@ -121,7 +121,7 @@ def _draw(folder: Path, images: Images, films: list[np.ndarray], i: int) -> None
 
 
 def _cxrdist(words: str) -> None:
-    tell(f"cxrdist {words}")
+    report_progress(f"cxrdist {words}")
     subprocess.run(
         [sys.executable, "-m", "cxrdist", *words.split()], cwd=CLONE, check=True, stdout=sys.stderr
     )
@@ -146,4 +146,4 @@ def _told(real: ShardSet, copy: Path | None) -> dict[str, Any]:
         checksum.saw(image[None])
         if pixels is not None:
             pixels[i] = image
-    return {"mean_bytes": round(encoded_bytes / images), **checksum.told()}
+    return {"mean_bytes": round(encoded_bytes / images), **checksum.report()}

@@ -1,4 +1,4 @@
-"""What a process of ``loader.py`` is told, and how it is measured, in whichever environment it runs."""
+"""What a process of ``loader.py`` receives, and how it is measured, in whichever environment it runs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Checksum:
         for image in pixels:
             self.xxh3_sum = (self.xxh3_sum + xxhash.xxh3_64_intdigest(image.tobytes())) % 2**64
 
-    def told(self) -> dict[str, int]:
+    def report(self) -> dict[str, int]:
         return {"images": self.images, "xxh3_sum": self.xxh3_sum}
 
 
@@ -66,7 +66,7 @@ def measured(side: Side, epochs: Epochs, began: float) -> dict[str, float]:
         for batch in next(epochs):
             _check_form(batch, side)
             checksum.saw(batch.numpy())
-        return dict(checksum.told())
+        return dict(checksum.report())
     first_batch_s = 0.0
     images, seconds = 0, 0.0
     for epoch in epochs:

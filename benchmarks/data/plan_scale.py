@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import CLONE, Row, device, parser, report, tell, versions
+from benchmarks.common import CLONE, Row, device, parser, report, report_progress, versions
 from cxrdist.data.mix.order import Order, StratumQuota
 
 STRATA = 10
@@ -107,7 +107,7 @@ SIDES = {"planned": planned, "local": local}
 
 
 def run(side: str, *numbers: int) -> Row:
-    tell(f"{side}: {numbers[0]:,} samples, {numbers[1]:,} ranks, batches of {numbers[2]:,}")
+    report_progress(f"{side}: {numbers[0]:,} samples, {numbers[1]:,} ranks, batches of {numbers[2]:,}")
     command = [sys.executable, "-m", "benchmarks.data.plan_scale", side, *map(str, numbers)]
     done = subprocess.run(command, cwd=CLONE, stdout=subprocess.PIPE, text=True, check=True)
     row: Row = json.loads(done.stdout)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common import CLONE, Row, device, load, parser, report, tell, versions
+from benchmarks.common import CLONE, Row, device, load, parser, report, report_progress, versions
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.files import slug
 from cxrdist.models import load_generator
@@ -47,7 +47,7 @@ def launch(script: str, *words: str, processes: int) -> None:
         command += ["--config_file", str(CLONE / "configs/accelerate" / config)]
         command += ["--num_processes", str(processes)]
     command += [str(CLONE / "launch" / script), *words, "--tracking.mode", "disabled"]
-    tell(" ".join(command[1:]))
+    report_progress(" ".join(command[1:]))
     env = {**os.environ, "PYTHONPATH": str(CLONE)}
     subprocess.run(command, env=env, check=True, stdout=sys.stderr)
 
@@ -136,7 +136,7 @@ def ratios_of(evaluations: Mapping[str, Sequence[Found]], common_class: str) -> 
         }
         paper, modern = means[PAPER], means[MODERN]
         if paper is None or modern is None or paper <= 0:
-            tell(f"{space}: no ratio of KID, of {modern} to {paper}")
+            report_progress(f"{space}: no ratio of KID, of {modern} to {paper}")
         else:
             ratios[f"kid, modern over paper, rare classes, {space}"] = round(modern / paper, 3)
     return ratios

@@ -14,7 +14,17 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import CLONE, Row, device, load, median_ratio, parser, report, tell, versions
+from benchmarks.common import (
+    CLONE,
+    Row,
+    device,
+    load,
+    median_ratio,
+    parser,
+    report,
+    report_progress,
+    versions,
+)
 from benchmarks.gan.step_side import Side
 
 COLUMNS = (
@@ -26,7 +36,7 @@ CPU2 = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu2.yaml")
 
 def run(side: Side, *launcher: str) -> Row:
     """What one process, or those of one launch, measured."""
-    tell(f"{side.side} {' '.join(launcher[:1])} {side.size} px, batch {side.batch}")
+    report_progress(f"{side.side} {' '.join(launcher[:1])} {side.size} px, batch {side.batch}")
     script = str(CLONE / "benchmarks/gan/step_side.py")
     ran = subprocess.run(
         [*launcher, script, json.dumps(asdict(side))],
@@ -40,21 +50,21 @@ def run(side: Side, *launcher: str) -> Row:
         stdout=subprocess.PIPE,
         text=True,
     )
-    told = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
-    flops = told["flops"] * told["processes"]
-    rate = flops / told["seconds"]
+    reported = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
+    flops = reported["flops"] * reported["processes"]
+    rate = flops / reported["seconds"]
     return {
         "side": side.side,
-        **{name: told[name] for name in ("processes", "threads", "precision")},
+        **{name: reported[name] for name in ("processes", "threads", "precision")},
         "size": side.size,
         "batch": side.batch,
-        "ms": round(told["seconds"] * 1e3, 2),
-        "img_s": round(side.batch / told["seconds"], 1),
+        "ms": round(reported["seconds"] * 1e3, 2),
+        "img_s": round(side.batch / reported["seconds"], 1),
         "gflop": round(flops / 1e9, 1),
         "gflop_s": round(rate / 1e9, 1),
         # Several processes have several cores, and one of them measured the product's rate.
-        "of_bf16_matmul": round(rate / told["bf16_matmul_flops_s"] / told["processes"], 3),
-        "on": told["device"],
+        "of_bf16_matmul": round(rate / reported["bf16_matmul_flops_s"] / reported["processes"], 3),
+        "on": reported["device"],
     }
 
 
@@ -78,7 +88,7 @@ def data_wait(chosen: argparse.Namespace) -> float:
         words += ["--budget", f"{chosen.data_wait_images} images", "--tracking.mode", "disabled"]
         trained = [sys.executable, "launch/train_gan.py", *words]
         for command in (made, trained):
-            tell(" ".join(command[1:3]))
+            report_progress(" ".join(command[1:3]))
             env = {**os.environ, "PYTHONPATH": str(CLONE)}
             subprocess.run(command, cwd=CLONE, env=env, check=True, stdout=sys.stderr)
         summary: dict[str, Any] = json.loads(Path(folder, "gan", "normal", "summary.json").read_text())

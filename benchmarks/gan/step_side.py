@@ -194,19 +194,19 @@ def measured(side: Side, made: Callable[[Side], Step], device: torch.device) -> 
 def measured_ours(side: Side) -> dict[str, object] | None:
     """On rank 0."""
     dist = Dist(side.precision, engines=ENGINES)
-    told = measured(side, lambda side: ours(side, dist), dist.device)
-    told |= {"device": dist.device_name, "precision": dist.precision, "threads": dist.threads}
-    told["processes"] = dist.world_size
+    reported = measured(side, lambda side: ours(side, dist), dist.device)
+    reported |= {"device": dist.device_name, "precision": dist.precision, "threads": dist.threads}
+    reported["processes"] = dist.world_size
     dist.close()
-    return told if dist.is_main else None
+    return reported if dist.is_main else None
 
 
 def measured_eager(side: Side) -> dict[str, object]:
     """With nothing of what this project sets up for a job, but as many threads: one per core."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = set_threads(on_cpu=device.type == "cpu")
-    told = measured(side, lambda side: eager(side, device), device)
-    return told | {"device": device.type, "precision": "fp32", "threads": threads, "processes": 1}
+    reported = measured(side, lambda side: eager(side, device), device)
+    return reported | {"device": device.type, "precision": "fp32", "threads": threads, "processes": 1}
 
 
 if __name__ == "__main__":

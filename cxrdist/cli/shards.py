@@ -64,8 +64,8 @@ def verify(argv: Sequence[str]) -> int:
     found = verify(options.set, quick=options.quick)
     for problem in found:
         print(problem)
-    whole = "sizes and tables are as they were written" if options.quick else "all is as it was written"
-    print(f"{options.set}: {problems(found) or whole}")
+    extent = " in sizes and tables; images were not read" if options.quick else ""
+    print(f"{options.set}: {problems(found) or f'no problems found{extent}'}")
     if found:
         print(remedy(options.set, found))
     return 1 if found else 0
@@ -121,7 +121,7 @@ def index(argv: Sequence[str]) -> int:
         print(f"{name}: rebuilt")
     for problem in result.problems:
         print(problem)
-    counts = f"{result.whole:,} whole, {len(result.rebuilt):,} rebuilt"
+    counts = f"{result.intact:,} intact, {len(result.rebuilt):,} rebuilt"
     print(f"{options.set}: indexes: {counts}{', ' * bool(result.problems)}{problems(result.problems)}")
     if result.problems:
         print(remedy(options.set, result.problems))

@@ -34,7 +34,7 @@ def train(config: ClsConfig) -> None:
     check_divides(config.batch, dist.world_size)
     with locked_run(folder, "cls", to_dict(config), dist):
         if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
-            say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
+            say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
         else:
             say(f"classifier on {rule.name} of {real}, {real.image_size} px; {dist.describe()}")
             Trainer(config, rule, real, synthetic, dist).train()

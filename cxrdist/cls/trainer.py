@@ -142,7 +142,7 @@ class Trainer:
         self.best = loaded.state["best"]
         self.substituted = loaded.state["substituted"]
         self.seconds_before = loaded.state["seconds"]
-        log.info("%s: resumes at %s images", self.folder, f"{loaded.images:,}")
+        log.info("%s: resuming at %s images", self.folder, f"{loaded.images:,}")
         return step
 
     def start_logs(self, step: int) -> None:

@@ -31,6 +31,19 @@ _places: dict[str, str] = {}
 """Where the values of the last parsed configuration were written, by the names of the options."""
 
 
+EXPECTED = {
+    "bool_type": "a valid boolean",
+    "dataclass_type": "a mapping",
+    "dict_type": "a mapping",
+    "float_type": "a valid number",
+    "int_from_float": "a valid integer",
+    "int_type": "a valid integer",
+    "string_type": "a valid string",
+    "tuple_type": "a list",
+}
+"""What a value should have been, by the type of pydantic's error."""
+
+
 class Option(NamedTuple):
     """One leaf of a configuration; its name is dotted, as in ``tracking.mode``."""
 
@@ -171,6 +184,11 @@ def _item_kind(kind: Any) -> Any:
     return next((get_args(member)[0] for member in _members(kind) if get_origin(member) is tuple), None)
 
 
+def _is_list(text: str) -> bool:
+    """True for ``A,B`` and ``[A,B]``, False if one bracket is missing."""
+    return text.startswith("[") == text.endswith("]")
+
+
 def _to_json(kind: Any, value: Any, *, is_word: bool = False) -> Any:
     """``value`` as JSON for pydantic. A list may be written as ``A,B``, or as its only item.
 
@@ -179,7 +197,7 @@ def _to_json(kind: Any, value: Any, *, is_word: bool = False) -> Any:
     if is_word and value == "null" and NoneType in _members(kind):
         return None
     if item_kind := _item_kind(kind):
-        if isinstance(value, str) and value.startswith("[") == value.endswith("]"):
+        if isinstance(value, str) and _is_list(value):
             rows = csv.reader([value.removeprefix("[").removesuffix("]")], skipinitialspace=True)
             words = [word.strip() for word in next(rows, [])]
             return value if "" in words else [_to_json(item_kind, word, is_word=True) for word in words]
@@ -208,19 +226,25 @@ def _mistake(
     if not wrong:
         missing = ", ".join(_place(error["loc"][1:], options, places) for error in errors)
         return UserError(f"{missing}: must be given; see {prog} --help")
-    path, value, reason = wrong[0]["loc"][1:], wrong[0]["input"], wrong[0]["msg"]
+    kind, path, value = wrong[0]["type"], wrong[0]["loc"][1:], wrong[0]["input"]
+    reason = wrong[0]["msg"]
     place = _place(path, options, places)
     if isinstance(cause := wrong[0].get("ctx", {}).get("error"), OptionError):
         place, reason = _place((*path, cause.field), options, places), cause.reason
-    elif wrong[0]["type"] == "unexpected_keyword_argument":
+    elif kind == "unexpected_keyword_argument":
         reason = "no such option"
-    elif wrong[0]["type"] == "literal_error":
+    elif kind == "literal_error":
         choices = [choice for member in _members(options[".".join(path)].kind) for choice in get_args(member)]
         reason = f"{value!r} is not a choice{nearest(str(value), choices)}"
-    elif reason.startswith("Input should be "):
-        names = {"tuple_type": "a list", "dict_type": "a mapping", "dataclass_type": "a mapping"}
+    elif kind == "tuple_type" and isinstance(value, str) and _is_list(value):
+        reason = f"empty item in {value!r}"
+    elif kind in EXPECTED:
         same = [error for error in wrong if _place(error["loc"][1:], options, places) == place]
-        expected = [names.get(error["type"], error["msg"].removeprefix("Input should be ")) for error in same]
+        expected = [
+            error["ctx"]["expected"] if error["type"] == "literal_error" else EXPECTED[error["type"]]
+            for error in same
+            if error["type"] == "literal_error" or error["type"] in EXPECTED
+        ]
         quotes = (
             " (write it in quotes)" if isinstance(value, int | float) and "a valid string" in expected else ""
         )
@@ -235,7 +259,8 @@ def _place(path: Sequence[str | int], options: Mapping[str, Option], places: Map
         if name in options:
             is_union = len({*_members(options[name].kind)} - {NoneType}) > 1
             within = [] if is_union else path[length:]  # in a union, pydantic adds the member that it tried
-            return ".".join(map(str, [places[name], *within]))
+            steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in within)
+            return places[name] + "".join(steps)
     return ".".join(map(str, path))
 
 
@@ -249,12 +274,20 @@ def _spelling(word: str, known: Iterable[str]) -> str:
 # ---- the command line
 
 
+LIST_HINT = "a list is written with commas, as in A,B"
+
+
 class _Once(Action):
     """Stores a value with its option, and refuses an option that occurs twice."""
 
+    def __init__(self, *args: Any, is_list: bool, **words: Any) -> None:
+        super().__init__(*args, **words)
+        self.is_list = is_list
+
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if hasattr(namespace, self.dest):
-            raise ArgumentError(self, "given twice; a list is written with commas, as in A,B")
+            remedy = LIST_HINT if self.is_list else "remove one"
+            raise ArgumentError(self, f"given twice; {remedy}")
         value = option_string == self.option_strings[0] if self.nargs == 0 else values
         setattr(namespace, self.dest, (value, option_string))
 
@@ -272,7 +305,10 @@ def _read_argv(
     for word in argv[:stop]:
         flag, equals, text = word.partition("=")
         if word.startswith("--"):
-            words.append(flag.replace("_", "-") + equals + text)
+            flag = flag.replace("_", "-")
+            if equals and (action := parser._option_string_actions.get(flag)) and action.nargs == 0:
+                raise UserError(f"{flag}: takes no value{_opposite(flag, text, action)}")
+            words.append(flag + equals + text)
         elif re.match(r"-\.?\d", word) and words and words[-1].startswith("--"):
             words[-1] += f"={word}"  # argparse would take -1,2 or -1e-4 for an option
         else:
@@ -289,9 +325,24 @@ def _read_argv(
         line[name] = (free if takes_all else free[0], name.upper())
         free = [] if takes_all else free[1:]
     if free:
-        hint = "a list is written with commas, as in A,B"
-        raise UserError(f"{parser.prog}: unexpected argument {free[0]!r}; {hint}")
+        hint = f"; {LIST_HINT}" if _follows_list(free[0], words, parser) else ""
+        raise UserError(f"{parser.prog}: unexpected argument {free[0]!r}{hint}")
     return line
+
+
+def _opposite(flag: str, text: str, action: Action) -> str:
+    """For ``--fast=false``: ``; use --no-fast``."""
+    others = [other for other in action.option_strings if other != flag]
+    is_false = text.lower() in ("false", "no", "off", "0")
+    return f"; use {others[0]}" if is_false and isinstance(action, _Once) else ""
+
+
+def _follows_list(word: str, words: Sequence[str], parser: ArgumentParser) -> bool:
+    """True if the last option before ``word`` takes a list, as in ``--classes A B``."""
+    before = words[: words.index(word)] if word in words else []
+    flags = [w.partition("=")[0] for w in before if w.startswith("--")]
+    action = parser._option_string_actions.get(flags[-1]) if flags else None
+    return isinstance(action, _Once) and action.is_list
 
 
 def _parser(
@@ -322,6 +373,7 @@ def _parser(
         is_flag = bool in _members(option.kind)
         flags = [_dashed(name), _dashed(f"no-{name}")] if is_flag else [_dashed(name)]
         words: dict[str, Any] = {"nargs": 0} if is_flag else {"metavar": _metavar(option.kind)}
+        words["is_list"] = _item_kind(option.kind) is not None
         default = "required" if option.default is MISSING else f"default: {_as_typed(option.default)}"
         text = f"{_attribute_docs(option.owner).get(leaf, '')} ({default})".replace("%", "%%")
         groups[prefix].add_argument(*flags, dest=name, action=_Once, help=text, **words)

@@ -89,8 +89,8 @@ class Dist:
         self.device: torch.device = self.accelerator.device
         if launched_world_size > 1 and self.world_size == 1:
             raise UserError(
-                f"the launcher started {launched_world_size} processes, but they do not know each other, and each "
-                "would do all the work: on CPU launch with --config_file configs/accelerate/cpu2.yaml, on GPUs "
+                f"the launcher started {launched_world_size} processes, but they are not connected, so each "
+                "would run the whole job: on CPU launch with --config_file configs/accelerate/cpu2.yaml, on GPUs "
                 "with --multi_gpu"
             )
         if self.accelerator.distributed_type not in SUPPORTED:

@@ -91,7 +91,7 @@ def checked_config(given: str, advice: str) -> dict[str, Any]:
     unknown += [f"zero_optimization.{key}" for key in zero if key != "stage" and key not in _FREE_KEYS]
     if unknown:
         raise UserError(
-            f"{path}: {', '.join(unknown)}: not shown to train as DDP does (precision, batch and accumulation are "
+            f"{path}: {', '.join(unknown)}: not tested against DDP (precision, batch and accumulation are "
             "this job's own options); remove it"
         )
     return {

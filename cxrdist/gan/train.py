@@ -50,7 +50,7 @@ def train(config: GANConfig) -> None:
         unfinished = [model for model in models if model.name not in done]
         if not unfinished:
             dist.on_main(lambda: complete_summary(folder, shards, config, dist, done))
-            say(f"{folder}: finished before; nothing to do (name another --run to start a new one)")
+            say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
             dist.close()
             return
         names = ", ".join(model.name for model in unfinished)

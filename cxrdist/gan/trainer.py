@@ -168,7 +168,7 @@ class ModelTrainer:
         self.watch.load_state_dict(loaded.state["watch"])
         self.substituted = loaded.state["substituted"]
         self.seconds, self.waited_s = loaded.state["seconds"], loaded.state["waited_s"]
-        self.note(logging.INFO, f"resumes at {loaded.images:,} images")
+        self.note(logging.INFO, f"resuming at {loaded.images:,} images")
         return step
 
     def look(self, step: int, means: dict[str, float], batches: ReadAhead) -> None:

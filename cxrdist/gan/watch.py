@@ -71,7 +71,7 @@ class Watch:
         """Raises UserError if ``on_collapse`` is stop and the last look found a collapse: starting a stopped run
         again does not finish it."""
         if self._warned and self.on_collapse == "stop":
-            raise UserError(f"{self.warnings[-1]}; --on-collapse warn keeps this model as it is")
+            raise UserError(f"{self.warnings[-1]}; --on-collapse warn accepts this model")
 
     def state_dict(self) -> dict[str, Any]:
         """The whole state, as JSON types. A resumed run gives the same warnings as an uninterrupted one."""

@@ -177,8 +177,8 @@ def load_checkpoint(path: Path, models: Mapping[str, nn.Module]) -> Loaded:
         raise
     except Exception as error:  # on arbitrary bytes it may raise almost anything
         raise UserError(
-            f"{path / OPTIMIZERS}: not the states of these optimizers ({type(error).__name__}); remove {path}, and "
-            "the run resumes from the checkpoint before it"
+            f"{path / OPTIMIZERS}: not the states of these optimizers ({type(error).__name__}); remove {path} "
+            "to resume from the checkpoint before it"
         ) from error
     values = read_json(path / STATE)
     return Loaded(values["images"], optimizers, values["state"])

@@ -62,7 +62,7 @@ class RunFolder:
         found = [p.name for p in self.folder.iterdir() if p.name != LOCK_NAME]
         if found and not (self.folder / CONFIG).exists():
             raise UserError(
-                f"{self.folder} is not empty and has no run (it has {found[0]}): give another --run"
+                f"{self.folder} is not empty (it holds {found[0]}) and is not a run folder: give another --run"
             )
 
     def _has_begun(self) -> bool:

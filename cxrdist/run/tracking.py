@@ -155,10 +155,10 @@ def start(
         why = " ".join(f"{type(error).__name__}: {error}".split())
         if config.mode == "online":
             raise UserError(
-                f"W&B does not start ({why}): set WANDB_API_KEY and check the network, or use "
+                f"W&B failed to start ({why}): set WANDB_API_KEY and check the network, or use "
                 "--tracking.mode offline"
             ) from None
-        log.warning("W&B does not start (%s); continuing offline", why)
+        log.warning("W&B failed to start (%s); continuing offline", why)
         return WandbTracker(folder, config, job, settings, "offline")
 
 

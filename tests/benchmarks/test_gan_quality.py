@@ -54,12 +54,12 @@ def test_the_picture_has_a_row_per_class(tmp_path: Path, tiny_set: Path) -> None
     joint = conditional.ConditionalGenerator(
         conditional.ConditionalConfig(size=32, classes=3, z_dim=8, maps=8)
     )
-    told: dict[str, Any] = {"preset": "x", "lineage": made_from(shards), "metrics": {}}
+    reported: dict[str, Any] = {"preset": "x", "lineage": made_from(shards), "metrics": {}}
     for folder, network, classes in (
         ("paper-0/normal", own, ["Normal"]),
         ("modern-0/all-classes", joint, shards.classes),
     ):
-        export_generator(tmp_path / folder, network, classes=classes, **told)
+        export_generator(tmp_path / folder, network, classes=classes, **reported)
     quality.picture(tmp_path, shards, ["Normal"], tmp_path / "p.png")
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     assert sheet.shape == (34, 3 * 6 * 34 + 2 * 10)

@@ -138,6 +138,7 @@ def test_there_are_seven_commands() -> None:
             ["import", "folder", "--root", "root", "--out", "tiny"],
             "tiny already holds another set (size 32, now 64; test 0.2, now 0.15; val 0.2, now 0.15)",
         ),
+        (["shards", "info", "root/Normal/000.png"], "root/Normal/000.png is a file, not a folder"),
         (["shards", "info", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
         (["shards", "info"], "shards/phantom does not exist yet: create it with `cxrdist import phantom`"),
         (["shards", "verify"], "shards/phantom does not exist yet"),
@@ -154,8 +155,8 @@ def test_there_are_seven_commands() -> None:
             ["shards", "convert", "tiny", "--encoding", "pgn"],
             "--encoding: 'pgn' is not a choice; did you mean 'png'?",
         ),
-        (["shards", "convert", "tiny", "--size", "64"], "--size: tiny has images of 32 px, and 64 px would"),
-        (["shards", "verify", "root"], "root: not a shard set, or an unfinished one (no manifest.json)"),
+        (["shards", "convert", "tiny", "--size", "64"], "--size: tiny has images of 32 px, which cannot be"),
+        (["shards", "verify", "root"], "root: no manifest.json: not a shard set, or its import did"),
         (["mix", "show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -207,7 +208,7 @@ def test_the_same_import_again_says_so(desk: Path) -> None:
     done = cxrdist(desk, "import", "folder", "--root", "root/", "--out", "tiny/", *TINY)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(
-        r"^tiny: finished before, digest [0-9a-f]{12}; nothing to do\n\Z", done.stdout, re.MULTILINE
+        r"^tiny: already finished, digest [0-9a-f]{12}; nothing to do\n\Z", done.stdout, re.MULTILINE
     )
 
 
@@ -257,21 +258,21 @@ def test_info_for_people(desk: Path) -> None:
 def test_verify_exits_with_1_where_something_is_wrong(desk: Path, tmp_path: Path) -> None:
     done = cxrdist(desk, "shards", "verify", "tiny/")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("tiny/: all is as it was written\n")
+    assert done.stdout.endswith("tiny/: no problems found\n")
     bad = tmp_path / "bad"
     shutil.copytree(desk / "tiny", bad)
     (bad / "notes.txt").write_text("mine")
     done = cxrdist(desk, "shards", "verify", bad)
     assert (done.returncode, done.stderr) == (1, "")
-    end = f"{bad}: 1 problem\nwhat to do: move the files that no table names to another folder\n"
-    assert done.stdout.endswith(f"notes.txt: a file that no table names\n{end}")
+    end = f"{bad}: 1 problem\nwhat to do: move the files that are not part of the set to another folder\n"
+    assert done.stdout.endswith(f"notes.txt: not part of the set\n{end}")
     (bad / "val-normal-real-000000.tar").unlink()
     done = cxrdist(desk, "shards", "verify", bad)
     assert done.returncode == 1
     assert done.stdout.endswith(
         f"{bad}: 2 problems\nwhat to do: restore the set from a copy, or make it again: remove its folder first, or "
         "manifest.json alone if tars were indexed in place; "
-        "move the files that no table names to another folder\n"
+        "move the files that are not part of the set to another folder\n"
     )
     (bad / "manifest.json").write_bytes(b"{}")
     done = cxrdist(desk, "shards", "verify", bad)
@@ -286,7 +287,7 @@ def test_verify_quick_reads_no_image(desk: Path, tmp_path: Path) -> None:
     tar.write_bytes(data)
     done = cxrdist(desk, "shards", "verify", bad, "--quick")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith(f"{bad}: sizes and tables are as they were written\n")
+    assert done.stdout.endswith(f"{bad}: no problems found in sizes and tables; images were not read\n")
     tar.write_bytes(data + b"more")
     done = cxrdist(desk, "shards", "verify", bad, "--quick")
     assert done.returncode == 1
@@ -313,7 +314,7 @@ def test_a_set_is_converted_looked_at_and_mended(desk: Path, tmp_path: Path) -> 
     assert done.stdout.endswith("\nwhat to do: `cxrdist shards index tiny` rebuilds the indexes\n")
     done = cxrdist(tmp_path, "shards", "index", "tiny")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("tiny: indexes: 8 whole, 1 rebuilt\n")
+    assert done.stdout.endswith("tiny: indexes: 8 intact, 1 rebuilt\n")
     assert cxrdist(tmp_path, "shards", "verify", "tiny").returncode == 0
 
 

@@ -83,4 +83,4 @@ def flip(place: Path, reader: StratumReader, number: int, at: int | None = None)
         (old,) = file.read(1)
         file.seek(offset + at)
         file.write(bytes([old ^ 1]))
-    return f"{path}: sample {entry['key'].decode()} at byte {offset}: its bytes are not the ones that were written"
+    return f"{path}: sample {entry['key'].decode()} at byte {offset}: its bytes do not match their hash"

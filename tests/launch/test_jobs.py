@@ -194,7 +194,7 @@ def test_the_classifier_agrees_between_one_and_two_processes(
     assert one["metrics"]["test"] == two["metrics"]["test"]
     assert largest_difference(classifier / "model.safetensors", work / "c2/model.safetensors") < TOLERANCE
     again = run("train_cls.py", *words, "--run", "c1", cwd=work)
-    assert "finished before" in again
+    assert "already finished" in again
 
 
 def printed_order(work: Path, tiny_set: Path) -> str:
@@ -237,7 +237,7 @@ def test_killing_the_launcher_kills_the_ranks_and_the_same_command_resumes(
     wait_until(lambda: not alive(ranks), timeout_s=20)
     assert not (work / "cut/summary.json").exists()
 
-    assert "resumes at" in launch("train_cls.py", *words, "--run", "cut", cwd=work, processes=2).stderr
+    assert "resuming at" in launch("train_cls.py", *words, "--run", "cut", cwd=work, processes=2).stderr
     cut, whole = summary(work / "cut"), summary(work / "whole")
     for key in ("weights_sha256", "order_sha256", "metrics", "images_seen", "best_images"):
         assert cut[key] == whole[key], key
@@ -252,7 +252,7 @@ def test_a_resumed_gan_is_the_gan_that_was_not_interrupted(work: Path, alone: Pa
     last = alone / "checkpoints/images-000000001600"
     (last / "generator.safetensors").write_bytes(b"torn")
     done = launch("train_gan.py", *GAN, "--shards", str(tiny_set), *ALONE, cwd=work)
-    assert "resumes at 800 images" in done.stderr
+    assert "resuming at 800 images" in done.stderr
     again = summary(alone)
     for key in ("weights_sha256", "order_sha256", "metrics"):
         assert again[key] == whole[key], key
@@ -283,7 +283,7 @@ def test_substitutes_are_counted_over_a_run_that_was_interrupted(
     for path in (*folder.glob("*.safetensors"), *tmp_path.glob("run/**/summary.json")):
         path.unlink()
     (folder / "checkpoints" / f"images-{int(most):012d}" / "optimizers.pt").write_bytes(b"torn")
-    assert f"resumes at {half} images" in launch(script, *words, "--run", "run", cwd=tmp_path).stderr
+    assert f"resuming at {half} images" in launch(script, *words, "--run", "run", cwd=tmp_path).stderr
     again = summary(folder)
     for key in ("substituted", "order_sha256", "weights_sha256"):
         assert again[key] == whole[key], key

@@ -126,7 +126,9 @@ def test_a_run_of_a_version_with_fewer_options_is_refused_as_such(tmp_path: Path
 
 def test_a_folder_that_holds_something_else_is_no_run(tiny_set: Path, tmp_path: Path) -> None:
     before = sorted(p.name for p in tiny_set.iterdir())
-    with pytest.raises(UserError, match="is not empty and has no run"):
+    with pytest.raises(
+        UserError, match=r"is not empty \(it holds .*\) and is not a run folder: give another --run"
+    ):
         RunFolder(tiny_set, "cls", {})
     assert sorted(p.name for p in tiny_set.iterdir()) == before
 
@@ -183,7 +185,7 @@ def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.M
 
     monkeypatch.setattr(dist_module, "Accelerator", Alone)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="started 2 processes, but they do not know each other"):
+    with pytest.raises(UserError, match="started 2 processes, but they are not connected"):
         Dist("fp32")
 
 

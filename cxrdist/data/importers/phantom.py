@@ -54,6 +54,7 @@ class Phantom(Importer):
     example = "cxrdist import phantom --out shards/phantom --size 64 --seed 0"
     is_phantom = True
     largest_size = 1024
+    activity = "computing phantom radiographs"
     default_out = DEFAULT_SET
 
     def __post_init__(self) -> None:

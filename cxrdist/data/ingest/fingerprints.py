@@ -106,7 +106,7 @@ def report_near_duplicates(
     if not found.groups_across_splits:
         return asdict(found)
     log.warning(
-        "%s of them lie in more than one split, where a test would reward memorization: %s keeps each in one split",
+        "%s of them lie in more than one split, so test results would be too good: %s keeps each in one split",
         f"{found.groups_across_splits:,}",
         "--dedup" if split_way == "drawn" else "--split drawn --dedup",
     )

@@ -92,7 +92,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
             f"must be at most {importer.largest_size} pixels for {importer.release}, not {options.size}",
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
-    say(f"reading {importer.release}")
+    say(importer.activity or f"reading {importer.release}")
     records = list(importer.records())
     way = split_way(importer, records, options)
     if way == "official":

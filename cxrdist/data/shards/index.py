@@ -139,7 +139,7 @@ def parse_index(data: bytes, row: ShardRow, place: object, *, is_external: bool 
     except Exception:  # external bytes may raise nearly anything
         shape, dtype = (), np.dtype(object)
     if dtype != INDEX_DTYPE or len(shape) != 1 or len(data) - stream.tell() != shape[0] * dtype.itemsize:
-        raise impossible(place, name, "it is no index")
+        raise impossible(place, name, "it is not an index")
     if shape[0] < row.samples or (shape[0] > row.samples and not is_external):
         raise impossible(place, name, f"it has {shape[0]:,} rows for {row.samples:,} samples")
     index = np.frombuffer(data, INDEX_DTYPE, offset=stream.tell())
@@ -150,7 +150,7 @@ def parse_index(data: bytes, row: ShardRow, place: object, *, is_external: bool 
     # Each alone first: the sum of two numbers of 64 bits may overflow.
     end = np.uint64(row.bytes)
     if (offset > end).any() or (length > np.uint64(MAX_IMAGE_BYTES)).any() or (offset + length > end).any():
-        raise impossible(place, name, "offset_bytes and length_bytes lead out of the tar")
+        raise impossible(place, name, "offset_bytes and length_bytes point outside the tar")
     return index
 
 
@@ -318,7 +318,7 @@ def read_table(store: Store, entry: StratumEntry) -> ShardTable:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        problem = Problem("format", entry.table, f"not the JSON that was written ({error})")
+        problem = Problem("format", entry.table, f"not valid JSON ({error})")
         raise ShardSetError(store, problem, REMEDY) from None
     try:
         return parse_table(value)

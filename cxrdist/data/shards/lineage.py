@@ -35,6 +35,6 @@ def made_from(real: ShardSet) -> dict[str, Any]:
 
 
 def descends_from(lineage: Mapping[str, Any], real: ShardSet) -> bool:
-    """Whether something of this lineage has learned from the train split of ``real``, or of one of its family."""
+    """True if something of this lineage has learned from the train split of ``real``, or of one of its family."""
     learned_from = {lineage["real_digest"], *lineage.get("real_ancestors", [])}
     return lineage["split"] == "train" and not learned_from.isdisjoint(family(real))

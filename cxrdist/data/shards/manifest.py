@@ -50,7 +50,7 @@ from cxrdist.data.shards.schema import (
     is_text,
     must,
 )
-from cxrdist.data.storage.store import Store, store_of, write_to
+from cxrdist.data.storage.store import LocalStore, Store, store_of, write_to
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes, slug
 
@@ -228,7 +228,7 @@ class Manifest(Model):
 
     @property
     def is_external(self) -> bool:
-        """Whether the tars are external ones, indexed where they lie."""
+        """True if the tars are external ones, indexed where they lie."""
         return self.encoding in EXTERNAL_ENCODINGS.values()
 
     @model_validator(mode="after")
@@ -347,20 +347,22 @@ def read_manifest(place: str | Path | Store) -> Manifest:
     try:
         data = store.read(MANIFEST)
     except (FileNotFoundError, NotADirectoryError):
+        if isinstance(store, LocalStore) and store.folder.is_file():
+            raise UserError(f"{store} is a file, not a folder") from None
         if not store.is_there():
             raise UserError(
                 f"{store}: no such shard set; make one with `cxrdist import ... --out {store}`"
             ) from None
         raise UserError(
-            f"{store}: not a shard set, or an unfinished one (no {MANIFEST}); run the command that makes it again, "
-            "which continues where it stopped"
+            f"{store}: no {MANIFEST}: not a shard set, or its import did not finish; in that case run the same "
+            "command again"
         ) from None
     try:
         value = json.loads(data)
         is_whole = isinstance(value, dict) and data == canonical_json(value)
         is_whole = is_whole and digest_of(value) == value.get("digest")
     except (ValueError, RecursionError) as error:
-        raise _changed(store, "format", f"not the JSON that was written ({error})") from None
+        raise _changed(store, "format", f"not valid JSON ({error})") from None
     found = value.get("format") if isinstance(value, dict) else None
     if found != FORMAT:
         problem = Problem(
@@ -368,7 +370,7 @@ def read_manifest(place: str | Path | Store) -> Manifest:
         )
         raise ShardSetError(store, problem, OTHER_VERSION)
     if not is_whole:
-        raise _changed(store, "changed", "changed since it was written (its digest does not fit)")
+        raise _changed(store, "changed", "changed since it was written (its digest does not match)")
     try:
         return checked_manifest(value)
     except ValueError as error:

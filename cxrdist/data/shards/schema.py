@@ -1,8 +1,8 @@
 """Names, limits and value types of the shard format, and the error for a set that breaks its rules.
 
-A digest shows that a file is unchanged, not who wrote it: in a set from a third party every digest may fit while its
-manifest names a thousand billion samples, or an index names bytes outside its tar. Writers and readers check the same
-rules, so a writer never accepts what a reader refuses.
+A digest shows that a file is unchanged, not who wrote it: in a set from a third party every digest may match while
+its manifest names a thousand billion samples, or an index names bytes outside its tar. Writers and readers check the
+same rules, so a writer never accepts what a reader refuses.
 """
 
 from __future__ import annotations
@@ -56,16 +56,16 @@ Kind = Literal[
     "missing",  # a file that a table or the manifest names
     "unreadable",  # a pipe, say, or a place that does not answer
     "size",  # not the bytes that the table states
-    "changed",  # a digest that does not fit
+    "changed",  # a digest that does not match
     "format",  # not a file of this format
     "version",  # a file of another version of the format
     "value",  # a value that no set can have
     "count",  # sums that do not agree
     "member",  # a tar member that does not belong there
-    "image",  # an image that is not the one that was written, or does not decode
+    "image",  # an image that does not match its hash, or does not decode
     "key",  # a key that occurs several times
     "patient",  # a patient in several splits
-    "unlisted",  # a file that no table names
+    "unlisted",  # a file that is not part of the set
     "truncated keys",  # keys cut to 40 characters by an earlier version
 ]
 
@@ -93,13 +93,13 @@ class ShardSetError(UserError):
         self.problem = problem
 
 
-DO_NOT_USE = "its digest fits, so another program wrote it: do not use this set"
+DO_NOT_USE = "its digest matches, so another program wrote it: do not use this set"
 
 OTHER_VERSION = "read it with the version of cxrdist that wrote it"
 
 
 def impossible(place: object, file: str, detail: str) -> ShardSetError:
-    """The error for a value that no shard set can have, in a file whose digest fits."""
+    """The error for a value that no shard set can have, in a file whose digest matches."""
     return ShardSetError(place, Problem("value", file, detail), DO_NOT_USE, every_rank=True)
 
 
@@ -119,7 +119,7 @@ def is_key(text: str) -> bool:
 
 
 def holds_control_characters(value: Any) -> bool:
-    """Whether any text in a JSON value holds a character that a terminal can't show."""
+    """True if any text in a JSON value holds a character that a terminal can't show."""
     words = json.dumps(value, ensure_ascii=False).replace("\\\\", "")
     return re.search(rf"\\[bfnrtu]|{CONTROL_CHARACTERS.pattern}", words) is not None
 
@@ -181,11 +181,11 @@ def wrong_in_metadata(meta: Any) -> str | None:
 
 def first_error(error: ValidationError) -> str:
     """``strata[3].samples is -1: Input should be greater than or equal to 0``: field, value and reason."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     path = ""
     for part in first["loc"]:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-    reason = first["msg"].removeprefix("Value error, ")
+    reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
     if first["type"] == "model_type":
         reason = "expected a mapping"
     if first["type"] == "missing":

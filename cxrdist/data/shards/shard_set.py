@@ -42,7 +42,7 @@ class ShardSet:
 
     @property
     def is_external(self) -> bool:
-        """Whether its tars are external ones, indexed where they lie."""
+        """True if its tars are external ones, indexed where they lie."""
         return self.manifest.is_external
 
     @property
@@ -51,7 +51,7 @@ class ShardSet:
 
     @property
     def has_truncated_keys(self) -> bool:
-        """Whether an earlier version wrote it with keys that are longer than the key field of an index."""
+        """True if an earlier version wrote it with keys that are longer than the key field of an index."""
         return any(
             self.stratum(stratum.split, stratum.class_name, stratum.origin).has_truncated_keys
             for stratum in self.strata

@@ -32,7 +32,7 @@ CACHED_INDEXES = 64
 
 
 class CorruptSample(UserError):
-    """A sample whose bytes are not the ones that were written, or that is not the image it should be."""
+    """A sample whose bytes do not match their hash, or that is not the image it should be."""
 
     def __init__(self, message: str, *, every_rank: bool = True) -> None:
         super().__init__(message, every_rank=every_rank)
@@ -94,7 +94,7 @@ class StratumReader:
 
     @property
     def is_external(self) -> bool:
-        """Whether the tars are external ones, each perhaps with samples of several strata."""
+        """True if the tars are external ones, each perhaps with samples of several strata."""
         return self.encoding in EXTERNAL_ENCODINGS.values()
 
     @property
@@ -179,11 +179,11 @@ class StratumReader:
 
     def _check(self, shard: int, row: int, data: bytes | memoryview) -> None:
         if xxhash.xxh3_64_intdigest(data) != int(self.index(shard)[row]["xxh3_64"]):
-            raise self._corrupt(shard, row, "its bytes are not the ones that were written")
+            raise self._corrupt(shard, row, "its bytes do not match their hash")
 
     def pixels(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
         """One image, [H, W] uint8, written to ``out`` of that shape if it is given. Raises CorruptSample, naming
-        shard, key and offset, for bytes that are not the ones that were written, or no such image."""
+        shard, key and offset, for bytes that do not match their hash, or no such image."""
         shard, row = self.locate(number)
         try:
             return decode(self._checked(shard, row), self.encoding, self.image_size, out)
@@ -192,7 +192,7 @@ class StratumReader:
 
     @cached_property
     def has_truncated_keys(self) -> bool:
-        """Whether an earlier version wrote it with keys that are longer than the key field of an index."""
+        """True if an earlier version wrote it with keys that are longer than the key field of an index."""
         try:
             shards = self.shards
         except UserError:

@@ -50,7 +50,7 @@ def candidate_of(key: str) -> int:
 
 
 def is_long_key(key: str) -> bool:
-    """Whether a key of a tar is one of an earlier version that no index has room for."""
+    """True if a key of a tar is one of an earlier version that no index has room for."""
     return len(key) > KEY_BYTES and _EARLIER.fullmatch(key) is not None
 
 
@@ -64,13 +64,13 @@ def replaced(key: str) -> str:
 
 
 def are_truncated(keys: np.ndarray) -> bool:
-    """Whether any of keys [n] S40 of synthetic images lost its end."""
+    """True if any of keys [n] S40 of synthetic images lost its end."""
     full = keys[np.char.str_len(keys) == KEY_BYTES].tolist() if len(keys) else []
     return any(_is_truncated(key.decode()) for key in full)
 
 
 def has_truncated_keys(store: Store, entry: StratumEntry, shards: ShardTable) -> bool:
-    """Whether the shards of a stratum have truncated keys. Reads one index, or, if that is damaged, the first header
+    """True if the shards of a stratum have truncated keys. Reads one index, or, if that is damaged, the first header
     of its tar; reads nothing if the class has a short name."""
     if entry.origin != "synthetic" or len(slug(entry.class_name)) <= LONGEST_EARLIER_CLASS or not shards:
         return False

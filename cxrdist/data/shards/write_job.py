@@ -52,7 +52,7 @@ def finished_set(store: Store, provenance: Provenance) -> Manifest:
         # Its job was killed after it wrote the manifest, or is about to end and still holds the lock.
         with locked(store, WRITES):
             mark_finished(store)
-    say(f"{store}: finished before, digest {manifest.digest[:12]}; nothing to do")
+    say(f"{store}: already finished, digest {manifest.digest[:12]}; nothing to do")
     return manifest
 
 
@@ -117,7 +117,7 @@ def claim(
     release = store.lock(WRITES)
     try:
         if store.exists(MANIFEST):
-            raise UserError(f"{store} was finished by another process just now: run the same command again")
+            raise UserError(f"{store}: another process has just finished it; run the same command again")
         is_unfinished = store.exists(JOB_FILE)
         if is_unfinished:
             check_same_job(store, job_of(store), job)

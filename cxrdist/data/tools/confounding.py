@@ -37,7 +37,7 @@ class Association:
     cramers_v: float
     """0: independent, 1: the value determines the class; corrected for bias (Bergsma 2013)."""
     is_beyond_chance: bool
-    """Whether fewer than 1 of 100 sets without any association show one this large (chi-squared, upper 1 %)."""
+    """True if fewer than 1 of 100 sets without any association show one this large (chi-squared, upper 1 %)."""
     accuracy: float
     """Accuracy of guessing, for each value, the most frequent class of its images."""
     majority: float

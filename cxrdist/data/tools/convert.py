@@ -200,14 +200,13 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
     if size > own_size:
         raise OptionError(
             "size",
-            f"{source} has images of {own_size} px, and {size} px would show no more of them: import its source "
-            f"again at {size} px",
+            f"{source} has images of {own_size} px, which cannot be enlarged: import its source again at {size} px",
         )
     is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
     if is_same and not has_truncated_keys:
         raise UserError(
-            f"{source} has images of {size} px in {encoding} already: name another --size, --encoding or "
-            "--min-shards"
+            f"{source} has images of {size} px in {encoding}, so there is nothing to convert: set another --size, "
+            "--encoding or --min-shards"
         )
     return Target(size, encoding, options.min_shards or min_shards_of(source.manifest.provenance))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,10 @@ from cxrdist.data.loading.mix_sets import repeated_strata, repeats, synthesis_co
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.open import open_finished_real, open_synthetic, synthetic_place
 from cxrdist.data.shards.schema import ORIGINS
+
+log = logging.getLogger(__name__)
+
+PREFIXES = {logging.INFO: "note", logging.WARNING: "warning"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,30 +60,41 @@ def epoch_of(
     )
 
 
-def remarks(epoch: Epoch, mix: str, *, warn_above: float) -> Iterator[str]:
+class Remark(NamedTuple):
+    """A line about an epoch. ``level``: that of logging, None for a line of the table itself."""
+
+    level: int | None
+    text: str
+
+    def __str__(self) -> str:
+        return self.text if self.level is None else f"{PREFIXES[self.level]}: {self.text}"
+
+
+def remarks(epoch: Epoch, mix: str, *, warn_above: float) -> Iterator[Remark]:
     """What is missing, and which images are repeated; ``mix``: the name or path that the user gave."""
     to_make = {name: q["synthetic"] for name, q in epoch.quotas.items() if q.get("synthetic")}
     if to_make and epoch.synthetic is None:
         command = synthesis_command(mix, epoch.shards, synthetic_place(epoch.shards))
         by_class = ", ".join(f"{name} {images:,}" for name, images in to_make.items())
-        yield f"to make: {sum(to_make.values()):,} synthetic images ({by_class}), with `{command}`"
+        text = f"to make: {sum(to_make.values()):,} synthetic images ({by_class}), with `{command}`"
+        yield Remark(None, text)
     for name, origins in epoch.quotas.items():
         for origin, quota in origins.items():
             if quota and epoch.counts[name].get(origin) == 0:
-                yield (
-                    f"missing: {name}: {quota:,} {origin} images an epoch, but there are none: training refuses it"
-                )
+                text = f"missing: {name}: {quota:,} {origin} images an epoch, but there are none: training will fail"
+                yield Remark(None, text)
         if not any(origins.values()):
             why = (
                 "the mix takes none of its images" if any(epoch.counts[name].values()) else "it has no image"
             )
-            yield f"note: {name}: not in an epoch, since {why}"
+            yield Remark(logging.INFO, f"{name}: not in an epoch, since {why}")
     for repeat in repeated_strata(epoch.quotas, epoch.counts):
-        yield f"{'warning' if repeat.times > warn_above else 'note'}: {repeat}"
+        yield Remark(logging.WARNING if repeat.times > warn_above else logging.INFO, str(repeat))
 
 
 def print_epoch(epoch: Epoch, mix: str, *, warn_above: float) -> None:
-    """Print, per class, the images of each origin, their sum and share, and how often an epoch takes each image."""
+    """Print, per class, the images of each origin, their sum and share, and how often an epoch takes each image;
+    log the notes and warnings."""
     table = Table(box=None, pad_edge=False)
     table.add_column("class")
     for column in (*ORIGINS, "target", "share", "repeats per image"):
@@ -98,8 +114,11 @@ def print_epoch(epoch: Epoch, mix: str, *, warn_above: float) -> None:
     sets = f"{epoch.shards} and {epoch.synthetic}" if epoch.synthetic else epoch.shards
     print(f"{epoch.rule.name} of {sets}: {epoch.images:,} images an epoch")
     Console(markup=False).print(table)
-    for line in remarks(epoch, mix, warn_above=warn_above):
-        print(line)
+    for remark in remarks(epoch, mix, warn_above=warn_above):
+        if remark.level is None:
+            print(remark)
+        else:
+            log.log(remark.level, "%s", remark.text)
 
 
 def as_json(epoch: Epoch, mix: str, *, warn_above: float) -> dict[str, Any]:
@@ -125,5 +144,5 @@ def as_json(epoch: Epoch, mix: str, *, warn_above: float) -> dict[str, Any]:
             }
             for name, origins in epoch.quotas.items()
         },
-        "remarks": list(remarks(epoch, mix, warn_above=warn_above)),
+        "remarks": [str(remark) for remark in remarks(epoch, mix, warn_above=warn_above)],
     }

@@ -21,8 +21,8 @@ from cxrdist.files import sha256_bytes
 class Reindexed:
     """The state of the indexes of a set."""
 
-    whole: int
-    """Indexes that were as they were written."""
+    intact: int
+    """Indexes that match their hash."""
     rebuilt: Sequence[str]
     """Names of those that were written again."""
     problems: Sequence[Problem]
@@ -46,7 +46,7 @@ def reindex(place: str) -> Reindexed:
             rows |= {row.name: (entry, row) for row in read_table(shards.store, entry)}
         except FILE_ERRORS as error:
             problems.append(problem_of(error, entry.table))
-    bad = [(entry, row) for entry, row in rows.values() if not _is_whole(shards.store, row)]
+    bad = [(entry, row) for entry, row in rows.values() if not _is_intact(shards.store, row)]
     rebuildable = {row.name for _, row in bad}
     problems += [missing(name) for name in rows if name not in rebuildable and not shards.store.exists(name)]
     rebuilt: list[str] = []
@@ -69,7 +69,7 @@ def reindex(place: str) -> Reindexed:
     return Reindexed(len(rows) - len(bad), rebuilt, problems)
 
 
-def _is_whole(store: Store, row: ShardRow) -> bool:
+def _is_intact(store: Store, row: ShardRow) -> bool:
     try:
         return sha256_bytes(store.read(index_name(row.name))) == row.index_sha256
     except FileNotFoundError:

@@ -4,7 +4,7 @@ manifest ── its own digest, its sums
   table ── its SHA-256, its sums
     tar, index ── size, SHA-256, the index against the tar, every image's hash, every image decoded
 all indexes together ── a key that occurs twice, a patient in two splits
-the folder ── files that no table names
+the folder ── files that are not part of the set
 """
 
 from __future__ import annotations
@@ -138,13 +138,13 @@ def _read_tables(shards: ShardSet) -> Tables:
 
 
 def _unlisted(shards: ShardSet, tables: Tables) -> list[Problem]:
-    """Files of the folder that no table names."""
+    """Files of the folder that are not part of the set."""
     names = [n for n in shards.store.names() if n not in tables.known and not n.startswith(tables.unread)]
     if shards.is_external:
         # The folder is the user's own: other files in it are not ours to judge, but a tar would seem to be read.
         unused = shards.manifest.provenance.unused_tars or []
         names = [name for name in names if is_tar_name(name) and name not in unused]
-    return [Problem("unlisted", shown(name), "a file that no table names") for name in names]
+    return [Problem("unlisted", shown(name), "not part of the set") for name in names]
 
 
 def remedy(place: str, found: Sequence[Problem]) -> str:
@@ -162,7 +162,7 @@ def remedy(place: str, found: Sequence[Problem]) -> str:
     elif any(is_index):
         todo.append(f"rebuild the indexes with `cxrdist shards index {place}`")
     if any(is_unlisted):
-        todo.append("move the files that no table names to another folder")
+        todo.append("move the files that are not part of the set to another folder")
     return f"what to do: {'; '.join(todo)}"
 
 
@@ -300,9 +300,7 @@ def damaged_images(store: Store, tar: str, index: np.ndarray) -> Iterator[Proble
         offset = int(row["offset_bytes"])
         data = store.read_range(tar, offset, int(row["length_bytes"]))
         if xxhash.xxh3_64_intdigest(data) != int(row["xxh3_64"]):
-            detail = (
-                f"sample {row['key'].decode()} at byte {offset}: its image is not the one that was written"
-            )
+            detail = f"sample {row['key'].decode()} at byte {offset}: its image does not match its hash"
             yield Problem("image", tar, detail)
 
 

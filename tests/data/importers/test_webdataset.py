@@ -617,7 +617,7 @@ def test_the_command_runs_no_code_and_counts_what_it_refused(tmp_path: Path) -> 
     warnings = [line for line in done.stderr.splitlines() if not line.startswith("  a.tar#")]
     assert warnings == [
         "warning: 1 images: beside it a pickle member, never opened",
-        "warning: 1 of them lie in more than one split, where a test would reward memorization: --dedup keeps each "
+        "warning: 1 of them lie in more than one split, so test results would be too good: --dedup keeps each "
         "in one split",
     ]
     lines = {" ".join(line.split()) for line in done.stdout.splitlines()}

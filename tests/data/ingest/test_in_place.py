@@ -121,7 +121,7 @@ def test_a_changed_image_is_found_by_verify_and_reader(tars: Path, tar: str) -> 
         Problem(
             "image",
             f"{tar}.tar",
-            f"sample {key} at byte {row['offset_bytes']}: its image is not the one that was written",
+            f"sample {key} at byte {row['offset_bytes']}: its image does not match its hash",
         ),
     ]
     shards = ShardSet(tars)
@@ -135,7 +135,7 @@ def test_other_files_of_an_external_folder_are_not_listed(tars: Path) -> None:
     index_in_place(importer(tars, in_place=True), options())
     assert verify(str(tars)) == []
     (tars / "c.tar").write_bytes((tars / "a.tar").read_bytes())
-    assert verify(str(tars)) == [Problem("unlisted", "c.tar", "a file that no table names")]
+    assert verify(str(tars)) == [Problem("unlisted", "c.tar", "not part of the set")]
 
 
 def test_a_lost_index_needs_the_import_again(tars: Path) -> None:
@@ -298,7 +298,7 @@ def test_tars_that_hold_nothing_used_are_known(tars: Path, tmp_path: Path) -> No
     assert verify(str(tars)) == [] == verify(str(tars), quick=True)
     assert index_in_place(source, options(classes=("Normal", "Mass"))) == manifest
     (tars / "c.tar").write_bytes((tars / "a.tar").read_bytes())
-    assert verify(str(tars)) == [Problem("unlisted", "c.tar", "a file that no table names")]
+    assert verify(str(tars)) == [Problem("unlisted", "c.tar", "not part of the set")]
     convert(ConvertOptions(set=str(tars), out=str(tmp_path / "own"), workers=1))
     assert b"other.tar" not in (tmp_path / "own" / "manifest.json").read_bytes()
 
@@ -315,7 +315,7 @@ def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: 
 def test_a_tar_counts_once_whatever_it_holds(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index_in_place(importer(tars, in_place=True), options())
     result = reindex(str(tars))
-    assert (result.whole, result.rebuilt, result.problems) == (2, [], [])
+    assert (result.intact, result.rebuilt, result.problems) == (2, [], [])
     counted: list[int] = []
     monkeypatch.setattr(Progress, "advance", lambda _, count: counted.append(count))
     for quick in (True, False):

@@ -96,7 +96,7 @@ def test_the_same_command_on_a_finished_set_changes_nothing(
 
     before = times_ns()
     manifest = ingest(Folder(root=str(images)), options(tiny_set, workers=7))
-    assert f"{tiny_set}: finished before, digest {manifest.digest[:12]}" in capsys.readouterr().out
+    assert f"{tiny_set}: already finished, digest {manifest.digest[:12]}" in capsys.readouterr().out
     assert times_ns() == before
 
 
@@ -352,7 +352,7 @@ def test_a_set_that_another_import_finishes_in_between_is_left_alone(
         return claim(store, *arguments)
 
     monkeypatch.setattr(claim_module, "claim", claim_late)
-    with pytest.raises(UserError, match="was finished by another process just now: run the same command"):
+    with pytest.raises(UserError, match="another process has just finished it; run the same command"):
         ingest(Folder(root=str(images)), options(out))
     assert contents(out) == contents(tiny_set)
 

@@ -183,7 +183,9 @@ def test_a_tar_that_is_truncated_while_it_is_read(tmp_path: Path) -> None:
     offset = int(readers[0].index(0)[2]["offset_bytes"])
     for length in (offset + 200, offset, 0):
         os.truncate(tmp_path / "set" / TAR, length)
-        with pytest.raises(CorruptSample, match=f"{TAR}: sample k2 at byte {offset}: its bytes are not the"):
+        with pytest.raises(
+            CorruptSample, match=f"{TAR}: sample k2 at byte {offset}: its bytes do not match their hash"
+        ):
             filled(gather, [0], [2])
         _, keys, substitutions = filled(Gather(readers, "substitute"), [0, 0], [2, 3])
         assert keys == ["k4", "k4"] and len(substitutions) == 2

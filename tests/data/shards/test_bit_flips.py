@@ -174,7 +174,7 @@ def check_damage(written: Written, name: str, at: int | None) -> str:
         assert {key for key, line in told.items() if line} == {image.key for image in hit}
     for image in hit:
         place = f"sample {image.key} at byte {image.span.start}: "
-        assert told[image.key].startswith(f"{path}: {place}its bytes are not the ones that were written")
+        assert told[image.key].startswith(f"{path}: {place}its bytes do not match their hash")
         assert any(
             (problem.kind, problem.file) == ("image", name) and problem.detail.startswith(place)
             for problem in found

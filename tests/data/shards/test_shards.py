@@ -192,7 +192,7 @@ def test_the_manifest_is_canonical_last_and_hashes_everything(tiny_set: Path) ->
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m | {"image_size": 64}, "its digest does not fit"),
+        (lambda m: m | {"image_size": 64}, "its digest does not match"),
         (
             lambda m: m | {"format": "cxrdist-shards/9"},
             "format 'cxrdist-shards/9', but this version of cxrdist reads",
@@ -211,7 +211,7 @@ def test_another_manifest_is_refused(tiny_set: Path, tmp_path: Path, change: obj
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff", b'{"a": NaN}\n', b'{"a": -Infinity}', b"[" * 100_000])
 def test_what_is_no_json_is_refused_in_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(data)
-    with pytest.raises(UserError, match=r"manifest\.json: not the JSON that was written .*; restore the set"):
+    with pytest.raises(UserError, match=r"manifest\.json: not valid JSON .*; restore the set"):
         read_manifest(tmp_path)
 
 
@@ -228,7 +228,7 @@ def test_no_set_and_an_unfinished_one_differ(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere: no such shard set; make one with `cxrdist import"):
         ShardSet(tmp_path / "nowhere")
     with pytest.raises(
-        UserError, match="run the command that makes it again, which continues where it stopped"
+        UserError, match="or its import did not finish; in that case run the same command again"
     ):
         ShardSet(tmp_path)
 
@@ -344,8 +344,9 @@ def test_a_changed_image_names_shard_key_and_offset(tmp_path: Path) -> None:
     assert [reader.pixels(i).shape for i in (0, 1, 2, 4)] == [(16, 16)] * 4
     with pytest.raises(UserError) as caught:
         reader.pixels(3)
-    assert f"{tmp_path / TAR}: sample key03 at byte {row.offset_bytes}: its bytes are not" in str(
-        caught.value
+    assert (
+        f"{tmp_path / TAR}: sample key03 at byte {row.offset_bytes}: its bytes do not match their hash"
+        in str(caught.value)
     )
     assert caught.value.every_rank
     (tmp_path / TAR).write_bytes(data[: row.offset_bytes + 5])

@@ -105,7 +105,7 @@ def test_an_import_to_s3_is_the_local_set_byte_for_byte(s3: S3Server, images: Pa
     s3.requests.clear()
     again = cxrdist(*words)
     assert again.returncode == 0 and again.stderr == "", again.stderr
-    assert f"{URL}: finished before, digest {digest[:12]}; nothing to do" in again.stdout
+    assert f"{URL}: already finished, digest {digest[:12]}; nothing to do" in again.stdout
     assert {method for method, _, _ in s3.requests} == {"GET", "HEAD"}
     assert s3.objects("set/") == contents(tiny_set)
 
@@ -116,7 +116,7 @@ def test_info_and_verify_take_a_url(remote: S3Server, tiny_set: Path) -> None:
     assert json.loads(info.stdout)["digest"] == ShardSet(tiny_set).digest
     done = cxrdist("shards", "verify", f"{URL}/")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1] == f"{URL}/: all is as it was written"
+    assert done.stdout.splitlines()[-1] == f"{URL}/: no problems found"
 
 
 def test_a_set_is_converted_from_url_to_url(remote: S3Server, tiny_set: Path, tmp_path: Path) -> None:
@@ -291,9 +291,9 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
     remote.put("set/notes.txt", b"mine")
     remote.client.delete_object(Bucket=BUCKET, Key="set/val-normal-real-000000.tar")
     found = verify(URL)
-    detail = f"sample {key} at byte {offset}: its image is not the one that was written"
+    detail = f"sample {key} at byte {offset}: its image does not match its hash"
     lost = Problem("missing", "val-normal-real-000000.tar", "missing")
-    unlisted = Problem("unlisted", "notes.txt", "a file that no table names")
+    unlisted = Problem("unlisted", "notes.txt", "not part of the set")
     assert found == [
         Problem("changed", TAR, "changed since it was written"),
         Problem("image", TAR, f"sample {key} at byte {offset}: not an image of a known format"),
@@ -309,7 +309,7 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
     with pytest.raises(UserError) as caught:
         there.image_bytes(2)
     assert str(caught.value) == (
-        f"{URL}/{TAR}: sample {key} at byte {offset}: its bytes are not the ones that were written; "
+        f"{URL}/{TAR}: sample {key} at byte {offset}: its bytes do not match their hash; "
         f"`cxrdist shards verify {URL}` lists all problems of the set"
     )
     with pytest.raises(UserError, match=f"{URL}/val-normal-real-000000.tar: missing"):
@@ -318,7 +318,9 @@ def test_what_is_wrong_on_s3_is_found_by_verify_and_by_the_reader(remote: S3Serv
     for length in (offset, 0):
         remote.put(f"set/{TAR}", tar[:length])
         there = ShardSet(URL).stratum("train", "Normal", "real")
-        with pytest.raises(UserError, match=f"sample {key} at byte {offset}: its bytes are not"):
+        with pytest.raises(
+            UserError, match=f"sample {key} at byte {offset}: its bytes do not match their hash"
+        ):
             there.image_bytes(2)
         assert length == 0 or there.image_bytes(1) == reader.image_bytes(1)
         assert Problem("size", TAR, f"{length:,} bytes, not {len(tar):,}") in verify(URL)

@@ -338,7 +338,7 @@ def test_the_same_command_on_a_finished_set_changes_nothing(
     manifest = convert(to(tmp_path / "npy", tiny_set))
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "npy").iterdir()}
     assert convert(to(tmp_path / "npy", tiny_set, workers=3)) == manifest
-    assert f"finished before, digest {manifest.digest[:12]}" in capsys.readouterr().out
+    assert f"already finished, digest {manifest.digest[:12]}" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "npy").iterdir()} == times
 
 
@@ -361,10 +361,16 @@ def test_places_may_be_urls(tiny_set: Path, tmp_path: Path) -> None:
     [
         (
             {"size": 64},
-            "size: {source} has images of 32 px, and 64 px would show no more of them",
+            "size: {source} has images of 32 px, which cannot be enlarged",
         ),
-        ({"encoding": "png"}, "{source} has images of 32 px in png already: name another --size"),
-        ({"size": 32}, "{source} has images of 32 px in png already: name another --size"),
+        (
+            {"encoding": "png"},
+            "{source} has images of 32 px in png, so there is nothing to convert: set another",
+        ),
+        (
+            {"size": 32},
+            "{source} has images of 32 px in png, so there is nothing to convert: set another --size",
+        ),
         ({"out": "{source}"}, "{source} is the set itself: name another --out"),
         ({"set": "{source}/nowhere"}, "{source}/nowhere: no such shard set"),
     ],

@@ -29,7 +29,7 @@ def copy(tiny_set: Path, tmp_path: Path) -> Path:
 def test_a_whole_set_is_not_touched(copy: Path) -> None:
     times = {p: p.stat().st_mtime_ns for p in [copy, *copy.iterdir()]}
     result = reindex(str(copy))
-    assert (result.whole, result.rebuilt, result.problems) == (9, [], [])
+    assert (result.intact, result.rebuilt, result.problems) == (9, [], [])
     assert {p: p.stat().st_mtime_ns for p in [copy, *copy.iterdir()]} == times
 
 
@@ -41,7 +41,7 @@ def test_missing_and_damaged_indexes_are_made_again(tiny_set: Path, copy: Path) 
     (copy / "test-normal-real-000000.index.npy").write_bytes(data)
     (copy / f".{INDEX}.4242.tmp").write_bytes(b"what a killed one leaves")
     result = reindex(str(copy))
-    assert result.whole == 6 and result.problems == []
+    assert result.intact == 6 and result.problems == []
     assert sorted(result.rebuilt) == [
         "test-normal-real-000000.index.npy",
         INDEX,
@@ -85,7 +85,7 @@ def test_a_damaged_tar_gets_no_index(copy: Path, damage: str) -> None:
         tar.write_bytes(whole)
         kind, told = "changed", f"{TAR}: changed since it was written, so its index can't be rebuilt"
     result = reindex(str(copy))
-    assert result.rebuilt == ["val-normal-real-000000.index.npy"] and result.whole == 7
+    assert result.rebuilt == ["val-normal-real-000000.index.npy"] and result.intact == 7
     (problem,) = result.problems
     assert problem.kind == kind and str(problem).startswith(told)
     assert not (copy / INDEX).exists() and not list(copy.glob(".*"))
@@ -96,7 +96,7 @@ def test_a_missing_table_is_reported_and_the_others_are_checked(copy: Path) -> N
     table.unlink()
     (copy / "val-normal-real-000000.index.npy").unlink()
     result = reindex(str(copy))
-    assert result.rebuilt == ["val-normal-real-000000.index.npy"] and result.whole == 7
+    assert result.rebuilt == ["val-normal-real-000000.index.npy"] and result.intact == 7
     assert result.problems == [Problem("missing", table.name, "missing")]
 
 
@@ -117,16 +117,16 @@ def test_no_set_is_an_error(tmp_path: Path) -> None:
 
 def test_the_command_tells_what_it_did(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert index_command([str(copy)]) == 0
-    assert capsys.readouterr().out == f"{copy}: indexes: 9 whole, 0 rebuilt\n"
+    assert capsys.readouterr().out == f"{copy}: indexes: 9 intact, 0 rebuilt\n"
     (copy / INDEX).unlink()
     assert index_command([str(copy)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2:] == [f"{INDEX}: rebuilt", f"{copy}: indexes: 8 whole, 1 rebuilt"]
+    assert lines[-2:] == [f"{INDEX}: rebuilt", f"{copy}: indexes: 8 intact, 1 rebuilt"]
     (copy / index_name(TAR)).unlink()
     (copy / TAR).unlink()
     assert index_command([str(copy)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-3:-1] == [f"{TAR}: missing", f"{copy}: indexes: 8 whole, 0 rebuilt, 1 problem"]
+    assert lines[-3:-1] == [f"{TAR}: missing", f"{copy}: indexes: 8 intact, 0 rebuilt, 1 problem"]
     assert lines[-1] == (
         "what to do: restore the set from a copy, or make it again: remove its folder first, or manifest.json alone "
         "if tars were indexed in place"

@@ -40,7 +40,7 @@ def test_files_that_no_table_names_are_listed(copy: Path) -> None:
     (copy / ".lock").touch()
     (copy / TAR.replace("000000", "000001")).write_bytes((copy / TAR).read_bytes())
     assert verify(str(copy)) == [
-        Problem("unlisted", name, "a file that no table names")
+        Problem("unlisted", name, "not part of the set")
         for name in (".lock", "folder", "notes.txt", "val-normal-real-000001.tar")
     ]
 
@@ -56,7 +56,9 @@ def test_missing_files_are_listed(copy: Path) -> None:
         Problem("missing", name, "missing") for name in (table.name, TAR, "test-normal-real-000000.index.npy")
     ]
     (copy / MANIFEST).unlink()
-    with pytest.raises(UserError, match="not a shard set, or an unfinished one"):
+    with pytest.raises(
+        UserError, match=r"no manifest\.json: not a shard set, or its import did not finish; in that"
+    ):
         verify(str(copy))
     with pytest.raises(UserError, match="no such shard set"):
         verify(str(copy / "nowhere"))
@@ -140,8 +142,8 @@ def test_counts_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_manifest(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path / MANIFEST}: its counts are not those of its strata; its digest fits, so another program wrote "
-        "it: do not use this set"
+        f"{tmp_path / MANIFEST}: its counts are not those of its strata; its digest matches, so another program "
+        "wrote it: do not use this set"
     )
     assert verify(str(tmp_path)) == [Problem("value", MANIFEST, "its counts are not those of its strata")]
 

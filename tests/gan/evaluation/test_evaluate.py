@@ -231,7 +231,7 @@ def test_a_trained_run_that_was_evaluated_is_finished_and_tells_of_its_generator
     )
     capsys.readouterr()
     train(trained)
-    assert "finished before; nothing to do" in capsys.readouterr().out
+    assert "already finished; nothing to do" in capsys.readouterr().out
     assert read(run / "summary.json") == after
     evaluate(config)
     assert read(run / "summary.json") == after

@@ -81,6 +81,8 @@ class Importer:
     """The source on the command line: ``cxrdist import <name>``."""
     release: ClassVar[str]
     """The data set and its version, for messages and the manifest."""
+    activity: ClassVar[str | None] = None
+    """What the import prints before it reads the records; None for "reading" and ``release``."""
     example: ClassVar[str]
     """A complete command line for ``--help``."""
     targets: ClassVar[Mapping[str, str]] = {}
