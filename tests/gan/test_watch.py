@@ -118,7 +118,7 @@ def test_what_stopped_at_the_last_look_is_not_finished_by_starting_it_again() ->
             again.check_end()
             continue
         with pytest.raises(
-            UserError, match=r"D has classified every image correctly for 6,000.*--on-collapse warn keeps"
+            UserError, match=r"D has classified every image correctly for 6,000.*--on-collapse warn accepts"
         ):
             again.check_end()
         again.look(8000, {"d_accuracy": 0.9}, {})
