@@ -311,7 +311,7 @@ def test_a_set_is_converted_looked_at_and_mended(desk: Path, tmp_path: Path) -> 
     (tmp_path / "tiny" / "val-normal-real-000000.index.npy").unlink()
     done = cxrdist(tmp_path, "shards", "verify", "tiny")
     assert done.returncode == 1
-    assert done.stdout.endswith("\nwhat to do: `cxrdist shards index tiny` rebuilds the indexes\n")
+    assert done.stdout.endswith("\nwhat to do: rebuild the indexes with `cxrdist shards index tiny`\n")
     done = cxrdist(tmp_path, "shards", "index", "tiny")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("tiny: indexes: 8 intact, 1 rebuilt\n")

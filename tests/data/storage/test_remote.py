@@ -179,7 +179,7 @@ def test_an_import_killed_in_the_middle_is_finished_by_the_same_command(
     left = s3.objects("set/")
     assert "manifest.json" not in left and ".job.json" in left
     assert 4 <= len([name for name in left if name.endswith(".tar")]) <= 6
-    with pytest.raises(UserError, match="not a shard set, or an unfinished one"):
+    with pytest.raises(UserError, match="not a shard set, or its import did not finish"):
         ShardSet(URL)
     # Torn as no object store leaves it, but a file server may.
     s3.put("set/" + next(name for name in left if name.endswith(".tar")), b"torn")
