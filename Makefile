@@ -17,7 +17,7 @@ help:
 	@echo "make demo       phantom radiographs -> GANs -> synthetic shards -> classifiers -> report/index.html"
 	@echo "make check      lint, format, types, import contracts: under a minute"
 	@echo "make test-fast  tests that start no job: under two minutes on two cores"
-	@echo "make test       check, and all tests: under ten minutes on two cores"
+	@echo "make test       check, and all tests"
 
 venv: .venv/ready
 
