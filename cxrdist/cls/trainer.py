@@ -21,7 +21,7 @@ from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.metrics import MeanLoss
 from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
 from cxrdist.cls.sources import describe_data, digests_of
-from cxrdist.config.budget import budget_steps
+from cxrdist.config.budget import budget_steps, evenly_spaced
 from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.loading.mix_log import MixLog
@@ -43,7 +43,7 @@ from cxrdist.run.checkpoint import (
     save_weights,
     weights_sha256,
 )
-from cxrdist.run.folder import environment, evenly_spaced, write_summary
+from cxrdist.run.folder import environment, write_summary
 from cxrdist.run.tracking import MetricsFile, start
 from cxrdist.seeds import derive
 

@@ -1,4 +1,4 @@
-"""How long to train: one option, in epochs or in images, always counted in images."""
+"""How long to train: one option, in epochs or in images, always counted in images; and when to look at a training."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def budget_steps(text: str, *, epoch_images: int, batch: int) -> int:
     amount, unit = check_budget(text)
     images = amount * epoch_images if unit == "epochs" else amount
     return max(1, round(images / batch))
+
+
+def evenly_spaced(steps: int, count: int) -> set[int]:
+    """``count`` evenly spaced steps of 1 ... ``steps``, always including the last one."""
+    return {-(-steps * i // count) for i in range(1, count + 1)}

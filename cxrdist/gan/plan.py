@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxrdist.config.budget import budget_steps
+from cxrdist.config.budget import budget_steps, evenly_spaced
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
@@ -88,7 +88,7 @@ def look_steps(steps: int, batch: int, every_images: int | None) -> set[int]:
     """The steps, counted from 1, after which to look: the first one at or past each multiple of ``every_images``, or
     ten evenly spaced ones; always the last one."""
     if every_images is None:
-        return {-(-steps * i // LOOKS) for i in range(1, LOOKS + 1)}
+        return evenly_spaced(steps, LOOKS)
     wanted = range(every_images, steps * batch + 1, every_images)
     return {-(-images // batch) for images in wanted} | {steps}
 

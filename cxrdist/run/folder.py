@@ -132,11 +132,6 @@ def joint_digest(summaries: Mapping[str, Mapping[str, Any]], key: str) -> str:
     return sha256_bytes("".join(summaries[name][key] for name in sorted(summaries)).encode())
 
 
-def evenly_spaced(steps: int, count: int) -> set[int]:
-    """``count`` evenly spaced steps of 1 ... ``steps``, always including the last one."""
-    return {-(-steps * i // count) for i in range(1, count + 1)}
-
-
 def environment(
     packages: Iterable[str] = ("torch", "accelerate", "numpy", "pillow", "webdataset"),
 ) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import torch
 import yaml
 from torch import nn
 
-from cxrdist.config.budget import budget_steps
 from cxrdist.distributed import dist as dist_module
 from cxrdist.distributed import machine
 from cxrdist.distributed.dist import Dist
@@ -24,7 +23,7 @@ from cxrdist.run.checkpoint import (
     save_weights,
     weights_sha256,
 )
-from cxrdist.run.folder import RunFolder, evenly_spaced, finished_summary, write_summary
+from cxrdist.run.folder import RunFolder, finished_summary, write_summary
 from cxrdist.run.tracking import MetricsFile, TrackingConfig, resolve_mode
 
 
@@ -155,25 +154,7 @@ def test_training_outlives_wandb(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_looks_are_evenly_spaced_and_include_the_last_step() -> None:
-    assert evenly_spaced(10, 4) == {3, 5, 8, 10}
-    assert evenly_spaced(3, 10) == {1, 2, 3}
-
-
-@pytest.mark.parametrize(
-    ("budget", "steps"), [("20 epochs", 625), ("1 epoch", 31), ("6400 images", 100), ("50,000 images", 781)]
-)
-def test_a_budget_counts_whole_batches(budget: str, steps: int) -> None:
-    assert budget_steps(budget, epoch_images=2000, batch=64) == steps
-
-
-@pytest.mark.parametrize("budget", ["20", "0 epochs", "many images", "-1 images", "3 steps"])
-def test_a_wrong_budget_says_how_to_write_it(budget: str) -> None:
-    with pytest.raises(UserError, match="'20 epochs' or '50000 images'"):
-        budget_steps(budget, epoch_images=2000, batch=64)
-
-
-def test_processes_that_do_not_know_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher that started two, of which each sees itself alone, as accelerate's may on CPU."""
 
     class Alone:
