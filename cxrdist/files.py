@@ -16,6 +16,8 @@ from typing import IO, Any
 from cxrdist.errors import UserError
 
 LOCK_NAME = ".lock"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""A SHA-256 in hexadecimal digits."""
 
 
 def slug(name: str) -> str:

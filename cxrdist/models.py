@@ -11,7 +11,6 @@ model.json              architecture and config of the network, classes, lineage
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from torch import nn
 
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError, nearest
-from cxrdist.files import canonical_json, read_json, write_atomic
+from cxrdist.files import SHA256, canonical_json, read_json, write_atomic
 from cxrdist.nets import conditional, dcgan
 from cxrdist.run.checkpoint import load_weights, save_weights, weights_sha256
 from cxrdist.seeds import uniform
@@ -281,7 +280,7 @@ def _read_model(folder: Path) -> dict[str, Any]:
     ]
     if not all(isinstance(field, str) for field in fields):
         raise UserError(f"{path}: lineage does not name the set and split of the training images; {_RESTORE}")
-    if not re.fullmatch("[0-9a-f]{64}", model["weights_sha256"]):
+    if not SHA256.fullmatch(model["weights_sha256"]):
         raise UserError(f"{path}: weights_sha256 is not a SHA-256; {_RESTORE}")
     return model
 

@@ -31,6 +31,11 @@ EXTERNAL_ENCODINGS = {"pad": "foreign-pad", "crop": "foreign-crop"}
 _FIT_OF = {encoding: fit for fit, encoding in EXTERNAL_ENCODINGS.items()}
 
 
+def is_external(encoding: str) -> bool:
+    """True for the encoding of a set of external tars."""
+    return encoding in _FIT_OF
+
+
 @dataclass(frozen=True)
 class Tone:
     """How the grey values of a file are mapped to 8-bit grey."""
@@ -100,7 +105,7 @@ def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray |
         out[:] = decoding(lambda: np.asarray(image))
     elif encoding == "jpg":
         decode_jpeg(data, size, out)
-    elif encoding in _FIT_OF:
+    elif is_external(encoding):
         out[:] = grey_of(bytes(data), size, _FIT_OF[encoding])
     else:
         check_encoding(encoding)

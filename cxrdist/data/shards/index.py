@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -25,6 +24,7 @@ from cxrdist.data.shards.schema import (
     MAX_IMAGE_BYTES,
     MIN_SAMPLE_BYTES,
     ORIGINS,
+    PATIENT_HASH,
     REMEDY,
     REMEDY_IN_PLACE,
     SPLITS,
@@ -39,7 +39,7 @@ from cxrdist.data.shards.schema import (
 )
 from cxrdist.data.storage.store import Store, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, sha256_bytes
+from cxrdist.files import SHA256, canonical_json, sha256_bytes
 
 INDEX_DTYPE = np.dtype(
     [
@@ -54,8 +54,6 @@ INDEX_DTYPE = np.dtype(
     ]
 )
 KEY_DTYPE = INDEX_DTYPE["key"]
-_PATIENT = re.compile(r"[A-Za-z0-9_-]{0,24}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WORD_BYTES = np.zeros(256, bool)
 _WORD_BYTES[[0, *b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"]] = True
 
@@ -95,7 +93,7 @@ _FITS = IndexRow(
     offset_bytes=_is_below(2**64),
     length_bytes=_is_below(MAX_IMAGE_BYTES + 1),
     xxh3_64=_is_below(2**64),
-    patient=lambda value: isinstance(value, str) and _PATIENT.fullmatch(value) is not None,  # type: ignore[arg-type]
+    patient=lambda value: isinstance(value, str) and PATIENT_HASH.fullmatch(value) is not None,  # type: ignore[arg-type]
 )
 
 
@@ -274,7 +272,7 @@ def _is_tar(value: Any) -> bool:
 
 
 def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+    return isinstance(value, str) and SHA256.fullmatch(value) is not None
 
 
 def _is_positive(value: Any) -> bool:

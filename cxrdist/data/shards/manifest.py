@@ -24,7 +24,7 @@ from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from cxrdist.data.imaging.codecs import ENCODINGS
 from cxrdist.data.imaging.errors import MAX_PIXELS
-from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
+from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS, is_external
 from cxrdist.data.shards.schema import (
     FORMAT,
     MANIFEST,
@@ -229,7 +229,7 @@ class Manifest(Model):
     @property
     def is_external(self) -> bool:
         """True if the tars are external ones, indexed where they lie."""
-        return self.encoding in EXTERNAL_ENCODINGS.values()
+        return is_external(self.encoding)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> Self:

@@ -12,16 +12,17 @@ import re
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cxrdist.errors import CONTROL_CHARACTERS, UserError, is_plain, shown
+from cxrdist.files import SHA256
 
 Split = Literal["train", "val", "test"]
 Origin = Literal["real", "synthetic"]
-SPLITS = ("train", "val", "test")
-ORIGINS = ("real", "synthetic")
+SPLITS: tuple[str, ...] = get_args(Split)
+ORIGINS: tuple[str, ...] = get_args(Origin)
 FORMAT = "cxrdist-shards/1"
 MANIFEST = "manifest.json"
 
@@ -50,6 +51,7 @@ MIN_SAMPLE_BYTES = 4 * 512
 """Two members of a tar, an image and its label or metadata, each a header and at least one block."""
 
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,40}")
+PATIENT_HASH = re.compile(r"[A-Za-z0-9_-]{0,24}")
 
 # What was wrong with a file of a set; see Problem.
 Kind = Literal[
@@ -137,8 +139,8 @@ Text = Annotated[str, must(is_text, "text without control characters")]
 FileName = Annotated[str, must(is_name, "the name of a file in the set")]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-PatientHash = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,24}$")]
+Digest = Annotated[str, Field(pattern=f"^{SHA256.pattern}$")]
+PatientHash = Annotated[str, Field(pattern=f"^{PATIENT_HASH.pattern}$")]
 Age = Annotated[Any, must(lambda age: _is_years(age) or is_text(age), "years, or text")]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS, decode
+from cxrdist.data.imaging.radiograph import decode, is_external
 from cxrdist.data.shards.index import ShardTable, changed, index_name, missing, read_index, read_table
 from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, Problem, ShardSetError, is_key
@@ -95,7 +95,7 @@ class StratumReader:
     @property
     def is_external(self) -> bool:
         """True if the tars are external ones, each perhaps with samples of several strata."""
-        return self.encoding in EXTERNAL_ENCODINGS.values()
+        return is_external(self.encoding)
 
     @property
     def remedy(self) -> str:
@@ -220,6 +220,14 @@ class StratumReader:
                     yield sample
         except FileNotFoundError:
             raise self._missing(row.name) from None
+
+    def decoded(self, sample: Sample, tar: str) -> np.ndarray:
+        """The image of a sample of ``whole``, [H, W] uint8. Raises UserError, naming tar and key, if it is none."""
+        try:
+            return decode(sample.image, self.encoding, self.image_size)
+        except UndecodableImage as error:
+            problem = Problem("image", tar, f"sample {sample.key}: {error}")
+            raise ShardSetError(self.store, problem, self.remedy) from None
 
     def _external(self, shard: int, file: IO[bytes]) -> Iterator[Sample]:
         """Samples of an external tar, with the metadata that the import kept in the shard table."""

@@ -17,12 +17,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from cxrdist.console import say
 from cxrdist.data.imaging.codecs import ENCODINGS, EncodingName, encode
-from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.imaging.radiograph import decode, smaller
+from cxrdist.data.imaging.radiograph import smaller
 from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import converted
 from cxrdist.data.shards.manifest import (
@@ -115,7 +115,7 @@ class ConvertTask(ShardTask):
 
     def source_samples(self) -> Iterator[tuple[str, Sample]]:
         """Tar and sample, in order. Raises UserError if the source has fewer than its table says."""
-        reader = self.reader()
+        reader = self.reader
         first, _ = reader.locate(self.start)
         last, _ = reader.locate(self.stop - 1)
         read = 0
@@ -131,23 +131,19 @@ class ConvertTask(ShardTask):
             raise ShardSetError(self.source, problem, reader.remedy)
 
     def image_of(self, sample: Sample, tar: str) -> bytes:
-        try:
-            pixels = decode(sample.image, self.source_encoding, self.source_size)
-        except UndecodableImage as error:
-            problem = Problem("image", tar, f"sample {sample.key}: {error}")
-            raise ShardSetError(self.source, problem, self.reader().remedy) from None
+        pixels = self.reader.decoded(sample, tar)
         if (self.source_encoding, self.source_size) == (self.encoding, self.size):
             return sample.image  # a JPEG encoded twice would lose twice
         return encode(smaller(pixels, self.size) if self.size < self.source_size else pixels, self.encoding)
 
     def take_over(self, row: ShardRow, samples: Mapping[str, Any]) -> ShardResult | None:
-        reader = self.reader()
-        if reader.has_truncated_keys:
+        if self.reader.has_truncated_keys:
             keys = [replaced(sample.key) for _, sample in self.source_samples()]
         else:
-            keys = [reader.key(number).decode() for number in range(self.start, self.stop)]
+            keys = [self.reader.key(number).decode() for number in range(self.start, self.stop)]
         return ShardResult(row) if keys == [*samples] else None
 
+    @cached_property
     def reader(self) -> StratumReader:
         return StratumReader(
             self.source,

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 
 from cxrdist.console import Progress
-from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.shards.schema import SPLITS, Problem, ShardSetError
+from cxrdist.data.shards.schema import ORIGINS, SPLITS
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.tar import Sample
@@ -84,7 +82,7 @@ class Stats:
 def stats(place: str) -> Stats:
     """Read a whole set. Raises UserError, naming shard and key, if it is not as it was written."""
     shards = ShardSet(place)
-    order = [(name, origin) for name in shards.classes for origin in ("real", "synthetic")]
+    order = [(name, origin) for name in shards.classes for origin in ORIGINS]
     tallies: dict[tuple[str, str], dict[str, Tally]] = {}
     for split in SPLITS:
         for name, origin in order:
@@ -112,12 +110,7 @@ def stats(place: str) -> Stats:
 def tally_of(reader: StratumReader, shard: int) -> Tally:
     tally = Tally()
     for sample in reader.whole(shard):
-        try:
-            pixels = decode(sample.image, reader.encoding, reader.image_size)
-        except UndecodableImage as error:
-            problem = Problem("image", reader.shards.names[shard], f"sample {sample.key}: {error}")
-            raise ShardSetError(reader.store, problem, reader.remedy) from None
-        tally.add(sample, pixels)
+        tally.add(sample, reader.decoded(sample, reader.shards.names[shard]))
     return tally
 
 
