@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cxrdist.process import available_cores
+
 CLONE = Path(__file__).resolve().parents[1]
 
 Row = dict[str, Any]
@@ -32,7 +34,7 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
 def device() -> str:
     """``AMD EPYC, 2 cores, 47 GiB``."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{_cpu_model()}, {cores()} cores, {pages / 2**30:.0f} GiB"
+    return f"{_cpu_model()}, {available_cores()} cores, {pages / 2**30:.0f} GiB"
 
 
 def _cpu_model() -> str:
@@ -40,10 +42,6 @@ def _cpu_model() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def versions(*packages: str) -> dict[str, str]:

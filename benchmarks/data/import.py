@@ -18,7 +18,6 @@ from PIL import Image
 from benchmarks.common import (
     CLONE,
     Row,
-    cores,
     device,
     load,
     median_ratio,
@@ -29,6 +28,7 @@ from benchmarks.common import (
 )
 from cxrdist.data.ingest.labels import NORMAL
 from cxrdist.phantom import render
+from cxrdist.process import available_cores
 
 SIDES = "benchmarks.data.import_sides"
 DISTINCT = 24
@@ -151,7 +151,9 @@ def main() -> None:
     options = parser(__doc__ or "", "python -m benchmarks.data.import --json benchmarks/results/import.json")
     options.add_argument("--images", type=int, default=3_000, help="radiographs of 1024 px per run")
     options.add_argument("--repeats", type=int, default=3, help="pairs of runs per case")
-    options.add_argument("--workers", type=int, default=cores(), help="processes that decode, on both sides")
+    options.add_argument(
+        "--workers", type=int, default=available_cores(), help="processes that decode, on both sides"
+    )
     chosen = options.parse_args()
     large = [
         Case(source_px=1024, suffix=suffix, size=256, encoding=encoding, images=chosen.images)

@@ -16,7 +16,6 @@ from typing import Any
 from benchmarks.common import (
     CLONE,
     Row,
-    cores,
     device,
     load,
     median_ratio,
@@ -28,6 +27,7 @@ from benchmarks.common import (
 from benchmarks.data.loader_sets import Images, made
 from benchmarks.data.loader_side import Side
 from benchmarks.peers import peers_python, pins
+from cxrdist.process import available_cores
 
 SYSTEMS = "benchmarks.data.loader_systems"
 IMAGES = Images(images=20_000, size=256, encodings=("npy", "png", "jpg"))
@@ -173,7 +173,7 @@ def ratios_of(bench: Bench, encoding: str, sides: dict[str, list[Side]]) -> list
             ],
         ]
     decoder = next(side for side in sides["decode"] if side.variant == OUR_DECODERS[encoding])
-    most = min(cores(), max(WORKERS))
+    most = min(available_cores(), max(WORKERS))
     by_workers = []
     for side in sides["cxrdist"]:
         if 0 < side.workers <= most:

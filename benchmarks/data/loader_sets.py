@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import CLONE, cores, report_progress, versions
+from benchmarks.common import CLONE, report_progress, versions
 from benchmarks.data.loader_side import Checksum
 from benchmarks.peers import peers_python, pins
 from cxrdist.data.imaging.radiograph import decode
@@ -32,6 +32,7 @@ from cxrdist.data.ingest.labels import NORMAL
 from cxrdist.data.shards.schema import FORMAT
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.phantom import render
+from cxrdist.process import available_cores
 
 WRITER = "benchmarks.data.loader_peer_sets"
 WRITERS = ("litdata", "mosaicml-streaming")
@@ -104,7 +105,7 @@ def _make_sources(folder: Path, images: Images) -> None:
         (folder / name).mkdir(parents=True)
     # Each class gives one image to val and one to test.
     count = images.images + 2 * len(CLASSES)
-    with ProcessPoolExecutor(cores()) as pool:
+    with ProcessPoolExecutor(available_cores()) as pool:
         for done, _ in enumerate(pool.map(partial(_draw, folder, images, films), range(count), chunksize=64)):
             if (done + 1) % 20_000 == 0:
                 report_progress(f"{images.name}: {done + 1:,} drawn")

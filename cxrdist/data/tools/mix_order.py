@@ -22,9 +22,8 @@ from cxrdist.data.loading.mix_sets import synthetic_of, train_counts
 from cxrdist.data.mix.order import order_seed
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real, open_synthetic
-from cxrdist.data.shards.write_pool import without_interrupts
 from cxrdist.errors import OptionError, UserError
-from cxrdist.process import die_with_parent
+from cxrdist.process import die_with_parent, without_interrupts
 
 if TYPE_CHECKING:
     from cxrdist.data.loading.stream import Stream
