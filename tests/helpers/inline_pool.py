@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards import write_pool
 
 
 class InlinePool:
@@ -16,7 +16,7 @@ class InlinePool:
 
     def __init__(self, workers: int, *, mp_context: object, initializer: object, initargs: Any) -> None:
         type(self).workers = workers
-        shard_pool._shared = initargs[1]
+        write_pool._shared = initargs[1]
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         future: Future[Any] = Future()

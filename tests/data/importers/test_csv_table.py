@@ -13,7 +13,7 @@ from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.csv_table import CsvTable
-from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from tests.helpers.inline_pool import InlinePool
@@ -144,8 +144,8 @@ def write_many(root: Path) -> None:
 def test_the_split_column_is_taken_unless_another_is_asked_for(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_pool, "_shared", None)
-    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
+    monkeypatch.setattr(write_pool, "_shared", None)
+    monkeypatch.setattr(write_pool, "ProcessPoolExecutor", InlinePool)
     write_many(tmp_path / "root")
     words = ["import", "csv", "--root", str(tmp_path / "root"), "--size", "16", "--workers", "1"]
     dispatch([*words, "--out", str(tmp_path / "own")])
@@ -166,8 +166,8 @@ def test_the_split_column_is_taken_unless_another_is_asked_for(
 def test_where_a_table_tells_only_test_apart_val_is_drawn_from_the_rest(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_pool, "_shared", None)
-    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
+    monkeypatch.setattr(write_pool, "_shared", None)
+    monkeypatch.setattr(write_pool, "ProcessPoolExecutor", InlinePool)
     root, lines = tmp_path / "root", [ALL]
     for label in ("Normal", "Mass"):
         for i in range(10):

@@ -24,8 +24,7 @@ from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import ingest as ingest_module
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards import write_job as claim_module
-from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards import write_job, write_pool
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import Store
 from cxrdist.data.tools.verify import verify
@@ -82,7 +81,7 @@ def test_by_default_there_is_a_worker_per_core_and_never_one_without_work(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for cores, expected in ((4, 4), (100, 9)):
-        monkeypatch.setattr(shard_pool, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(write_pool, "available_cores", lambda cores=cores: cores)
         ingest(Folder(root=str(images)), options(tmp_path / str(cores), workers=0))
         assert InlinePool.workers == expected
 
@@ -326,7 +325,7 @@ def test_a_file_is_no_folder(images: Path, tmp_path: Path) -> None:
 def test_of_two_imports_at_once_the_second_is_refused(
     tiny_set: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, write, refused = tmp_path / "set", shard_pool.do_task, []
+    out, write, refused = tmp_path / "set", write_pool.do_task, []
 
     def while_another_starts(task: Any) -> Any:
         before = contents(out)
@@ -335,7 +334,7 @@ def test_of_two_imports_at_once_the_second_is_refused(
         refused.append(contents(out) == before)
         return write(task)
 
-    monkeypatch.setattr(shard_pool, "do_task", while_another_starts)
+    monkeypatch.setattr(write_pool, "do_task", while_another_starts)
     ingest(Folder(root=str(images)), options(out))
     assert refused == [True] * 9
     assert contents(out) == contents(tiny_set)
@@ -345,13 +344,13 @@ def test_of_two_imports_at_once_the_second_is_refused(
 def test_a_set_that_another_import_finishes_in_between_is_left_alone(
     tiny_set: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, claim = tmp_path / "set", claim_module.claim
+    out, claim = tmp_path / "set", write_job.claim
 
     def claim_late(store: Store, *arguments: Any) -> Callable[[], None]:
         copy_of(tiny_set, out)
         return claim(store, *arguments)
 
-    monkeypatch.setattr(claim_module, "claim", claim_late)
+    monkeypatch.setattr(write_job, "claim", claim_late)
     with pytest.raises(UserError, match="another process has just finished it; run the same command"):
         ingest(Folder(root=str(images)), options(out))
     assert contents(out) == contents(tiny_set)

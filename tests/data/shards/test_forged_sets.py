@@ -59,6 +59,16 @@ def check(
     verify(str(place), quick=True)
 
 
+def check_manifest(place: Path, what: str) -> None:
+    """Every use of the set raises ``what`` is wrong with its manifest, in one line, and verify lists only that."""
+    problem = Problem("value", MANIFEST, what)
+    for use in (*READERS, *OTHERS):
+        with pytest.raises(UserError) as caught:
+            use(place)
+        assert str(caught.value) == f"{place}/{problem}{STRANGE}" and str(caught.value).isprintable()
+    assert verify(str(place)) == verify(str(place), quick=True) == [problem]
+
+
 def test_what_is_changed_here_is_else_a_right_set(tmp_path: Path) -> None:
     place = forge(tmp_path)
     for use in (*READERS, *OTHERS):
@@ -166,13 +176,7 @@ AN_OPTION = "expected text, a number, true, false, null, a list of texts or a ma
     ],
 )
 def test_a_manifest_that_no_set_has(tmp_path: Path, change: dict[str, Any], what: str) -> None:
-    place = forge(tmp_path, manifest=lambda manifest: manifest | change)
-    problem = Problem("value", MANIFEST, what)
-    for use in (*READERS, *OTHERS):
-        with pytest.raises(UserError) as caught:
-            use(place)
-        assert str(caught.value) == f"{place}/{problem}{STRANGE}" and str(caught.value).isprintable()
-    assert verify(str(place)) == verify(str(place), quick=True) == [problem]
+    check_manifest(forge(tmp_path, manifest=lambda manifest: manifest | change), what)
 
 
 @pytest.mark.parametrize(
@@ -209,13 +213,7 @@ def test_a_manifest_that_no_set_has(tmp_path: Path, change: dict[str, Any], what
     ],
 )
 def test_a_stratum_that_no_set_has(tmp_path: Path, change: dict[str, Any], what: str) -> None:
-    place = forge(tmp_path, entry=lambda entry: entry | change)
-    problem = Problem("value", MANIFEST, what)
-    for use in (*READERS, *OTHERS):
-        with pytest.raises(UserError) as caught:
-            use(place)
-        assert str(caught.value) == f"{place}/{problem}{STRANGE}" and str(caught.value).isprintable()
-    assert verify(str(place)) == verify(str(place), quick=True) == [problem]
+    check_manifest(forge(tmp_path, entry=lambda entry: entry | change), what)
 
 
 def test_a_stratum_that_occurs_twice(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
-from cxrdist.data.shards import write_pool as shard_pool
+from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import descends_from, made_from
 from cxrdist.data.shards.manifest import GateCounts, Stratum, read_manifest
@@ -236,7 +236,7 @@ def test_the_digest_does_not_depend_on_the_workers(
     tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = convert(to(tmp_path / "two", tiny_set, size=16, encoding="npy", workers=2))
-    monkeypatch.setattr(shard_pool, "ProcessPoolExecutor", InlinePool)
+    monkeypatch.setattr(write_pool, "ProcessPoolExecutor", InlinePool)
     one = convert(to(tmp_path / "one", tiny_set, size=16, encoding="npy", workers=1))
     assert one.digest == two.digest
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
@@ -276,13 +276,13 @@ def test_an_unfinished_conversion_is_finished_bit_for_bit(
         tar.unlink()
     (out / ".train-normal-real-000000.tar.4242.tmp").write_bytes(b"half a tar")
     written: list[str] = []
-    write = shard_pool.write_shard
+    write = write_pool.write_shard
 
     def listening(tar: TarFile, samples: Iterable[Sample]) -> ShardRow | None:
         written.append(tar.stratum.stem)
         return write(tar, samples)
 
-    monkeypatch.setattr(shard_pool, "write_shard", listening)
+    monkeypatch.setattr(write_pool, "write_shard", listening)
     convert(to(out, tiny_set))
     assert len(written) == min(lost, 13)
     assert f"{out}: continuing an unfinished set\n" in capsys.readouterr().err
