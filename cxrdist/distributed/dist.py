@@ -1,7 +1,7 @@
 """Processes and devices of a job: the only module that builds an Accelerator.
 
-It guards against problems that give no error otherwise: processes that do not know each other and all do the whole
-work, more threads than cores, BatchNorm statistics that differ per rank, launchers that change the training.
+It guards against problems that give no error otherwise: processes that are not connected and all do the whole work,
+more threads than cores, BatchNorm statistics that differ per rank, launchers that change the training.
 """
 
 from __future__ import annotations

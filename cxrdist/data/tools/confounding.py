@@ -1,4 +1,4 @@
-"""Whether the classes of a set can be predicted from something that is no sign of disease: view, sex or age.
+"""Test whether the classes of a set can be predicted from what is no sign of disease: view, sex or age.
 
 If films of one class are mostly taken at the bedside (AP) and those of another standing (PA), a classifier can learn
 the view instead of the finding. Its test metrics still look good, since the test split has the same bias.
