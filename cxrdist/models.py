@@ -21,27 +21,35 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from cxrdist import counter_rng
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import SHA256, canonical_json, read_json, write_atomic
-from cxrdist.nets import conditional, dcgan
+from cxrdist.nets import conditional, conditional_v1, dcgan
 from cxrdist.run.checkpoint import load_weights, save_weights, weights_sha256
-from cxrdist.seeds import uniform
+from cxrdist.seeds import derive, uniform
 
 if TYPE_CHECKING:
     from cxrdist.data.shards.shard_set import ShardSet
 
-FORMAT = 1
+FORMAT = 2
 GENERATOR_FILE = "generator.safetensors"
 MODEL_FILE = "model.json"
 ALL_CLASSES = "all classes"
 """Name of the single model of a conditional run."""
 BATCH = 16
 
-_NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {
-    "dcgan": (dcgan.DCGANConfig, dcgan.Generator),
-    "conditional": (conditional.ConditionalConfig, conditional.ConditionalGenerator),
+_NETWORKS: dict[int, dict[str, tuple[type, type[nn.Module]]]] = {
+    1: {
+        "dcgan": (dcgan.DCGANConfig, dcgan.Generator),
+        "conditional": (conditional_v1.ConditionalConfigV1, conditional_v1.ConditionalGeneratorV1),
+    },
+    FORMAT: {
+        "dcgan": (dcgan.DCGANConfig, dcgan.Generator),
+        "conditional": (conditional.ConditionalConfig, conditional.ConditionalGenerator),
+    },
 }
+"""``{format of model.json: {architecture: (config, generator)}}``."""
 _RESTORE = "restore the file, or train the model again"
 _KEYS: dict[str, type] = {
     "architecture": str,
@@ -112,9 +120,25 @@ class TrainedGenerator:
         return self.images(class_name, self.z(seed, f"sample {class_name}", range(count)))
 
     def z(self, seed: int, purpose: str, positions: range) -> np.ndarray:
-        """[len(positions), z_dim] float32 in [-1, 1); each row is a function of (seed, purpose, position) alone."""
-        whole = -(-self.z_dim // 4) * 4  # uniform() draws multiples of four numbers
-        return uniform(seed, purpose, positions, whole)[:, : self.z_dim]
+        """[len(positions), z_dim] float32 of the network's distribution: uniform in [-1, 1), or standard normal. Each
+        row is a function of (seed, purpose, position) alone."""
+        cfg: Any = self.network.cfg
+        if cfg.z_distribution == "uniform":
+            whole = -(-self.z_dim // 4) * 4  # uniform() draws multiples of four numbers
+            return uniform(seed, purpose, positions, whole)[:, : self.z_dim]
+        drawn = counter_rng.bits(
+            derive(seed, purpose),
+            counter_rng.positions_on(positions, torch.device("cpu")),
+            -(-self.z_dim // 2) * 2,
+        )
+        return z_of(self.network, drawn)[:, : self.z_dim].numpy()
+
+
+def z_of(generator: nn.Module, drawn: torch.Tensor) -> torch.Tensor:
+    """Random integers [n, z_dim] in [0, 2^32) (cxrdist.counter_rng.bits) -> z [n, z_dim] float32 of the generator's
+    distribution."""
+    cfg: Any = generator.cfg
+    return counter_rng.to_normal(drawn) if cfg.z_distribution == "normal" else counter_rng.to_uniform(drawn)
 
 
 def export_generator(
@@ -132,16 +156,12 @@ def export_generator(
     ``lineage``: the result of cxrdist.data.shards.lineage.made_from. ``metrics``: finite numbers. Raises OSError, and
     ValueError for a module that is not one of the known generators.
     """
-    architecture = next((name for name, (_, kind) in _NETWORKS.items() if type(generator) is kind), None)
-    if architecture is None:
-        raise ValueError(
-            f"{type(generator).__name__} is not a generator: expected one of {', '.join(_NETWORKS)}"
-        )
+    version, architecture = _kind_of(generator)
     save_weights(folder / GENERATOR_FILE, generator)
     cfg: Any = generator.cfg
     digest = weights_sha256(generator)
     model = {
-        "format": FORMAT,
+        "format": version,
         "architecture": architecture,
         "network": dataclasses.asdict(cfg),
         "preset": preset,
@@ -166,11 +186,11 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
     where = folder / MODEL_FILE
     try:
         with torch.device("meta"):  # allocates no memory, however large the sizes in the file are
-            planned = network_of(model["architecture"], model["network"]).state_dict()
+            planned = network_of(model["architecture"], model["network"], model["format"]).state_dict()
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     _check_shapes(folder / GENERATOR_FILE, {name: list(weights.shape) for name, weights in planned.items()})
-    network = network_of(model["architecture"], model["network"])
+    network = network_of(model["architecture"], model["network"], model["format"])
     cfg: Any = network.cfg
     if cfg.size != model["image_size"]:
         raise UserError(f"{where}: image_size {model['image_size']}, but its network makes {cfg.size} px")
@@ -221,14 +241,26 @@ def mismatch_with(generator: TrainedGenerator, shards: ShardSet) -> Mismatch | N
     return None
 
 
-def network_of(architecture: str, network: Mapping[str, Any]) -> nn.Module:
-    """Build the generator of an architecture from its config, with arbitrary weights.
+def _kind_of(generator: nn.Module) -> tuple[int, str]:
+    """The newest format that has a generator's type, and its architecture there."""
+    for version in sorted(_NETWORKS, reverse=True):
+        for architecture, (_, kind) in _NETWORKS[version].items():
+            if type(generator) is kind:
+                return version, architecture
+    expected = ", ".join(_NETWORKS[FORMAT])
+    raise ValueError(f"{type(generator).__name__} is not a generator: expected one of {expected}")
+
+
+def network_of(architecture: str, network: Mapping[str, Any], version: int = FORMAT) -> nn.Module:
+    """Build the generator of an architecture from its config, with arbitrary weights. ``version``: the format of its
+    ``model.json``.
 
     Raises UserError for an unknown architecture, or a config that is invalid for it.
     """
-    if architecture not in _NETWORKS:
-        raise UserError(f"unknown architecture {architecture!r}{nearest(architecture, _NETWORKS)}")
-    config_type, network_type = _NETWORKS[architecture]
+    known = _NETWORKS[version]
+    if architecture not in known:
+        raise UserError(f"unknown architecture {architecture!r}{nearest(architecture, known)}")
+    config_type, network_type = known[architecture]
     try:
         built = network_type(_config_of(config_type, network))
     except (UserError, ValueError, TypeError, OverflowError, RuntimeError, MemoryError) as error:
@@ -238,18 +270,22 @@ def network_of(architecture: str, network: Mapping[str, Any]) -> nn.Module:
 
 def _config_of(kind: type, values: Mapping[str, Any]) -> Any:
     """A config dataclass from parsed JSON. Raises TypeError for an unknown field or a value of another type."""
-    hints = get_type_hints(kind)
+    hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
+    typed = dict(values)
     for name, value in values.items():
         if name not in hints:
             raise TypeError(f"unknown field {name}")
         hint = hints[name]
         if get_origin(hint) is Literal:
             fits = value in get_args(hint)
+        elif get_origin(hint) is tuple:
+            fits = type(value) is list and all(type(number) is get_args(hint)[0] for number in value)
+            typed[name] = tuple(value) if fits else value
         else:
             fits = type(value) is hint or (hint is float and type(value) is int)
         if not fits:
             raise TypeError(f"{name} is {value!r}")
-    return kind(**values)
+    return kind(**typed)
 
 
 def _read_model(folder: Path) -> dict[str, Any]:
@@ -261,9 +297,9 @@ def _read_model(folder: Path) -> dict[str, Any]:
     model = read_json(path)
     if not isinstance(model, dict) or type(model.get("format")) is not int:
         raise UserError(f"{path}: not the {MODEL_FILE} of a generator; {_RESTORE}")
-    if model["format"] != FORMAT:
+    if model["format"] not in _NETWORKS:
         raise UserError(
-            f"{path}: format {model['format']}, but this version of cxrdist reads format {FORMAT}"
+            f"{path}: format {model['format']}, but this version of cxrdist reads formats 1 to {FORMAT}"
         )
     for key, kind in _KEYS.items():
         if type(model.get(key)) is not kind:

@@ -14,14 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cxrdist import counter_rng
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError
 from cxrdist.models import Mismatch, export_generator, load_generator, mismatch_with, network_of
+from cxrdist.nets import conditional, conditional_v1
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.run.checkpoint import weights_sha256
-from cxrdist.seeds import uniform
+from cxrdist.seeds import derive, uniform
 from tests.helpers.launching import CLONE
 
 LINEAGE = {"real_digest": "a" * 64, "real_ancestors": ["b" * 64], "split": "train"}
@@ -77,6 +79,37 @@ def test_a_generator_comes_back_with_all_that_is_said_of_it(folder: Path) -> Non
     assert json.loads((folder / "model.json").read_text())["network"] == asdict(
         DCGANConfig(size=32, z_dim=6, maps=8)
     )
+
+
+def test_a_conditional_generator_comes_back(tmp_path: Path) -> None:
+    network = conditional.ConditionalGenerator(
+        conditional.ConditionalConfig(size=32, classes=2, z_dim=6, widths=(8, 8, 4), d_widths=(8, 4, 4))
+    )
+    conditional.init_weights(network, 1)
+    export_generator(tmp_path, network, preset="demo", classes=["A", "B"], lineage=LINEAGE, metrics={})
+    found = load_generator(tmp_path)
+    assert found.network.cfg == network.cfg and found.weights_sha256 == weights_sha256(network)
+    z = found.z(5, "test", range(40))
+    drawn = counter_rng.bits(derive(5, "test"), torch.arange(40), 6)
+    assert torch.equal(torch.from_numpy(z), counter_rng.to_normal(drawn))
+    assert found.sample("A", 3).tobytes() != found.sample("B", 3).tobytes()
+    for wrong in ([8, 8], [8, 8, "4"], "884"):
+        edit(tmp_path, network={**asdict(network.cfg), "widths": wrong})
+        with pytest.raises(UserError, match=r"invalid config of a conditional .*widths"):
+            load_generator(tmp_path)
+
+
+def test_a_conditional_generator_of_format_1_still_loads(tmp_path: Path) -> None:
+    cfg = conditional_v1.ConditionalConfigV1(size=32, classes=2, z_dim=6, maps=8)
+    network = conditional_v1.ConditionalGeneratorV1(cfg)
+    export_generator(tmp_path, network, preset="modern", classes=["A", "B"], lineage=LINEAGE, metrics={})
+    assert json.loads((tmp_path / "model.json").read_text())["format"] == 1
+    found = load_generator(tmp_path)
+    assert np.array_equal(found.z(5, "test", range(4)), uniform(5, "test", range(4), 8)[:, :6])
+    with torch.no_grad():
+        z = torch.from_numpy(found.z(0, "sample B", range(16)))
+        expected = to_uint8(network(z, torch.ones(16, dtype=torch.int64)))[:, 0].numpy()
+    np.testing.assert_array_equal(found.sample("B", 16), expected)
 
 
 def test_images_are_those_of_the_network_in_evaluation_mode(folder: Path) -> None:
@@ -139,7 +172,7 @@ def network(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2, but this version of cxrdist reads format 1"),
+        ({"format": 3}, "format 3, but this version of cxrdist reads formats 1 to 2"),
         ({"format": True}, "not the model.json of a generator; restore the file, or train the model again"),
         ({"architecture": "dcgn"}, r"unknown architecture 'dcgn'; did you mean 'dcgan'\?"),
         ({"architecture": "os.system"}, "unknown architecture 'os.system'; known: dcgan, conditional"),

@@ -74,6 +74,10 @@ class Engine(ABC):
         device."""
 
     @abstractmethod
+    def set_learning_rate(self, rate: float) -> None:
+        """Set Adam's learning rate for the steps from now on."""
+
+    @abstractmethod
     def optimizer_state(self) -> dict[str, Any]:
         """Adam's whole state on every rank, in the format of ``torch.optim.Adam.state_dict``. All ranks must call
         this."""
@@ -116,6 +120,9 @@ class LocalEngine(Engine):
         self.optimizer.zero_grad()
         return norm
 
+    def set_learning_rate(self, rate: float) -> None:
+        set_rate(self.optimizer, rate)
+
     def optimizer_state(self) -> dict[str, Any]:
         state = self.optimizer.state_dict()
         return {
@@ -130,6 +137,11 @@ class LocalEngine(Engine):
         for parameter, values in self.optimizer.state.items():
             for name in ("exp_avg", "exp_avg_sq"):
                 values[name] = in_layout_of(parameter, values[name])
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def in_layout_of(parameter: Tensor, values: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin
 from torch import Tensor
 
-from cxrdist.distributed.engines import Engine, InPrecision
+from cxrdist.distributed.engines import Engine, InPrecision, set_rate
 from cxrdist.errors import UserError
 
 _CLONE = Path(__file__).resolve().parents[2]
@@ -144,6 +144,9 @@ class ZeroEngine(Engine):
     def step(self) -> Tensor:
         self.deepspeed.step()
         return torch.as_tensor(self.deepspeed.get_global_grad_norm(), device=self.deepspeed.device)
+
+    def set_learning_rate(self, rate: float) -> None:
+        set_rate(self.optimizer, rate)
 
     def destroy(self) -> None:
         """Remove DeepSpeed's hooks from the weights; they would keep both in memory."""

@@ -32,7 +32,8 @@ class GANConfig:
     seed: int = 0
     """Seed of weights, z and the order of images."""
     architecture: Literal["dcgan", "conditional"] = "dcgan"
-    """dcgan: the paper's, one GAN per class; conditional: one GAN of all classes, with a projection D."""
+    """dcgan: the paper's, one GAN per class; conditional: one GAN of all classes, with Haar bands and a projection
+    D."""
     placement: Literal["data", "class"] = "data"
     """data: all processes share each batch; class: each process trains other classes, without communication."""
     mix: str = "balanced"
@@ -49,6 +50,8 @@ class GANConfig:
     """Learning rate of Adam, for both networks."""
     rate_images: int | None = None
     """With fewer training images, the learning rate is raised in proportion, up to ten times; null: never."""
+    rate_decay: float = 0.0
+    """Part of the budget, at its end, over which the learning rate falls linearly to 5 %; 0: it stays constant."""
     beta1: float = 0.5
     """beta1 of Adam."""
     beta2: float = 0.999
@@ -56,21 +59,27 @@ class GANConfig:
     g_loss: Literal["non-saturating", "minimax"] = "non-saturating"
     """Loss of G: non-saturating (Goodfellow et al. 2014), or minimax (Eq. 2 of the paper)."""
     z_dim: int = 128
-    """Dimensions of z, each drawn from U(-1, 1); a multiple of 4."""
+    """Dimensions of z, an even number; each drawn from U(-1, 1) for a dcgan, N(0, 1) for a conditional GAN."""
     maps: int = 1024
-    """Feature maps at 4x4 pixels; each stage halves them."""
+    """Feature maps of a dcgan at 4x4 pixels; each stage halves them."""
+    widths: tuple[int, ...] = (512, 512, 256, 128, 64, 32, 16)
+    """Feature maps of a conditional G at 4x4, 8x8, ... up to half the image's side; later ones are not used."""
+    d_widths: tuple[int, ...] = (512, 512, 256, 128, 64, 32, 16)
+    """The same of a conditional D."""
     kernel: int = 5
     """Kernel size of the convolutions of a dcgan, in pixels."""
     norm: Literal["batch", "none"] = "batch"
     """Normalisation in both networks of a dcgan."""
-    regularizer: Literal["none", "r1", "spectral"] = "none"
-    """Regularization of D: r1, a penalty on its gradient at real images; spectral: spectral normalisation."""
+    regularizer: Literal["none", "r1"] = "none"
+    """Regularization of D: r1, a penalty on its gradient at real images."""
     r1_weight: float = 1.0
     """gamma of R1: gamma / 2 * E |dD/dx|^2."""
     r1_every: int = 16
     """Apply R1 every so many steps, weighted by as much (lazy regularization)."""
     minibatch_std: bool = False
-    """Add the minibatch standard deviation as a feature map of a conditional D."""
+    """Add the standard deviation within classes of a batch as a feature map of a conditional D."""
+    minibatch_std_images: int | None = None
+    """Compare only so many consecutive images of a batch, a number that divides each part of it; null: all."""
     ema_half_life_images: int = 0
     """Half-life, in images, of the moving average of G that draws samples and is exported; 0: no average."""
     diffaugment: DiffAugmentConfig = field(default_factory=DiffAugmentConfig)
@@ -102,18 +111,38 @@ class GANConfig:
             raise OptionError(
                 "images_per_class", f"must be 1 or more, or null for all, not {self.images_per_class}"
             )
-        if self.z_dim % 4:
-            raise OptionError("z_dim", f"must be a multiple of 4, not {self.z_dim}")
-        for name in ("rate_images", "look_every_images"):
+        if self.z_dim < 2 or self.z_dim % 2:
+            raise OptionError("z_dim", f"must be an even number of 2 or more, not {self.z_dim}")
+        for name in ("rate_images", "look_every_images", "minibatch_std_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(name, f"must be 1 or more, or null, not {value}")
         for name in ("r1_weight", "ema_half_life_images"):
             if getattr(self, name) < 0:
                 raise OptionError(name, f"must be 0 or more, not {getattr(self, name)}")
+        if not 0 <= self.rate_decay <= 1:
+            raise OptionError("rate_decay", f"must be from 0 to 1, not {self.rate_decay}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(name, f"must be at least 0 and below 1, not {getattr(self, name)}")
-        if self.architecture == "dcgan" and (self.minibatch_std or self.regularizer == "spectral"):
-            name = "minibatch_std" if self.minibatch_std else "regularizer"
-            raise OptionError(name, "the paper's dcgan has none; use --architecture conditional")
+        if self.architecture == "dcgan" and self.minibatch_std:
+            raise OptionError("minibatch_std", "the paper's dcgan has none; use --architecture conditional")
+        if self.minibatch_std:
+            self._check_groups()
+
+    def _check_groups(self) -> None:
+        """A part of a batch must hold whole groups: else what is compared would depend on how a batch is split."""
+        if self.minibatch_std_images is None:
+            if self.accumulate > 1:
+                raise OptionError(
+                    "minibatch_std_images",
+                    f"must divide a part of the batch, {self.batch // self.accumulate} images, with --accumulate "
+                    f"{self.accumulate}; it is null: the whole batch of {self.batch}",
+                )
+        elif self.batch % (self.accumulate * self.minibatch_std_images):
+            part = "a part of the batch" if self.accumulate > 1 else "the batch"
+            raise OptionError(
+                "minibatch_std_images",
+                f"is {self.minibatch_std_images}, which does not divide {part}, {self.batch // self.accumulate} "
+                "images",
+            )

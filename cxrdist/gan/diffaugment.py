@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cxrdist.errors import OptionError
-from cxrdist.seeds import uniform
 
+AMOUNTS = 8
+"""Random numbers that the augmentation of an image takes."""
 _LIMITS = {"translation": 0.5, "brightness": 0.5, "contrast": 0.5, "cutout": 0.75}
 
 
@@ -39,44 +39,43 @@ class DiffAugmentConfig:
                 raise OptionError(name, f"must be from 0 to {limit}, not {value}")
 
 
-def diffaugment(images: Tensor, config: DiffAugmentConfig, *, seed: int, positions: range) -> Tensor:
+def diffaugment(images: Tensor, config: DiffAugmentConfig, amounts: Tensor) -> Tensor:
     """[B, 1, H, W] float in about [-1, 1] -> the same shape, each image augmented by random amounts, differentiably.
 
-    The amounts of image i are a function of (seed, positions[i]) alone. Contrast and brightness come first, so that
-    a shift fills with black in every image; shifts are whole pixels, so that they do not blur. Grey values are not
-    clamped, since G would get no gradient from clamped pixels. Returns the input if everything is off.
+    ``amounts``: [B, AMOUNTS] float32 uniform in [-1, 1), on the device of the images. Contrast and brightness come
+    first, so that a shift fills with black in every image; shifts are whole pixels, so that they do not blur. Grey
+    values are not clamped, since G would get no gradient from clamped pixels. Returns the input if everything is off.
     """
     if config == DiffAugmentConfig():
         return images
     height, width = images.shape[-2:]
-    drawn = uniform(seed, "diffaugment", positions, 8).astype(np.float64)
-    contrast, brightness, right, down, centre_x, centre_y, _, _ = drawn.T  # each [B] in [-1, 1)
+    contrast, brightness, right, down, centre_x, centre_y, _, _ = amounts.unbind(1)  # each [B] in [-1, 1)
     if config.contrast or config.brightness:
-        images = images * _per_image(1 + config.contrast * contrast, images, images.dtype)
-        images = images + _per_image(2 * config.brightness * brightness, images, images.dtype)
+        images = images * _per_image(1 + config.contrast * contrast, images.dtype)
+        images = images + _per_image(2 * config.brightness * brightness, images.dtype)
     if config.translation:
         images = shift(
             images,
-            right_px=np.rint(config.translation * width * right),
-            down_px=np.rint(config.translation * height * down),
+            right_px=(config.translation * width * right).round(),
+            down_px=(config.translation * height * down).round(),
         )
     if config.cutout:
         side = round(config.cutout * height), round(config.cutout * width)
         images = cut_out(
             images,
-            top_px=np.floor((centre_y + 1) / 2 * height) - side[0] // 2,
-            left_px=np.floor((centre_x + 1) / 2 * width) - side[1] // 2,
+            top_px=((centre_y + 1) / 2 * height).floor() - side[0] // 2,
+            left_px=((centre_x + 1) / 2 * width).floor() - side[1] // 2,
             side_px=side,
         )
     return images
 
 
-def shift(images: Tensor, *, right_px: np.ndarray, down_px: np.ndarray) -> Tensor:
+def shift(images: Tensor, *, right_px: Tensor, down_px: Tensor) -> Tensor:
     """Shift images [B, 1, H, W] by whole pixels [B]; filled with black."""
     height, width = images.shape[-2:]
     rows, columns = _coordinates(images)
-    rows = rows - _per_image(down_px, images, torch.int64)  # [B, 1, H, 1], where each pixel comes from
-    columns = columns - _per_image(right_px, images, torch.int64)  # [B, 1, 1, W]
+    rows = rows - _per_image(down_px, torch.int64)  # [B, 1, H, 1], where each pixel comes from
+    columns = columns - _per_image(right_px, torch.int64)  # [B, 1, 1, W]
     # Modulo, so that every pixel is read exactly once: the gradient is then a permutation, which is deterministic.
     source = (rows % height) * width + columns % width  # [B, 1, H, W]
     moved = images.flatten(2).gather(2, source.flatten(2)).view_as(images)
@@ -84,12 +83,12 @@ def shift(images: Tensor, *, right_px: np.ndarray, down_px: np.ndarray) -> Tenso
     return torch.where(inside, moved, -1.0)
 
 
-def cut_out(images: Tensor, *, top_px: np.ndarray, left_px: np.ndarray, side_px: tuple[int, int]) -> Tensor:
+def cut_out(images: Tensor, *, top_px: Tensor, left_px: Tensor, side_px: tuple[int, int]) -> Tensor:
     """Blacken a rectangle of ``side_px`` (rows, columns) at (top, left) [B] in images [B, 1, H, W]; it may extend
     beyond the edges."""
     rows, columns = _coordinates(images)
-    rows = rows - _per_image(top_px, images, torch.int64)
-    columns = columns - _per_image(left_px, images, torch.int64)
+    rows = rows - _per_image(top_px, torch.int64)
+    columns = columns - _per_image(left_px, torch.int64)
     cut = (rows >= 0) & (rows < side_px[0]) & (columns >= 0) & (columns < side_px[1])
     return torch.where(cut, -1.0, images)
 
@@ -100,6 +99,6 @@ def _coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.arange(height, device=images.device)[:, None], torch.arange(width, device=images.device)
 
 
-def _per_image(values: np.ndarray, images: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B] -> [B, 1, 1, 1] on the device of the images."""
-    return torch.from_numpy(values)[:, None, None, None].to(images.device, dtype)
+def _per_image(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """[B] -> [B, 1, 1, 1]."""
+    return values[:, None, None, None].to(dtype)

@@ -39,13 +39,15 @@ def network_config(
                 kernel=config.kernel,
                 norm=config.norm,
             )
+        stages = conditional.stages_of(image_size)
         return conditional.ConditionalConfig(
             size=image_size,
             classes=classes,
             z_dim=config.z_dim,
-            maps=config.maps,
+            widths=config.widths[:stages],
+            d_widths=config.d_widths[:stages],
             minibatch_std=config.minibatch_std,
-            spectral=config.regularizer == "spectral",
+            group=config.minibatch_std_images or 0,
         )
     except ValueError as error:
         raise UserError(str(error)) from None

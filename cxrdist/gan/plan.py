@@ -20,6 +20,8 @@ from cxrdist.models import ALL_CLASSES
 
 MAX_RATE_FACTOR = 10.0
 LOOKS = 10
+LAST_RATE = 0.05
+"""The learning rate at the end of a decay, as a fraction of the one before it."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,15 @@ def learning_rate_of(config: GANConfig, train_images: int) -> float:
     if config.rate_images is None:
         return config.learning_rate
     return config.learning_rate * min(MAX_RATE_FACTOR, max(1.0, config.rate_images / train_images))
+
+
+def rate_factor(decay: float, step: int, steps: int) -> float:
+    """The factor of the learning rate at a step: 1, and over the last part ``decay`` of the steps falling linearly to
+    ``LAST_RATE``."""
+    if not decay:
+        return 1.0
+    left = (steps - step) / (steps * decay)  # 1 where the decay begins, 0 at the end
+    return min(1.0, LAST_RATE + (1 - LAST_RATE) * left)
 
 
 def look_steps(steps: int, batch: int, every_images: int | None) -> set[int]:

@@ -17,15 +17,15 @@ GAP_PX = 2
 
 
 @torch.no_grad()
-def generate(generator: nn.Module, z: np.ndarray, label: int, device: torch.device) -> np.ndarray:
-    """z [n, z_dim] float32 -> images [n, H, W] uint8 of one class. ``label``: index among the generator's classes.
+def generate(generator: nn.Module, z: torch.Tensor, label: int) -> np.ndarray:
+    """z [n, z_dim] float32, on the generator's device -> images [n, H, W] uint8 of one class. ``label``: its index
+    among the generator's classes.
 
     Uses the running statistics of BatchNorm, so that an image depends on its own z alone.
     """
     was_training = generator.training
     generator.eval()
-    labels = torch.full((len(z),), label, device=device)
-    images = to_uint8(generator(torch.from_numpy(z).to(device), labels))
+    images = to_uint8(generator(z, torch.full((len(z),), label, device=z.device)))
     generator.train(was_training)
     return images[:, 0].cpu().numpy()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cxrdist import counter_rng
 from cxrdist.data.loading.stream import Batch
 from cxrdist.data.mix.order import check_divides
 from cxrdist.data.transforms import to_float
@@ -14,11 +15,14 @@ from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.engines import Engine
 from cxrdist.errors import OptionError
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.diffaugment import diffaugment
+from cxrdist.gan.diffaugment import AMOUNTS, diffaugment
 from cxrdist.gan.losses import d_loss, g_loss, r1_penalty
-from cxrdist.seeds import derive, uniform
+from cxrdist.models import z_of
+from cxrdist.seeds import derive
 
 ENGINES = ("generator", "discriminator")
+PURPOSES = ("real", "fake", "g")
+"""Augmentations of real images, and of generated ones in D's and in G's update, which are independent."""
 STATS = ("loss_d", "loss_g", "d_real", "d_fake", "d_accuracy", "grad_d", "grad_g")
 
 
@@ -64,15 +68,15 @@ class Part:
     real: Tensor  # [b, 1, H, W] float32 in [-1, 1]
     labels: Tensor  # [b] int64: of the real images, and of the generated ones at the same positions
     z: Tensor  # [b, z_dim] float32
-    positions: range
+    amounts: dict[str, Tensor]  # of the augmentation of each of PURPOSES, [b, AMOUNTS] float32
     last: bool
 
 
 class GANStep:
     """Updates D, then G, on this rank's share of a global batch, in ``config.accumulate`` parts.
 
-    z and augmentations are functions of (seed, position), so the step does not depend on how the batch is split,
-    except for layers that see one part at a time: BatchNorm, minibatch standard deviation, spectral normalisation.
+    z and augmentations are functions of (seed, position), drawn on the device, so the step does not depend on how the
+    batch is split, except for BatchNorm, which sees one part at a time.
     """
 
     def __init__(
@@ -117,15 +121,30 @@ class GANStep:
     def parts(self, batch: Batch) -> list[Part]:
         """This rank's share of the batch, in equal parts."""
         device, count = self.dist.device, len(batch.positions)
-        real, labels = to_float(batch.pixels.to(device)), batch.labels.to(device)
-        drawn = uniform(self.config.seed, f"z {self.class_name}", batch.positions, self.config.z_dim)
-        z = torch.from_numpy(drawn).to(device)
+        real = to_float(batch.pixels.to(device, non_blocking=True))
+        labels = batch.labels.to(device, non_blocking=True)
+        z, amounts = self.draw(counter_rng.positions_on(batch.positions, device))
         size = count // self.config.accumulate
         slices = [slice(first, first + size) for first in range(0, count, size)]
         return [
-            Part(real=real[s], labels=labels[s], z=z[s], positions=batch.positions[s], last=s is slices[-1])
+            Part(
+                real=real[s],
+                labels=labels[s],
+                z=z[s],
+                amounts={purpose: drawn[s] for purpose, drawn in amounts.items()},
+                last=s is slices[-1],
+            )
             for s in slices
         ]
+
+    def draw(self, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """z [b, z_dim], and the amounts of each augmentation [b, AMOUNTS], of positions [b] int64."""
+        z_dim = self.config.z_dim
+        seed = derive(self.config.seed, "gan step", self.class_name)
+        drawn = counter_rng.bits(seed, positions, z_dim + len(PURPOSES) * AMOUNTS)
+        z = z_of(self.generator.module, drawn[:, :z_dim])
+        amounts = counter_rng.to_uniform(drawn[:, z_dim:]).split(AMOUNTS, dim=1)
+        return z, dict(zip(PURPOSES, amounts, strict=True))
 
     def discriminate(self, step: int, part: Part, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         """D's loss, and [4]: the loss without R1, mean D(x), mean D(G(z)), accuracy of D."""
@@ -145,7 +164,5 @@ class GANStep:
             return loss, torch.stack([adversarial, d_real, d_fake, right])
 
     def augmented(self, images: Tensor, part: Part, purpose: str) -> Tensor:
-        """The images as D sees them. ``purpose`` makes the augmentations of real images, and of generated ones in
-        D's and G's update, independent."""
-        seed = derive(self.config.seed, f"diffaugment {purpose}", self.class_name)
-        return diffaugment(images, self.config.diffaugment, seed=seed, positions=part.positions)
+        """The images as D sees them."""
+        return diffaugment(images, self.config.diffaugment, part.amounts[purpose])

@@ -13,12 +13,14 @@ from typing import Any
 
 from torch import nn
 
+from cxrdist import counter_rng
 from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
 from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.distributed.batch_gather import BatchGather
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import remove_temporaries, slug
@@ -26,16 +28,16 @@ from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diversity import Diversity
 from cxrdist.gan.ema import EMA
 from cxrdist.gan.networks import build
-from cxrdist.gan.plan import ModelPlan, look_steps
+from cxrdist.gan.plan import ModelPlan, look_steps, rate_factor
 from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
 from cxrdist.gan.step import GANStep, MeanStats
 from cxrdist.gan.watch import Watch
 from cxrdist.logs import EVERY_RANK
-from cxrdist.models import export_generator
+from cxrdist.models import export_generator, z_of
 from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
 from cxrdist.run.folder import write_summary
 from cxrdist.run.tracking import MetricsFile, NoTracker
-from cxrdist.seeds import derive, uniform
+from cxrdist.seeds import derive
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class ModelTrainer:
         with self.batches(step) as batches, self.progress(step) as progress:
             for batch in batches:
                 self.order.saw(batch)
+                self.set_learning_rate(step)
                 stats.add(self.step(step, batch))
                 step += 1
                 images = step * self.config.batch
@@ -102,6 +105,11 @@ class ModelTrainer:
                     self.watch.check_finite(images, stats.means())
                 progress.at(images, show(self.values))
         self.finish()
+
+    def set_learning_rate(self, step: int) -> None:
+        rate = self.model.learning_rate * rate_factor(self.config.rate_decay, step, self.model.steps)
+        self.generator.set_learning_rate(rate)
+        self.discriminator.set_learning_rate(rate)
 
     def batches(self, step: int) -> ReadAhead:
         """This rank's parts of the global batches from ``step`` on."""
@@ -133,6 +141,8 @@ class ModelTrainer:
             "parts": config.accumulate,
             "compile": config.compile,
         }
+        if config.minibatch_std and self.dist.world_size > 1:
+            discriminator.gather = BatchGather(self.dist.rank, self.dist.world_size)  # type: ignore[assignment]
         self.generator = self.dist.engine("generator", generator, **adam)
         self.discriminator = self.dist.engine("discriminator", discriminator, **adam)
         self.ema = (
@@ -218,9 +228,11 @@ class ModelTrainer:
         """Save a sample grid per class, from the same z at every look. Returns each class's diversity
         (Diversity.of)."""
         spread = {}
+        positions = counter_rng.positions_on(range(DRAWN), self.dist.device)
+        seed = derive(self.config.seed, "grid", self.model.name)
+        z = z_of(self.sampler, counter_rng.bits(seed, positions, self.config.z_dim))
         for label, class_name in enumerate(self.model.classes):
-            z = uniform(self.config.seed, f"grid {self.model.name}", range(DRAWN), self.config.z_dim)
-            drawn = generate(self.sampler, z, label, self.dist.device)
+            drawn = generate(self.sampler, z, label)
             grid = self.folder / "samples" / slug(class_name) / f"images-{images:09d}.png"
             save_grid(grid, drawn[: GRID_SIDE**2])
             self.tracker.picture(images, f"{class_name}/samples", grid)

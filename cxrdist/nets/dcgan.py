@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,8 @@ class Shape:
 @dataclass(frozen=True, kw_only=True)
 class DCGANConfig(Shape):
     """The shape of both nets. The defaults are the paper's 256x256; smaller sizes have fewer stages."""
+
+    z_distribution: ClassVar[Literal["uniform"]] = "uniform"
 
     size: int = 256
     """Side of the square image in pixels: 32, 64, 128 or 256."""

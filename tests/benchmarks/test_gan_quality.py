@@ -52,7 +52,7 @@ def test_the_picture_has_a_row_per_class(tmp_path: Path, tiny_set: Path) -> None
     shards = ShardSet(tiny_set)
     own = dcgan.Generator(dcgan.DCGANConfig(size=32, z_dim=8, maps=8))
     joint = conditional.ConditionalGenerator(
-        conditional.ConditionalConfig(size=32, classes=3, z_dim=8, maps=8)
+        conditional.ConditionalConfig(size=32, classes=3, z_dim=8, widths=(8, 8, 4), d_widths=(8, 8, 4))
     )
     reported: dict[str, Any] = {"preset": "x", "lineage": made_from(shards), "metrics": {}}
     for folder, network, classes in (

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from cxrdist.gan.diffaugment import DiffAugmentConfig, cut_out, diffaugment, shift
+from cxrdist import counter_rng
+from cxrdist.gan.diffaugment import AMOUNTS, DiffAugmentConfig, cut_out, diffaugment, shift
 from cxrdist.gan.losses import r1_penalty
-from cxrdist.seeds import uniform
 
 ALL = DiffAugmentConfig(translation=0.25, brightness=0.1, contrast=0.2, cutout=0.5)
 
@@ -16,19 +15,25 @@ def image(rows: list[list[float]]) -> Tensor:
     return torch.tensor(rows)[None, None]
 
 
+def drawn(seed: int, positions: range) -> Tensor:
+    return counter_rng.uniform(seed, counter_rng.positions_on(positions, torch.device("cpu")), AMOUNTS)
+
+
 def noise(batch: int, side: int = 8) -> Tensor:
     return torch.rand(batch, 1, side, side, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 def test_off_is_the_input_itself() -> None:
     images = noise(2)
-    assert diffaugment(images, DiffAugmentConfig(), seed=0, positions=range(2)) is images
+    assert diffaugment(images, DiffAugmentConfig(), drawn(0, range(2))) is images
 
 
 def test_shift_by_hand() -> None:
     one = image([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
     moved = shift(
-        one.expand(3, -1, -1, -1), right_px=np.array([1.0, -2.0, 0.0]), down_px=np.array([0.0, 1.0, 5.0])
+        one.expand(3, -1, -1, -1),
+        right_px=torch.tensor([1.0, -2.0, 0.0]),
+        down_px=torch.tensor([0.0, 1.0, 5.0]),
     )
     assert moved.equal(
         torch.cat(
@@ -43,7 +48,10 @@ def test_shift_by_hand() -> None:
 
 def test_cut_out_by_hand() -> None:
     cut = cut_out(
-        torch.zeros(2, 1, 3, 4), top_px=np.array([1.0, -1.0]), left_px=np.array([2.0, -1.0]), side_px=(2, 2)
+        torch.zeros(2, 1, 3, 4),
+        top_px=torch.tensor([1.0, -1.0]),
+        left_px=torch.tensor([2.0, -1.0]),
+        side_px=(2, 2),
     )
     assert cut.equal(
         torch.cat(
@@ -55,23 +63,20 @@ def test_cut_out_by_hand() -> None:
     )
 
 
-def test_amounts_are_those_of_seed_and_position() -> None:
-    images = noise(3)
-    drawn = uniform(7, "diffaugment", range(10, 13), 8).astype(np.float64)
-    grey = diffaugment(
-        images, DiffAugmentConfig(contrast=0.2, brightness=0.1), seed=7, positions=range(10, 13)
-    )
+def test_amounts_by_hand() -> None:
+    images, amounts = noise(3), drawn(7, range(10, 13))
+    grey = diffaugment(images, DiffAugmentConfig(contrast=0.2, brightness=0.1), amounts)
     for i in range(3):
-        expected = images[i] * (1 + 0.2 * drawn[i, 0]) + 2 * 0.1 * drawn[i, 1]
-        torch.testing.assert_close(grey[i], expected.float())
-    moved = diffaugment(images, DiffAugmentConfig(translation=0.25), seed=7, positions=range(10, 13))
-    pixels = np.rint(2 * drawn[:, 2:4])  # a quarter of 8 pixels
-    assert len(np.unique(pixels)) > 1
+        expected = images[i] * (1 + 0.2 * amounts[i, 0]) + 2 * 0.1 * amounts[i, 1]
+        torch.testing.assert_close(grey[i], expected)
+    moved = diffaugment(images, DiffAugmentConfig(translation=0.25), amounts)
+    pixels = (2 * amounts[:, 2:4]).round()  # a quarter of 8 pixels
+    assert len(pixels.unique()) > 1
     assert moved.equal(shift(images, right_px=pixels[:, 0], down_px=pixels[:, 1]))
 
 
 def test_a_square_of_the_stated_size_is_cut() -> None:
-    cut = diffaugment(torch.zeros(200, 1, 8, 8), DiffAugmentConfig(cutout=0.5), seed=0, positions=range(200))
+    cut = diffaugment(torch.zeros(200, 1, 8, 8), DiffAugmentConfig(cutout=0.5), drawn(0, range(200)))
     areas = (cut == -1).sum(dim=(1, 2, 3))
     assert (
         areas.max() == 16 and areas.min() == 4
@@ -83,24 +88,22 @@ def test_a_square_of_the_stated_size_is_cut() -> None:
 def test_translation_reaches_its_limits_and_no_further() -> None:
     dot = torch.full((400, 1, 9, 9), -1.0)
     dot[:, :, 4, 4] = 1
-    moved = diffaugment(dot, DiffAugmentConfig(translation=0.25), seed=0, positions=range(400))
+    moved = diffaugment(dot, DiffAugmentConfig(translation=0.25), drawn(0, range(400)))
     _, _, rows, columns = (moved == 1).nonzero(as_tuple=True)
     assert len(rows) == 400
     assert set(rows.tolist()) == set(columns.tolist()) == {2, 3, 4, 5, 6}
 
 
-def test_an_image_depends_on_its_own_position_alone() -> None:
-    images = noise(6)
-    together = diffaugment(images, ALL, seed=1, positions=range(6))
-    of_rank_1 = diffaugment(images[1::2], ALL, seed=1, positions=range(1, 6, 2))
-    assert of_rank_1.equal(together[1::2])
-    assert not diffaugment(images, ALL, seed=2, positions=range(6)).equal(together)
-    assert not diffaugment(images, ALL, seed=1, positions=range(6, 12)).equal(together)
+def test_an_image_depends_on_its_own_amounts_alone() -> None:
+    images, amounts = noise(6), drawn(1, range(6))
+    together = diffaugment(images, ALL, amounts)
+    assert diffaugment(images[1::2], ALL, amounts[1::2]).equal(together[1::2])
+    assert not diffaugment(images, ALL, drawn(2, range(6))).equal(together)
 
 
 def test_what_a_shift_brings_in_is_black_whatever_the_brightness() -> None:
     config = DiffAugmentConfig(translation=0.5, brightness=0.5, contrast=0.5)
-    moved = diffaugment(torch.full((100, 1, 8, 8), 0.4), config, seed=0, positions=range(100))
+    moved = diffaugment(torch.full((100, 1, 8, 8), 0.4), config, drawn(0, range(100)))
     values = [set(x.flatten().tolist()) for x in moved]
     assert all(len(v) <= 2 for v in values)
     assert sum(-1.0 in v for v in values) > 80
@@ -108,14 +111,12 @@ def test_what_a_shift_brings_in_is_black_whatever_the_brightness() -> None:
 
 def test_the_gradient_reaches_g() -> None:
     images = noise(3, side=4).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: diffaugment(x, ALL, seed=0, positions=range(3)), (images,))
-    assert torch.autograd.gradgradcheck(
-        lambda x: diffaugment(x, ALL, seed=0, positions=range(3)) ** 3, (images,)
-    )
+    assert torch.autograd.gradcheck(lambda x: diffaugment(x, ALL, drawn(0, range(3))), (images,))
+    assert torch.autograd.gradgradcheck(lambda x: diffaugment(x, ALL, drawn(0, range(3))) ** 3, (images,))
 
 
 def test_dtype_is_kept() -> None:
-    assert diffaugment(noise(2).bfloat16(), ALL, seed=0, positions=range(2)).dtype == torch.bfloat16
+    assert diffaugment(noise(2).bfloat16(), ALL, drawn(0, range(2))).dtype == torch.bfloat16
 
 
 class Quadratic(torch.nn.Module):

@@ -9,7 +9,15 @@ import pytest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.plan import ModelPlan, choose_classes, learning_rate_of, look_steps, plan, shares
+from cxrdist.gan.plan import (
+    ModelPlan,
+    choose_classes,
+    learning_rate_of,
+    look_steps,
+    plan,
+    rate_factor,
+    shares,
+)
 
 CONDITIONAL = GANConfig(architecture="conditional", images_per_class=None, batch=4, budget="2 epochs")
 
@@ -106,7 +114,21 @@ def test_shares_are_all_models_once_and_even(steps: list[int], processes: int, e
             {"minibatch_std": True},
             "minibatch_std: the paper's dcgan has none; use --architecture conditional",
         ),
-        ({"regularizer": "spectral"}, "regularizer: the paper's dcgan has none"),
+        (
+            {"architecture": "conditional", "minibatch_std": True, "accumulate": 2},
+            "minibatch_std_images: must divide a part of the batch, 32 images, with --accumulate 2; it is null",
+        ),
+        (
+            {
+                "architecture": "conditional",
+                "minibatch_std": True,
+                "accumulate": 2,
+                "minibatch_std_images": 64,
+            },
+            "minibatch_std_images: is 64, which does not divide a part of the batch, 32 images",
+        ),
+        ({"z_dim": 7}, "z_dim: must be an even number of 2 or more, not 7"),
+        ({"rate_decay": 1.5}, "rate_decay: must be from 0 to 1, not 1.5"),
         ({"beta1": 1.0}, "beta1: must be at least 0 and below 1, not 1.0"),
         ({"rate_images": 0}, "rate_images: must be 1 or more, or null, not 0"),
         ({"ema_half_life_images": -1}, "ema_half_life_images: must be 0 or more, not -1"),
@@ -115,3 +137,11 @@ def test_shares_are_all_models_once_and_even(steps: list[int], processes: int, e
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         GANConfig(**options)
+
+
+def test_the_learning_rate_falls_linearly_over_the_last_part_of_the_budget() -> None:
+    assert {rate_factor(0, step, 100) for step in range(100)} == {1}
+    assert [rate_factor(0.5, step, 100) for step in (0, 49, 50)] == [1, 1, 1]
+    assert rate_factor(0.5, 75, 100) == pytest.approx((1 + 0.05) / 2)
+    assert rate_factor(0.5, 100, 100) == pytest.approx(0.05)
+    assert rate_factor(1, 50, 100) == pytest.approx((1 + 0.05) / 2)

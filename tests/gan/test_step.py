@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cxrdist.counter_rng import bits, to_normal, to_uniform
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
+from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.gan.plan import plan
 from cxrdist.gan.step import ENGINES, STATS, MeanStats
 from cxrdist.gan.trainer import ModelTrainer
 from cxrdist.run.tracking import NoTracker
-from cxrdist.seeds import uniform
+from cxrdist.seeds import derive
+
+ALL_AUGMENTATIONS = DiffAugmentConfig(translation=0.1, brightness=0.1, contrast=0.1, cutout=0.25)
 
 
 @pytest.fixture
@@ -89,7 +94,46 @@ def test_z_is_uniform_in_128_dimensions_and_belongs_to_the_position(trainer: Mod
     trainer.generator.module.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
     trainer.step(0, trainer.stream.read(3))
     assert given[0].shape == (4, 128)
-    assert torch.equal(given[0], torch.from_numpy(uniform(0, "z Normal", range(12, 16), 128)))
+    drawn = bits(derive(0, "gan step", "Normal"), torch.arange(12, 16), 128 + 24)
+    assert torch.equal(given[0], to_uniform(drawn[:, :128]))
+
+
+def test_z_of_a_conditional_gan_is_normal(config: GANConfig, dist: Dist) -> None:
+    trainer = built(replace(config, architecture="conditional", z_dim=10), dist)
+    given: list[torch.Tensor] = []
+    trainer.generator.module.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
+    trainer.step(0, trainer.stream.read(3))
+    drawn = bits(derive(0, "gan step", "all classes"), torch.arange(12, 16), 10 + 24)
+    assert torch.equal(given[0], to_normal(drawn[:, :10]))
+
+
+class Scalars(TorchDispatchMode):
+    """Counts the tensors whose value Python reads, for which a GPU would stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.read += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("architecture", ["dcgan", "conditional"])
+def test_no_value_is_read_in_a_step(architecture: str, config: GANConfig, dist: Dist) -> None:
+    options: dict[str, Any] = {"architecture": architecture, "diffaugment": ALL_AUGMENTATIONS}
+    if architecture == "conditional":
+        options |= {"regularizer": "r1", "minibatch_std": True, "rate_decay": 0.5}
+    trainer = built(replace(config, **options), dist)
+    batches = [trainer.stream.read(step) for step in range(3)]
+    trainer.step(0, batches[0])  # Adam creates its state
+    with Scalars() as scalars:
+        for step in (1, 2):
+            trainer.set_learning_rate(step)
+            trainer.step(step, batches[step])
+        assert scalars.read == 0
+        torch.ones(1).item()
+        assert scalars.read == 1
 
 
 def test_labels_count_the_classes_of_the_model(config: GANConfig, dist: Dist, tmp_path: Path) -> None:

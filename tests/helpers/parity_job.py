@@ -25,6 +25,14 @@ OPTIONS: dict[str, Any] = {"seed": SEED, "batch": BATCH, "z_dim": 16, "maps": 16
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "dcgan": {"norm": "none"},
     "conditional": {"regularizer": "r1", "r1_weight": 0.2, "r1_every": 2},
+    "minibatch std": {
+        "architecture": "conditional",
+        "regularizer": "r1",
+        "r1_weight": 0.2,
+        "r1_every": 2,
+        "minibatch_std": True,
+        "minibatch_std_images": 4,
+    },
 }
 AUGMENT = {"translation": 0.1, "brightness": 0.1, "contrast": 0.1}
 
@@ -38,7 +46,16 @@ def networks(architecture: str) -> tuple[nn.Module, nn.Module]:
         dcgan.init_weights(generator, 0)
         dcgan.init_weights(discriminator, 1)
         return generator, discriminator
-    wide = conditional.ConditionalConfig(size=SIZE, classes=CLASSES, z_dim=16, maps=16, feature_dim=32)
+    wide = conditional.ConditionalConfig(
+        size=SIZE,
+        classes=CLASSES,
+        z_dim=16,
+        widths=(16, 8, 8),
+        d_widths=(16, 8, 8),
+        feature_dim=32,
+        minibatch_std=architecture == "minibatch std",
+        group=4,
+    )
     of_all, projection = conditional.ConditionalGenerator(wide), conditional.ProjectionDiscriminator(wide)
     conditional.init_weights(of_all, 0)
     conditional.init_weights(projection, 1)
@@ -57,13 +74,17 @@ class Trainer:
     """Both engines and their step, and the gradients of the last step."""
 
     def __init__(self, dist: Any, architecture: str, parts: int) -> None:
+        from cxrdist.distributed.batch_gather import BatchGather
         from cxrdist.gan.config import GANConfig
         from cxrdist.gan.diffaugment import DiffAugmentConfig
         from cxrdist.gan.step import ENGINES, GANStep
 
-        augment = DiffAugmentConfig(**AUGMENT if architecture == "conditional" else {})
+        augment = DiffAugmentConfig(**{} if architecture == "dcgan" else AUGMENT)
         config = GANConfig(**OPTIONS, **ARCHITECTURES[architecture], accumulate=parts, diffaugment=augment)
         self.dist, self.gradients = dist, dict[str, list[Tensor]]()
+        generator, discriminator = networks(architecture)
+        if config.minibatch_std and dist.world_size > 1:
+            discriminator.gather = BatchGather(dist.rank, dist.world_size)  # type: ignore[assignment]
         self.engines = {
             name: dist.engine(
                 name,
@@ -72,7 +93,7 @@ class Trainer:
                 betas=(config.beta1, config.beta2),
                 parts=parts,
             )
-            for name, network in zip(ENGINES, networks(architecture), strict=True)
+            for name, network in zip(ENGINES, (generator, discriminator), strict=True)
         }
         for name, engine in self.engines.items():
             self.watch(name, engine)

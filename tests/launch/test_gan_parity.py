@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from cxrdist.counter_rng import bits, to_normal, to_uniform
 from cxrdist.distributed.dist import Dist
 from cxrdist.gan.diffaugment import DiffAugmentConfig, diffaugment
 from cxrdist.gan.step import ENGINES
-from cxrdist.seeds import derive, uniform
+from cxrdist.seeds import derive
 from tests.helpers.launching import launch
 from tests.helpers.parity_job import (
     ARCHITECTURES,
@@ -36,17 +37,19 @@ pytestmark = pytest.mark.slow
 RUNS: dict[str, dict[str, Any]] = {
     "conditional": {"architecture": "conditional", "parts": 1},
     "conditional in 2 parts": {"architecture": "conditional", "parts": 2},
+    "minibatch std": {"architecture": "minibatch std", "parts": 1},
+    "minibatch std in 2 parts": {"architecture": "minibatch std", "parts": 2},
     "dcgan in 2 parts": {"architecture": "dcgan", "parts": 2},
 }
 RESUMED_RUN = "conditional, resumed"
 MODES = {"DDP": "cpu2.yaml", "ZeRO-1": "zero1_cpu.yaml", "ZeRO-2": "zero2_cpu.yaml"}
-# Of a layer's largest gradient, in float32, whose sums come in another order: 1.1e-5 measured in the first step, from
-# the same weights, and less in the middle one of all. An activation that rounding moves across a rectifier's kink
-# changes all gradients of its step: 8e-3 measured, and the plain loop differs as much from itself with its first
-# weights changed by one part in 10^7. A step on one rank's images alone, or without R1, is off by 0.9 or more.
-GRADIENT_TOLERANCE, KINK_TOLERANCE = 1e-4, 2e-2
-# After 20 steps of up to 2e-4 each; 4e-6 measured, and 2.7e-3 for the wrong ones.
-WEIGHT_TOLERANCE = 2e-5
+# Of a layer's largest gradient, in float32, whose sums come in another order: 2e-6 measured in the first step, from
+# the same weights, and 8e-5 or less in the middle one of all. An activation that rounding moves across a rectifier's
+# kink changes all gradients of its step: 9e-2 measured. A step on one rank's images alone, or without R1, is off by
+# 0.9 or more.
+GRADIENT_TOLERANCE, KINK_TOLERANCE = 1e-4, 1e-1
+# After 20 steps of up to 2e-4 each; 2e-7 measured, 1.3e-4 with kinks, and 2.7e-3 for the wrong ones.
+WEIGHT_TOLERANCE = 2e-4
 Found = dict[str, Any]
 
 
@@ -55,7 +58,7 @@ def reference(
 ) -> Found:
     """The plain loop: gradients and weights of each step, states of both Adams after SAVED of them."""
     generator, discriminator = networks(architecture)
-    options, conditional = ARCHITECTURES[architecture], architecture == "conditional"
+    options, conditional = ARCHITECTURES[architecture], architecture != "dcgan"
     config = DiffAugmentConfig(**AUGMENT if conditional else {})
     adams = {
         name: torch.optim.Adam(network.parameters(), 2e-4, (OPTIONS["beta1"], OPTIONS["beta2"]))
@@ -66,12 +69,14 @@ def reference(
         pixels, labels, positions = global_batch(step)
         labels, positions = labels[images], positions[images]
 
-        def seen(x: Tensor, purpose: str, positions: range = positions) -> Tensor:
-            seed = derive(SEED, f"diffaugment {purpose}", "all")
-            return diffaugment(x, config, seed=seed, positions=positions)
+        drawn = bits(derive(SEED, "gan step", "all"), torch.tensor(list(positions)), 16 + 3 * 8)
+        amounts = dict(zip(("real", "fake", "g"), to_uniform(drawn[:, 16:]).split(8, dim=1), strict=True))
+
+        def seen(x: Tensor, purpose: str, amounts: dict[str, Tensor] = amounts) -> Tensor:
+            return diffaugment(x, config, amounts[purpose])
 
         real = seen(pixels[images].float() / 127.5 - 1, "real")
-        z = torch.from_numpy(uniform(SEED, "z all", positions, 16))
+        z = to_normal(drawn[:, :16]) if conditional else to_uniform(drawn[:, :16])
         with torch.no_grad():
             fake = generator(z, labels)
         of_real, of_fake = discriminator(real, labels), discriminator(seen(fake, "fake"), labels)
@@ -180,8 +185,8 @@ def test_gradients_and_weights_are_those_of_a_plain_loop(
 def test_the_tolerances_tell_a_wrong_step(references: dict[str, Found]) -> None:
     whole = references["conditional"]
     for wrong in (reference("conditional", images=slice(0, None, 2)), reference("conditional", r1=False)):
-        assert max(gradient_differences(wrong, whole)) > 40 * KINK_TOLERANCE
-        assert weight_difference(wrong, whole, STEPS - 1) > 100 * WEIGHT_TOLERANCE
+        assert max(gradient_differences(wrong, whole)) > 8 * KINK_TOLERANCE
+        assert weight_difference(wrong, whole, STEPS - 1) > 10 * WEIGHT_TOLERANCE
 
 
 def test_the_optimizers_state_is_adams_own(spread: Found, references: dict[str, Found]) -> None:
@@ -215,7 +220,7 @@ def test_what_one_process_saved_two_go_on_from(spread: Found, references: dict[s
 
 
 def test_no_network_stays_in_memory_when_the_next_is_trained(spread: Found) -> None:
-    assert [spread[name]["left"] for name in (*RUNS, RESUMED_RUN)] == [0, 0, 0, 0]
+    assert [spread[name]["left"] for name in (*RUNS, RESUMED_RUN)] == [0] * (len(RUNS) + 1)
 
 
 def test_a_job_says_how_it_is_spread(spread: Found, request: pytest.FixtureRequest) -> None:

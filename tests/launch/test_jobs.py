@@ -32,7 +32,7 @@ from tests.helpers.shard_sets import spoil
 
 pytestmark = pytest.mark.slow
 
-GAN = ["--config", "configs/gan/demo.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
+GAN = ["--config", "configs/gan/demo-dcgan.yaml", "--maps", "8", "--batch", "16", "--budget", "1600 images"]
 GAN += [
     "--precision",
     "fp32",

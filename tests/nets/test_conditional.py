@@ -15,10 +15,21 @@ from cxrdist.nets.conditional import (
     ProjectionDiscriminator,
     init_weights,
     minibatch_std,
+    stages_of,
 )
+from cxrdist.nets.haar import haar, inverse_haar
 
-TINY = ConditionalConfig(size=32, classes=3, z_dim=8, maps=16, embed_dim=4, feature_dim=6)
-SPECTRAL = dataclasses.replace(TINY, spectral=True, minibatch_std=True)
+TINY = ConditionalConfig(
+    size=32,
+    classes=3,
+    z_dim=8,
+    widths=(16, 8, 4),
+    d_widths=(16, 8, 4),
+    embed_dim=4,
+    feature_dim=6,
+    minibatch_std=False,
+)
+SPREAD = dataclasses.replace(TINY, minibatch_std=True)
 
 
 def made(
@@ -46,43 +57,60 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 # Shapes, on the meta device: no memory, no arithmetic.
 
 
-def test_generator_256_has_the_dcgans_shapes() -> None:
+def test_generator_of_64_pixels() -> None:
     with torch.device("meta"):
-        net = ConditionalGenerator(ConditionalConfig())
-        images = net(torch.empty(2, 128), torch.empty(2, dtype=torch.int64))
-    assert images.shape == (2, 1, 256, 256)
-    assert ConditionalConfig().widths == (1024, 512, 256, 128, 64, 32)
-    style = 128 + 64
-    project = (style + 1) * (1024 * 4 * 4)
-    ups = 9 * (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 1) + (
-        512 + 256 + 128 + 64 + 32 + 1
-    )
-    modulations = (style + 1) * 2 * (1024 + 512 + 256 + 128 + 64 + 32)
-    assert count(net) == 5 * 64 + project + ups + modulations == 10_227_201
+        net = ConditionalGenerator(
+            ConditionalConfig(size=64, widths=(96, 64, 48, 24), d_widths=(96, 64, 32, 16))
+        )
+        images = net(torch.empty(2, 64), torch.empty(2, dtype=torch.int64))
+    assert images.shape == (2, 1, 64, 64)
+    style = 64 + 32
+    ups = 16 * (96 * 64 + 64 * 48 + 48 * 24)
+    modulations = (style + 1) * 2 * (96 + 64 + 48 + 24)
+    assert count(net) == 5 * 32 + style * 96 * 16 + ups + modulations + (24 * 4 * 9 + 4)
 
 
 @pytest.mark.parametrize("spread", [False, True])
-def test_discriminator_256_has_the_dcgans_shapes(spread: bool) -> None:
+def test_discriminator_of_64_pixels(spread: bool) -> None:
+    cfg = ConditionalConfig(size=64, widths=(96, 64, 48, 24), d_widths=(96, 64, 32, 16), minibatch_std=spread)
     with torch.device("meta"):
-        net = ProjectionDiscriminator(ConditionalConfig(minibatch_std=spread))
-        features = net.features(torch.empty(4, 1, 256, 256), torch.empty(4, dtype=torch.int64))
-    assert features.shape == (4, 256)
-    downs = 16 * (1 * 32 + 32 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512 * 1024)
-    biases = 32 + 64 + 128 + 256 + 512 + 1024
-    project = ((1024 + spread) * 4 * 4 + 1) * 256
-    assert count(net) == downs + biases + project + (256 + 1) + 5 * 256
-    assert count(net) == (15_376_609 if spread else 15_372_513)
+        net = ProjectionDiscriminator(cfg)
+        features = net.features(torch.empty(4, 1, 64, 64), torch.empty(4, dtype=torch.int64))
+    assert features.shape == (4, 128)
+    downs = 4 * 16 * 9 + 16 * (16 * 32 + 32 * 64 + 64 * 96)
+    biases = 16 + 32 + 64 + 96
+    project = ((96 + spread) * 4 * 4 + 1) * 128
+    assert count(net) == downs + biases + project + (128 + 1) + 5 * 128
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
+@pytest.mark.parametrize("size", [32, 64, 128, 256, 512])
 @pytest.mark.parametrize("batch", [1, 3, 6])
 def test_every_size_and_batch(size: int, batch: int) -> None:
-    cfg = ConditionalConfig(size=size, maps=32, z_dim=8, minibatch_std=True)
+    widths = (16, 8, 8, 4, 4, 4, 4)[: stages_of(size)]
+    cfg = ConditionalConfig(size=size, z_dim=8, widths=widths, d_widths=widths)
     with torch.device("meta"):
         labels = torch.empty(batch, dtype=torch.int64)
         images = ConditionalGenerator(cfg)(torch.empty(batch, 8), labels)
         assert images.shape == (batch, 1, size, size)
         assert ProjectionDiscriminator(cfg)(images, labels).shape == (batch,)
+
+
+# The Haar transform.
+
+
+def test_haar_by_hand() -> None:
+    image = torch.tensor([[1.0, 3.0], [5.0, 11.0]]).view(1, 1, 2, 2)
+    assert haar(image).flatten().tolist() == [10.0, -4.0, -6.0, 2.0]
+    assert torch.equal(inverse_haar(haar(image)), image)
+
+
+def test_haar_is_orthonormal() -> None:
+    images = normal(3, 1, 8, 12).double()
+    bands = haar(images)
+    assert bands.shape == (3, 4, 4, 6)
+    torch.testing.assert_close(bands.square().sum((1, 2, 3)), images.square().sum((1, 2, 3)))
+    torch.testing.assert_close(inverse_haar(bands), images)
+    torch.testing.assert_close(haar(inverse_haar(bands)), bands)
 
 
 # What the nets compute.
@@ -102,13 +130,13 @@ def test_logit_is_the_projection() -> None:
 
 
 def test_a_style_scales_and_shifts_maps_of_length_one() -> None:
-    norm = conditional.ModulatedNorm(TINY, 2)
+    norm = conditional.ModulatedNorm(12, 2)
     with torch.no_grad():
         norm.modulate.weight.zero_()
-        norm.modulate.bias.copy_(torch.tensor([1.0, 0.0, 0.5, -2.0]))  # scales 1 + 1 and 1 + 0, then shifts
+        norm.modulate.bias.copy_(torch.tensor([1.0, 0.0, 0.5, -0.5]))  # scales 1 + 1 and 1 + 0, then shifts
         maps = torch.tensor([3.0, 4.0]).view(1, 2, 1, 1)  # root of the mean square: sqrt(12.5)
         out = norm(maps, torch.zeros(1, 12)).flatten().tolist()
-    assert out == pytest.approx([2 * 3 / 12.5**0.5 + 0.5, 0.2 * (4 / 12.5**0.5 - 2)], rel=1e-6)
+    assert out == pytest.approx([2 * 3 / 12.5**0.5 + 0.5, 4 / 12.5**0.5 - 0.5], rel=1e-6)
 
 
 def test_the_class_matters_to_both() -> None:
@@ -129,7 +157,7 @@ def test_an_image_does_not_depend_on_the_rest_of_the_batch() -> None:
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    g, d = made(ConditionalGenerator), made(ProjectionDiscriminator, SPECTRAL)
+    g, d = made(ConditionalGenerator), made(ProjectionDiscriminator, SPREAD)
     labels = torch.arange(3)
     d(g(normal(3, 8), labels), labels).sum().backward()
     assert all(p.grad.abs().sum() > 0 for p in (*g.parameters(), *d.parameters()))
@@ -152,6 +180,14 @@ def test_minibatch_std_by_hand() -> None:
     assert found[7].abs().max() < 1e-7
 
 
+def test_minibatch_std_compares_within_groups() -> None:
+    maps, labels = normal(8, 3, 4, 4), torch.tensor([0, 1, 0, 1, 0, 0, 1, 1])
+    found = minibatch_std(maps, labels, 4)
+    torch.testing.assert_close(found[:4], minibatch_std(maps[:4], labels[:4]))
+    torch.testing.assert_close(found[4:], minibatch_std(maps[4:], labels[4:]))
+    assert not torch.allclose(found, minibatch_std(maps, labels))
+
+
 def test_minibatch_std_of_equal_images_and_of_one_is_zero() -> None:
     """Also of classes that differ: that G draws one of them always alike must show."""
     for batch in (1, 3, 4, 8, 9):
@@ -171,7 +207,7 @@ def test_minibatch_std_is_in_full_precision_under_autocast() -> None:
 
 
 def test_d_sees_that_images_are_alike() -> None:
-    d = made(ProjectionDiscriminator, dataclasses.replace(TINY, minibatch_std=True))
+    d = made(ProjectionDiscriminator, SPREAD)
     images, labels = normal(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64)
     alike = images[:1].expand(4, -1, -1, -1)
     assert (d(images, labels)[0] - d(alike, labels)[0]).abs() > 1e-3
@@ -180,31 +216,12 @@ def test_d_sees_that_images_are_alike() -> None:
     torch.testing.assert_close(d(both, torch.tensor([1, 0] * 4))[1::2], d(images, labels))
 
 
-# Spectral normalisation.
-
-
-def test_weights_have_a_spectral_norm_of_one() -> None:
-    d = made(ProjectionDiscriminator, SPECTRAL)
-    layers = [*d.downs, d.project, d.logit, d.embed]
-    assert len(layers) == 6 and len(list(d.parameters())) == 3 + 3 + 2 + 2 + 1
-    for layer in layers:
-        largest = torch.linalg.matrix_norm(layer.weight.detach().flatten(1), ord=2)
-        assert largest.item() == pytest.approx(1, abs=0.05)
-
-
-def test_spectral_norm_is_left_alone_by_autocast() -> None:
-    d = made(ProjectionDiscriminator, SPECTRAL).eval()
-    with torch.autocast("cpu", torch.bfloat16):
-        inside = d.project.weight
-    assert torch.equal(inside, d.project.weight)
-
-
 # Initial weights: a function of the seed alone.
 
 
 @pytest.mark.parametrize(
     ("net", "cfg"),
-    [(ConditionalGenerator, TINY), (ProjectionDiscriminator, TINY), (ProjectionDiscriminator, SPECTRAL)],
+    [(ConditionalGenerator, TINY), (ProjectionDiscriminator, TINY), (ProjectionDiscriminator, SPREAD)],
 )
 def test_init(net: Any, cfg: ConditionalConfig) -> None:
     a, b = net(cfg), net(cfg)  # their default weights differ: both drew from torch's global generator
@@ -225,22 +242,29 @@ def test_init(net: Any, cfg: ConditionalConfig) -> None:
 
 
 def test_init_deviations() -> None:
-    cfg = ConditionalConfig(size=32, maps=128)
+    cfg = ConditionalConfig(size=32, widths=(128, 96, 64), d_widths=(128, 96, 64))
     g, d = made(ConditionalGenerator, cfg), made(ProjectionDiscriminator, cfg)
-    assert g.project.weight.std().item() == pytest.approx((2 / 192) ** 0.5, rel=0.02)
-    assert g.ups[0][1].weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
-    assert g.image[1].weight.std().item() == pytest.approx((2 / (32 * 9)) ** 0.5 / 4, rel=0.1)
-    assert g.norm.modulate.weight.std().item() == pytest.approx((1 / 192) ** 0.5, rel=0.02)
-    assert d.downs[2].weight.std().item() == pytest.approx((2 / (64 * 16)) ** 0.5, rel=0.02)
-    assert d.project.weight.std().item() == pytest.approx((2 / 2048) ** 0.5, rel=0.02)
+    assert g.embed.weight.std().item() == pytest.approx(1, rel=0.1)
+    assert g.ups[0].weight.std().item() == pytest.approx((1 / (128 * 4)) ** 0.5, rel=0.02)
+    assert g.bands.weight.std().item() == pytest.approx(0.5 / (64 * 9) ** 0.5, rel=0.05)
+    assert g.norm.modulate.weight.std().item() == pytest.approx(0.2 / 96**0.5, rel=0.02)
+    assert d.bands.weight.std().item() == pytest.approx((2 / (4 * 9)) ** 0.5, rel=0.05)
+    assert d.downs[1].weight.std().item() == pytest.approx((2 / (96 * 16)) ** 0.5, rel=0.02)
+    assert d.project.weight.std().item() == pytest.approx((2 / (129 * 16)) ** 0.5, rel=0.02)
     assert d.embed.weight.norm(dim=1).mean().item() == pytest.approx(1, rel=0.1)
+
+
+def test_images_start_within_the_range_of_tanh() -> None:
+    cfg = ConditionalConfig(size=64, widths=(96, 64, 48, 24), d_widths=(96, 64, 32, 16))
+    images = made(ConditionalGenerator, cfg)(normal(16, 64), torch.arange(16) % 5)
+    assert 0.05 < images.std().item() < 0.6
 
 
 # Under bf16, channels_last and R1.
 
 
 def test_bf16_and_channels_last_agree_with_fp32() -> None:
-    cfg = dataclasses.replace(TINY, minibatch_std=True)
+    cfg = SPREAD
     g, d = made(ConditionalGenerator, cfg), made(ProjectionDiscriminator, cfg)
     z, labels = normal(4, 8), torch.arange(4) % 3
     images = g(z, labels)
@@ -257,7 +281,7 @@ def test_bf16_and_channels_last_agree_with_fp32() -> None:
 
 
 def test_both_are_one_graph_for_torch_compile() -> None:
-    cfg = dataclasses.replace(TINY, minibatch_std=True)
+    cfg = SPREAD
     g, d = made(ConditionalGenerator, cfg), made(ProjectionDiscriminator, cfg)
     z, labels = normal(5, 8), torch.arange(5) % 3
     images = g(z, labels)
@@ -267,7 +291,7 @@ def test_both_are_one_graph_for_torch_compile() -> None:
 
 
 def test_r1_of_the_projection_discriminator_reaches_its_weights() -> None:
-    d = made(ProjectionDiscriminator, dataclasses.replace(TINY, minibatch_std=True))
+    d = made(ProjectionDiscriminator, SPREAD)
     images, labels = normal(4, 1, 32, 32), torch.arange(4) % 3
     r1_penalty(d, images, labels).backward()
     assert all(p.grad.abs().sum() > 0 for name, p in d.named_parameters() if name.endswith("weight"))
@@ -277,7 +301,15 @@ def test_r1_of_the_projection_discriminator_reaches_its_weights() -> None:
     ("wrong", "word"),
     [
         ({"size": 48}, "size is 48"),
-        ({"maps": 40}, "multiple of 32"),
+        (
+            {"widths": (8, 8)},
+            r"widths has 2 numbers, but 256 pixels take 6: one each for 4, 8, 16, 32, 64, 128",
+        ),
+        (
+            {"d_widths": (8, 8, 8, 0, 8, 8)},
+            r"d_widths is \[8, 8, 8, 0, 8, 8\], but every number must be at least 1",
+        ),
+        ({"group": -1}, "group is -1"),
         ({"classes": 0}, "classes is 0"),
         ({"z_dim": 0}, "z_dim is 0"),
         ({"embed_dim": 0}, "embed_dim is 0"),

@@ -42,7 +42,7 @@ def run(tmp_path: Path, tiny_set: Path) -> Path:
     """A run with one generator of two classes, and of one of them another of its own."""
     real = ShardSet(tiny_set)
     of_all = conditional.ConditionalGenerator(
-        conditional.ConditionalConfig(size=32, classes=2, z_dim=4, maps=8)
+        conditional.ConditionalConfig(size=32, classes=2, z_dim=4, widths=(8, 8, 4), d_widths=(8, 8, 4))
     )
     conditional.init_weights(of_all, 1)
     export(tmp_path / "all-classes", of_all, CLASSES[:2], real)

@@ -273,7 +273,9 @@ def test_without_checkpoints_the_exported_generator_is_evaluated(work: Path, tin
 def test_one_model_of_all_classes_has_one_best_checkpoint(work: Path, tiny_set: Path) -> None:
     shards, model = ShardSet(tiny_set), work / "joint/all-classes"
     for images in (16, 32, 48):
-        network = ConditionalGenerator(ConditionalConfig(size=32, classes=3, z_dim=8, maps=8))
+        network = ConditionalGenerator(
+            ConditionalConfig(size=32, classes=3, z_dim=8, widths=(8, 8, 4), d_widths=(8, 8, 4))
+        )
         init_conditional(network, images)
         save_checkpoint(model / "checkpoints", images, {"ema": network}, {}, {}, keep=3)
     told: dict[str, Any] = {"preset": "modern", "metrics": {}}
