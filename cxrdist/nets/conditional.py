@@ -110,7 +110,7 @@ class ConditionalGenerator(nn.Module):
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
         style = torch.cat((z, self.embed(labels)), dim=1)  # [B, z_dim + embed_dim]
         maps = self.project(style).unflatten(1, (self.cfg.widths[0], BASE, BASE))  # [B, widths[0], 4, 4]
-        maps = self.norm(maps, style)
+        maps = self.norm(maps.contiguous(memory_format=torch.channels_last), style)
         for up, norm in zip(self.ups, self.norms, strict=True):
             maps = norm(up(maps), style)
         # In fp32 under autocast too: bf16 has fewer grey values than an image.
@@ -168,7 +168,10 @@ class ProjectionDiscriminator(nn.Module):
         """Images [B, 1, size, size], labels [B] int64 -> phi [B, feature_dim]. Labels only select the images
         that minibatch standard deviation compares."""
         leak = self.cfg.leak
-        maps = nn.functional.leaky_relu(self.bands(haar(images)), leak)
+        bands = haar(images).contiguous(
+            memory_format=torch.channels_last
+        )  # in which convolutions are fastest
+        maps = nn.functional.leaky_relu(self.bands(bands), leak)
         for down in self.downs:
             maps = nn.functional.leaky_relu(down(maps), leak)
         if self.cfg.minibatch_std:

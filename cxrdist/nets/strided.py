@@ -15,6 +15,7 @@ from torch.autograd import Function
 from torch.nn.functional import linear, pad
 
 MATMUL_SIDE = 4  # largest side, of the smaller maps, at which the matrix product is used
+MATMUL_WEIGHTS = 1 << 18  # with fewer, copying the windows takes longer than the convolution
 
 
 class Down(nn.Conv2d):
@@ -25,7 +26,7 @@ class Down(nn.Conv2d):
         super().__init__(inside, outside, kernel, stride=2, padding=(kernel - 1) // 2, bias=bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        if not _is_small(maps, maps.shape[2] // 2):
+        if not _takes_matmul(maps, maps.shape[2] // 2, self.weight):
             return super().forward(maps)
         # [B, h, w, in k k] x [in k k, out]; permuted to [B, out, h, w] it is channels_last
         windows = _Windows.apply(maps, self.kernel_size[0])
@@ -47,7 +48,7 @@ class Up(nn.ConvTranspose2d):
         )
 
     def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
-        if output_size is not None or not _is_small(maps, maps.shape[2]):
+        if output_size is not None or not _takes_matmul(maps, maps.shape[2], self.weight):
             return super().forward(maps, output_size)
         # [B, h, w, in] x [in, out k k]: the values that each pixel adds to its window
         added = linear(maps.permute(0, 2, 3, 1), self.weight.flatten(1).t())
@@ -55,8 +56,8 @@ class Up(nn.ConvTranspose2d):
         return summed if self.bias is None else summed + self.bias[:, None, None]
 
 
-def _is_small(maps: Tensor, side: int) -> bool:
-    return maps.device.type == "cpu" and side <= MATMUL_SIDE
+def _takes_matmul(maps: Tensor, side: int, weight: Tensor) -> bool:
+    return maps.device.type == "cpu" and side <= MATMUL_SIDE and weight.numel() >= MATMUL_WEIGHTS
 
 
 class _Windows(Function):

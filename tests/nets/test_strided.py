@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from cxrdist.nets import strided
 from cxrdist.nets.strided import Down, Up
+
+
+@pytest.fixture(autouse=True)
+def matmul_for_few_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strided, "MATMUL_WEIGHTS", 0)
+
 
 TORCHS = {Down: nn.Conv2d, Up: nn.ConvTranspose2d}
 
@@ -79,3 +86,10 @@ def test_under_bf16_autocast_the_product_is_bf16_and_gradients_float32() -> None
     made.float().sum().backward()
     assert {p.grad.dtype for p in (maps, *layer.parameters())} == {torch.float32}
     torch.testing.assert_close(made.float(), layer(maps), rtol=2e-2, atol=2e-2)
+
+
+def test_few_weights_take_torchs_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strided, "MATMUL_WEIGHTS", 3 * 5 * 16 + 1)
+    monkeypatch.setattr(strided._Windows, "apply", None)  # a call would fail
+    layer, maps = layer_and_maps(Down, 4, (4, 4))
+    assert layer(maps).shape == (2, 5, 4, 4)
