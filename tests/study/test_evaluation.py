@@ -114,7 +114,7 @@ def test_an_evaluation_of_other_weights_is_not_shown(tmp_path: Path) -> None:
     assert (
         "gan: evaluation.json describes other weights than the run exports now, so it is not shown;" in html
     )
-    assert "near copies" not in html
+    assert "coverage" not in html
 
 
 @pytest.mark.parametrize("found", [{}, {"spaces": {}, "copies": None}, {"spaces": {"mine": {"kid": {}}}}])
