@@ -18,6 +18,7 @@ from cxrdist.errors import from_os
 from cxrdist.files import slug, write_atomic
 from cxrdist.study import prose
 from cxrdist.study.collect import ClsRun, GanRun, Study, collect, relative
+from cxrdist.study.evaluation import section
 from cxrdist.study.figures import (
     ARMS_DARK,
     ARMS_LIGHT,
@@ -52,6 +53,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     charts = _charts(study) if study.cls else {}
     pairs_shown = _pairs(study)
     gans = [_gan(run, number) for number, run in enumerate(study.gan)]
+    evaluations = [found for number, run in enumerate(study.gan) if (found := _evaluation(run, number))]
     context = {
         "study": study,
         "title": _title(study),
@@ -68,6 +70,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
         "notes": prose.table_notes(study) if study.cls else [],
         "pairs": pairs_shown,
         "gans": gans,
+        "evaluations": evaluations,
         "cls_names": prose.run_names(study.cls),
         "gan_names": prose.run_names(study.gan),
         "cls_rows": [_cls_row(run, study) for run in study.cls],
@@ -87,6 +90,7 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     if pairs_shown and pairs_shown["png"]:
         pngs["fig3.png"] = pairs_shown["png"]
     pngs |= {card["file"]: card["grid"] for cards in gans for card in cards if card["grid"]}
+    pngs |= {picture["file"]: picture["png"] for found in evaluations for picture in found["pictures"]}
     try:
         for name, png in pngs.items():
             write_atomic(out / "figures" / name, png)
@@ -172,13 +176,21 @@ def _gan(run: GanRun, number: int) -> list[dict[str, Any]]:
     for model in run.models:
         for name, path in model.grids.items():
             grid = grid_png(path) if path else None
-            # Several GAN runs may have the same classes: those of the first have plain file names.
-            file = f"gan{number + 1 if number else ''}-{slug(name)}.png"
+            file = f"gan{_suffix(number)}-{slug(name)}.png"
             of_all = f" (one GAN of {len(model.grids)} classes)" if len(model.grids) > 1 else ""
             cards.append(
                 {"name": name, "grid": grid, "file": file, "of_all": of_all, **_gan_figures(model.summary)}
             )
     return cards
+
+
+def _evaluation(run: GanRun, number: int) -> dict[str, Any] | None:
+    return section(run, f"nearest{_suffix(number)}-")
+
+
+def _suffix(number: int) -> str:
+    """Several GAN runs may have the same classes: the files of the first have plain names."""
+    return str(number + 1) if number else ""
 
 
 def _gan_figures(summary: dict[str, Any]) -> dict[str, str]:

@@ -1,6 +1,10 @@
-"""Run a study: import, GANs, synthesis, a classifier per mix and seed, report; each step in its own process.
+"""Run a study: import, GANs, their evaluation, synthesis, classifiers, report; each step in its own process.
 
-Every step resumes, or does nothing if it is finished, so running the same command again resumes a study.
+    import -> classifiers on real images -> GANs -> evaluation, which chooses their checkpoints -> synthetic images
+      -> classifiers on mixes with synthetic images -> report
+
+Classifiers on real images come first, so that the evaluation can compare the features of one of them. Every step
+resumes, or does nothing if it is finished, so running the same command again resumes a study.
 """
 
 from __future__ import annotations
@@ -11,18 +15,20 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cxrdist.config.yaml_files import find, find_named, load_yaml
 from cxrdist.console import duration, say
-from cxrdist.data.mix.rules import OTHERS, WeightRule, rule_from
+from cxrdist.data.mix.rules import OTHERS, MixRule, WeightRule, rule_from
 from cxrdist.data.shards.open import synthetic_place
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import OptionError, UserError
 from cxrdist.process import available_cores, die_with_parent
 from cxrdist.run.tracking import TrackingConfig
+from cxrdist.study.evaluation import EVALUATION, read_evaluation
 from cxrdist.study.report import write_report
 from cxrdist.study.tables import print_table
 
@@ -41,6 +47,13 @@ class StudyConfig:
     """Config of train_gan.py."""
     gan_options: tuple[str, ...] = ()
     """Additional options of train_gan.py, such as '--budget=20000 images'."""
+    evaluate: bool = True
+    """Evaluate the GANs before images are synthesized: the best checkpoint of each becomes its generator."""
+    evaluate_options: tuple[str, ...] = ()
+    """Additional options of evaluate_gan.py."""
+    evaluation_mix: str | None = None
+    """Mix of real images whose classifier (of the first seed) provides the features of the evaluation; null:
+    evaluate_gan.py trains one for it, in about 2 min at 64 px."""
     cls_config: str | None = None
     """Config of train_cls.py; null: the preset for the image size."""
     cls_options: tuple[str, ...] = ()
@@ -62,10 +75,19 @@ class StudyConfig:
                 raise OptionError(name, "must name at least one")
         if self.processes < 0:
             raise OptionError("processes", f"must be 0 (as many as fit) or more, not {self.processes}")
+        if self.evaluation_mix is not None and self.evaluation_mix not in self.mixes:
+            raise OptionError("evaluation_mix", f"{self.evaluation_mix} is none of the mixes of the study")
 
     @property
     def folder(self) -> Path:
         return Path("runs") / self.name
+
+    @property
+    def gan_run(self) -> Path:
+        return self.folder / "gan"
+
+    def classifier_run(self, mix: str, seed: int) -> str:
+        return str(self.folder / f"cls-{Path(mix).stem.lower()}-seed{seed}")
 
     @property
     def synthetic(self) -> str:
@@ -78,6 +100,8 @@ class Step:
 
     title: str
     command: list[str]
+    finished: Callable[[], str | None] = lambda: None
+    """Called before the process is started. A sentence if there is nothing to do: no process is started then."""
 
 
 def run_study(config: StudyConfig) -> int:
@@ -87,7 +111,10 @@ def run_study(config: StudyConfig) -> int:
     for number, step in enumerate(steps, 1):
         elapsed = duration(time.monotonic() - began_s)
         say(f"\n[{number}/{len(steps)}] {step.title}  ({elapsed} so far)")
-        run_step(step)
+        if done := step.finished():
+            say(done)
+        else:
+            run_step(step)
     runs = [config.folder]
     page = write_report(runs, Path(config.report))
     say("")
@@ -106,31 +133,39 @@ def steps_of(config: StudyConfig) -> list[Step]:
     launch = launcher(config.processes)
     common = ["--shards", config.shards, *tracking_words(config)]
     synthetic_mix = last_synthetic_mix(config.mixes)
+    real_mixes = [mix for mix in config.mixes if not rule_of(mix).needs_synthetic]
+    if config.evaluation_mix not in (None, *real_mixes):
+        raise OptionError(
+            "evaluation_mix", f"{config.evaluation_mix} uses synthetic images; name a mix of real images"
+        )
+    steps += classifier_steps(config, real_mixes, launch, common)
     if synthetic_mix is not None:
         steps += synthetic_steps(config, synthetic_mix, launch, common)
+    others = [mix for mix in config.mixes if mix not in real_mixes]
+    return steps + classifier_steps(config, others, launch, common)
+
+
+def classifier_steps(
+    config: StudyConfig, mixes: Sequence[str], launch: list[str], common: list[str]
+) -> list[Step]:
     preset = ["--config", config.cls_config] if config.cls_config else []
+    steps = []
     for seed in config.seeds:
-        for mix in config.mixes:
-            run = str(config.folder / f"cls-{Path(mix).stem.lower()}-seed{seed}")
-            words = [
-                "--mix",
-                mix,
-                "--synthetic",
-                config.synthetic,
-                "--seed",
-                str(seed),
-                "--run",
-                run,
-                *common,
-            ]
+        for mix in mixes:
+            words = ["--mix", mix, "--synthetic", config.synthetic, "--seed", str(seed)]
+            words += ["--run", config.classifier_run(mix, seed), *common]
             command = [*launch, script("train_cls.py"), *preset, *words, *config.cls_options]
             steps.append(Step(f"classifier on {mix}, seed {seed}", command))
     return steps
 
 
+def rule_of(mix: str) -> MixRule:
+    return rule_from(load_yaml(find_named("mix", mix)))
+
+
 def last_synthetic_mix(mixes: tuple[str, ...]) -> str | None:
     """The mix that images are synthesized for. Raises UserError if another one needs classes that it does not."""
-    rules = {mix: rule_from(load_yaml(find_named("mix", mix))) for mix in mixes}
+    rules = {mix: rule_of(mix) for mix in mixes}
     last = next((mix for mix in reversed(mixes) if rules[mix].needs_synthetic), None)
     if last is None:
         return None
@@ -150,14 +185,26 @@ def last_synthetic_mix(mixes: tuple[str, ...]) -> str | None:
 
 
 def synthetic_steps(config: StudyConfig, mix: str, launch: list[str], common: list[str]) -> list[Step]:
-    gan = str(config.folder / "gan")
+    gan = str(config.gan_run)
     train = ["--config", config.gan_config, "--run", gan, *common, *config.gan_options]
     run = str(config.folder / "synth")
     make = ["--gan", gan, "--mix", mix, "--out", config.synthetic, "--run", run, *common]
-    return [
-        Step("one GAN per class", [*launch, script("train_gan.py"), *train]),
-        Step(f"synthetic images for {mix}", [*launch, script("synthesize.py"), *make]),
-    ]
+    steps = [Step("GANs", [*launch, script("train_gan.py"), *train])]
+    if config.evaluate:
+        words = ["--run", gan, *common, *config.evaluate_options]
+        if config.evaluation_mix is not None:
+            words += ["--classifier", config.classifier_run(config.evaluation_mix, config.seeds[0])]
+        command = [*launch, script("evaluate_gan.py"), *words]
+        steps.append(Step("evaluation of the GANs", command, lambda: already_evaluated(config.gan_run)))
+    return [*steps, Step(f"synthetic images for {mix}", [*launch, script("synthesize.py"), *make])]
+
+
+def already_evaluated(gan: Path) -> str | None:
+    """A sentence if the weights that a GAN run exports now are evaluated: evaluate_gan.py would do it again."""
+    evaluation = read_evaluation(gan)
+    if evaluation is None or not evaluation.is_current:
+        return None
+    return f"{gan}: already evaluated; nothing to do (remove {gan / EVALUATION} to evaluate again)"
 
 
 def tracking_words(config: StudyConfig) -> list[str]:

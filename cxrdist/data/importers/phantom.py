@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,9 @@ _PAPER = {
 # Share of patients with 1, 2, 3 and 4 studies, and of later studies that show what the first one showed.
 _STUDIES = np.cumsum([0.74, 0.15, 0.07, 0.04])
 _SAME_CLASS = 0.6
+# The first additional patient of a split. Beyond all patients of --images, and independent of their number: sets of
+# one seed have the same test images whatever the size of their train split.
+_FIRST_ADDED = {"val": 1_000_000_000, "test": 2_000_000_000}
 
 
 def class_counts(images: int) -> dict[str, int]:
@@ -44,10 +48,15 @@ class Phantom(Importer):
     seed: int = 0
     """Seed of the patients, and of the split by patient."""
     images: int = 1128
-    """Images of all five classes together, in the paper's proportions. With fewer --classes the images of the other
-    classes are left out; those that remain do not change."""
+    """Images of all five classes together, in the paper's proportions, split by patient. With fewer --classes the
+    images of the other classes are left out; those that remain do not change."""
     classes: tuple[str, ...] = CLASSES
     """Classes to keep, such as 'Normal,Pneumothorax'."""
+    val_images: int | None = None
+    """Validation images of each class, from additional patients with one image each. They replace the images of
+    --images that are drawn into val; train is the same with and without this option. Excludes --val."""
+    test_images: int | None = None
+    """The same for test. Excludes --test."""
 
     name = "phantom"
     release = "cxrdist phantom 2"
@@ -62,27 +71,56 @@ class Phantom(Importer):
             raise OptionError("images", f"must be 1 or more, not {self.images}")
         if self.seed < 0:
             raise OptionError("seed", f"must be 0 or more, not {self.seed}")
+        for split, images in self._wanted.items():
+            if images is not None and images < 1:
+                raise OptionError(f"{split}_images", f"must be 1 or more, not {images}")
         if not self.classes:
             raise OptionError("classes", f"names none; choose among {', '.join(CLASSES)}")
         for wanted in self.classes:
             check_choice("classes", wanted, CLASSES)
 
+    @property
+    def _wanted(self) -> dict[str, int | None]:
+        """Split -> additional images of each class; None for a split that is drawn."""
+        return {"val": self.val_images, "test": self.test_images}
+
+    @property
+    def added_splits(self) -> tuple[str, ...]:
+        return tuple(split for split, wanted in self._wanted.items() if wanted is not None)
+
+    def source_options(self) -> dict[str, Any]:
+        """Without the options of splits that are drawn, so that a set without them keeps its digest."""
+        drawn = {f"{split}_images" for split, wanted in self._wanted.items() if wanted is None}
+        return {name: value for name, value in super().source_options().items() if name not in drawn}
+
     def records(self) -> Iterator[Record]:
-        """All records by patient, then study; patients of several studies may change class between them."""
+        """All records by patient, then study; patients of several studies may change class between them.
+
+        The additional patients of ``added_splits`` come last, with one study each.
+        """
         for patient, labels in enumerate(_patients(self.seed, self.images)):
             for study, label in enumerate(labels):
-                if label not in self.classes:
-                    continue
-                view, sex, age = describe(self.seed, patient, study, label)
-                patient_id = f"phantom-{patient:06d}"
-                yield Record(
-                    source_id=f"{patient_id}-{study:03d}",
-                    patient_id=patient_id,
-                    label=label,
-                    view=view,
-                    sex=sex,
-                    age=age,
-                )
+                if label in self.classes:
+                    yield self._record(patient, study, label)
+        for split in self.added_splits:
+            for number in range(self._wanted[split] or 0):
+                for i, label in enumerate(CLASSES):
+                    if label in self.classes:
+                        patient = _FIRST_ADDED[split] + number * len(CLASSES) + i
+                        yield self._record(patient, 0, label, split)
+
+    def _record(self, patient: int, study: int, label: str, split: str | None = None) -> Record:
+        view, sex, age = describe(self.seed, patient, study, label)
+        patient_id = f"phantom-{patient:06d}"
+        return Record(
+            source_id=f"{patient_id}-{study:03d}",
+            patient_id=patient_id,
+            label=label,
+            split=split,
+            view=view,
+            sex=sex,
+            age=age,
+        )
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         """[size, size] uint8, from the record's ids and class alone."""

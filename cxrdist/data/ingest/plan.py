@@ -95,6 +95,8 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     say(importer.activity or f"reading {importer.release}")
     records = list(importer.records())
     way = split_way(importer, records, options)
+    if importer.added_splits:
+        records = replace_drawn(importer, records, options)
     if way == "official":
         records = [r if r.split or r.left_out else replace(r, left_out=NO_OFFICIAL_SPLIT) for r in records]
     labelling = assign(
@@ -105,7 +107,10 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
     dedup = needs_dedup(importer, used, way, options)
     # Drawn also if the images are compared first: data that cannot be split is reported at once.
-    splits = splits_of(used, [record.patient for record in used], labels, way, options)
+    if importer.added_splits:
+        splits = [str(record.split) for record in used]
+    else:
+        splits = splits_of(used, [record.patient for record in used], labels, way, options)
     return ImportPlan(
         salt=salt,
         labelling=labelling,
@@ -118,6 +123,29 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         dedup=dedup,
         unknown_patients=sum(not record.patient_id for record in used),
     )
+
+
+def replace_drawn(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
+    """All records with a split: that of an additional image, or the one that is drawn.
+
+    Records drawn into one of ``importer.added_splits`` are left out. Raises OptionError if the size of such a split
+    is also given as --val or --test.
+    """
+    for split in importer.added_splits:
+        if getattr(options, split) != getattr(IngestOptions, split):
+            raise OptionError(
+                split, f"--{split}-images sets the number of {split} images; remove one of the two options"
+            )
+    drawn = [record for record in records if not record.split]
+    labels = [str(record.label) for record in drawn]
+    splits = iter(splits_of(drawn, [record.patient for record in drawn], labels, "drawn", options))
+    whole = [record if record.split else replace(record, split=next(splits)) for record in records]
+    return [
+        replace(old, left_out=f"{new.split} image replaced by --{new.split}-images")
+        if not old.split and new.split in importer.added_splits
+        else new
+        for old, new in zip(records, whole)
+    ]
 
 
 def needs_dedup(importer: Importer, used: list[Record], way: str, options: IngestOptions) -> bool:
@@ -170,7 +198,7 @@ def film_groups(importer: Importer, options: IngestOptions, records: list[Record
 
 def split_way(importer: Importer, records: list[Record], options: IngestOptions) -> str:
     """Return "drawn" or "official". Raises UserError for --split official if the source has no split of its own."""
-    has_split = any(record.split for record in records)
+    has_split = any(record.split for record in records) and not importer.added_splits
     if options.split == "official" and not has_split:
         raise OptionError("split", f"official, but {importer.release} {importer.no_official_split}")
     return options.split or (importer.default_split if has_split else "drawn")

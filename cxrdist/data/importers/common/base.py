@@ -102,6 +102,15 @@ class Importer:
     default_split: ClassVar[str] = "drawn"
     """The default of ``--split`` if records have a split: "official" for sources that users write themselves."""
 
+    @property
+    def added_splits(self) -> tuple[str, ...]:
+        """Splits that consist of additional images, by the options ``val_images`` and ``test_images``.
+
+        Only the records of additional images have a ``split`` then, and all have a ``label``. The other records are
+        split as without the options, and those drawn into an added split are left out.
+        """
+        return ()
+
     def records(self) -> Iterator[Record]:
         """Yield all records, from tables and folder listings alone, in the same order on every call.
 
