@@ -21,6 +21,7 @@ Counts = Mapping[str, Mapping[str, int]]
 Quotas = dict[str, dict[str, int]]
 TARGETS = ("own", "smallest", "largest")
 OTHERS = "*"
+COUNT_POWERS = (0, 0.5, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ class WeightRule:
     """``own``: the number of real training images; or a number."""
     weights: Mapping[str, Mapping[str, int | float]]
     """``{class: {origin: weight}}``; the class ``*`` is every class that is not named."""
+    count_power: int | float = 0
+    """Multiplies each weight by the number of images of its class to this power: 0, 0.5 or 1. For real images."""
 
     def __post_init__(self) -> None:
         check_count(self.epoch_images, f"mix {self.name}: epoch_images", ("own",))
@@ -85,6 +88,16 @@ class WeightRule:
                     raise UserError(f"{where}: {class_name}: {origin!r}: unknown{spelling}")
                 if check_number(weight, f"{where}: {class_name}: {origin}") < 0:
                     raise UserError(f"{where}: {class_name}: {origin} {weight}: must be 0 or more")
+        if check_number(self.count_power, f"mix {self.name}: count_power") not in COUNT_POWERS:
+            raise UserError(
+                f"mix {self.name}: count_power {self.count_power}: must be "
+                f"{', '.join(map(str, COUNT_POWERS[:-1]))} or {COUNT_POWERS[-1]}"
+            )
+        if self.count_power and self.needs_synthetic:
+            raise UserError(
+                f"mix {self.name}: count_power {self.count_power}: is for mixes of real images; remove it, or the "
+                "weights of synthetic ones"
+            )
         if not any(weight for origins in self.weights.values() for weight in origins.values()):
             raise UserError(f"{where}: all weights are 0, so an epoch would be empty")
 
@@ -143,10 +156,10 @@ def rule_from(values: Mapping[str, Any]) -> MixRule:
     if of_target and of_weight:
         raise UserError(
             f"{where}: {of_target[0]} and {of_weight[0]} belong to different kinds of rule: give either "
-            f"{', '.join(forms[TargetRule])}, or {' and '.join(forms[WeightRule])}"
+            f"{', '.join(forms[TargetRule])}, or {', '.join(forms[WeightRule])}"
         )
     if of_weight:
-        if missing := [key for key in forms[WeightRule] if key not in values]:
+        if missing := [key for key in ("epoch_images", "weights") if key not in values]:
             raise UserError(f"{where}: {missing[0]} is missing")
         return WeightRule(**values)
     if "images_per_class" not in values:
@@ -204,7 +217,7 @@ def by_weight(rule: WeightRule, counts: Counts) -> Quotas:
             f'with `"{OTHERS}": {{real: 1}}`'
         )
     weights = {
-        (name, ORIGINS.index(origin)): exact(weight)
+        (name, ORIGINS.index(origin)): exact(weight) * count_factor(rule, counts[name].get(origin, 0))
         for name in counts
         for origin, weight in rule.of_class(name).items()
     }
@@ -225,6 +238,13 @@ def by_weight(rule: WeightRule, counts: Counts) -> Quotas:
             )
         result[name][origin] = quota
     return result
+
+
+def count_factor(rule: WeightRule, count: int) -> Fraction:
+    """``count`` to the rule's power; a square root is cut to six digits, so that quotas are exact anywhere."""
+    if not rule.count_power:
+        return Fraction(1)
+    return Fraction(count) if rule.count_power == 1 else Fraction(math.isqrt(count * 10**12), 10**6)
 
 
 def largest_remainder(weights: Mapping[tuple[str, int], Fraction], seats: int) -> dict[tuple[str, int], int]:

@@ -183,6 +183,20 @@ def test_equal_shares_is_as_its_head_says() -> None:
         assert f"{figure:,}" in head
 
 
+def test_square_root_is_as_its_head_says() -> None:
+    found = paper_quotas("square-root")
+    assert sum(origins["real"] for origins in found.values()) == 46_420
+    total = sum(n**0.5 for n in PAPER.values())
+    for name, images in PAPER.items():
+        assert abs(found[name]["real"] - 46_420 * images**0.5 / total) < 1
+    head = find_named("mix", "square-root").read_text()
+    for origins in (
+        max(found.values(), key=lambda o: o["real"]),
+        min(found.values(), key=lambda o: o["real"]),
+    ):
+        assert f"{origins['real']:,} of the" in head
+
+
 def test_balanced_is_as_its_head_says() -> None:
     assert paper_quotas("balanced") == {c: {"real": 9_284} for c in PAPER}
     assert not rule("balanced").needs_synthetic
@@ -268,7 +282,13 @@ TARGET = {"name": "x", "images_per_class": 3}
         (
             WEIGHTS | {"times": 2},
             "times and epoch_images belong to different kinds of rule: give either images_per_class, times, fill, or "
-            "epoch_images and weights",
+            "epoch_images, weights, count_power",
+        ),
+        (WEIGHTS | {"count_power": 2}, "mix x: count_power 2: must be 0, 0.5 or 1"),
+        (WEIGHTS | {"count_power": "half"}, "mix x: count_power 'half': must be a number"),
+        (
+            {"name": "x", "epoch_images": 5, "weights": {"*": {"real": 1, "synthetic": 1}}, "count_power": 1},
+            "mix x: count_power 1: is for mixes of real images; remove it, or the weights of synthetic ones",
         ),
         ({"name": "x", "epoch_images": 5}, "weights is missing"),
         ({"name": "x", "weights": {"*": {"real": 1}}}, "epoch_images is missing"),
