@@ -37,6 +37,11 @@ class GANConfig:
     """data: all processes share each batch; class: each process trains other classes, without communication."""
     mix: str = "balanced"
     """Mix of real images that a conditional GAN is trained on: balanced, or the path of a YAML rule."""
+    use_unlabelled: bool = False
+    """Also train a conditional GAN on the unlabelled images of a set that was imported with --keep-unlabelled. They
+    have a label of their own in G and D, of which no image is drawn afterwards."""
+    unlabelled_share: float | None = None
+    """Fraction of the training images that are unlabelled; null: as many in an epoch as of a class on average."""
     batch: int = 64
     """Global batch size, over all processes."""
     accumulate: int = 1
@@ -114,6 +119,15 @@ class GANConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(name, f"must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.use_unlabelled and self.architecture == "dcgan":
+            raise OptionError("use_unlabelled", "a dcgan trains on one class; use --architecture conditional")
+        if self.unlabelled_share is not None:
+            if not self.use_unlabelled:
+                raise OptionError("unlabelled_share", "has no effect without --use-unlabelled; remove it")
+            if not 0 < self.unlabelled_share < 1:
+                raise OptionError(
+                    "unlabelled_share", f"must be above 0 and below 1, not {self.unlabelled_share}"
+                )
         if self.architecture == "dcgan" and (self.minibatch_std or self.regularizer == "spectral"):
             name = "minibatch_std" if self.minibatch_std else "regularizer"
             raise OptionError(name, "the paper's dcgan has none; use --architecture conditional")
