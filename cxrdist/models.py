@@ -171,6 +171,8 @@ def export_generator(
         "metrics": dict(metrics),
         "weights_sha256": digest,
     }
+    if getattr(cfg, "classes", 1) == len(classes) + 1:
+        model["unlabelled"] = True
     write_atomic(folder / MODEL_FILE, canonical_json(model))
     return digest
 
@@ -194,7 +196,8 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
     cfg: Any = network.cfg
     if cfg.size != model["image_size"]:
         raise UserError(f"{where}: image_size {model['image_size']}, but its network makes {cfg.size} px")
-    if getattr(cfg, "classes", 1) != len(model["classes"]):
+    # Trained on unlabelled images too, the network has one label more than it has classes to draw.
+    if getattr(cfg, "classes", 1) != len(model["classes"]) + (model.get("unlabelled") is True):
         raise UserError(
             f"{where}: {len(model['classes'])} classes, but its network has {getattr(cfg, 'classes', 1)}"
         )

@@ -38,6 +38,11 @@ class GANConfig:
     """data: all processes share each batch; class: each process trains other classes, without communication."""
     mix: str = "balanced"
     """Mix of real images that a conditional GAN is trained on: balanced, or the path of a YAML rule."""
+    use_unlabelled: bool = False
+    """Also train a conditional GAN on the unlabelled images of a set that was imported with --keep-unlabelled. They
+    have a label of their own in G and D, of which no image is drawn afterwards."""
+    unlabelled_share: float | None = None
+    """Fraction of the training images that are unlabelled; null: as many in an epoch as of a class on average."""
     batch: int = 64
     """Global batch size, over all processes."""
     accumulate: int = 1
@@ -76,6 +81,8 @@ class GANConfig:
     """gamma of R1: gamma / 2 * E |dD/dx|^2."""
     r1_every: int = 16
     """Apply R1 every so many steps, weighted by as much (lazy regularization)."""
+    embed_dim: int = 32
+    """Length of a conditional G's embedding of a class; a short one lets the classes share more."""
     minibatch_std: bool = False
     """Add the standard deviation within classes of a batch as a feature map of a conditional D."""
     minibatch_std_images: int | None = None
@@ -104,7 +111,7 @@ class GANConfig:
         for name in ("learning_rate", "r1_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise OptionError(name, f"must be a finite number, not {getattr(self, name)}")
-        for name in ("batch", "accumulate", "learning_rate", "r1_every", "keep"):
+        for name in ("batch", "accumulate", "learning_rate", "r1_every", "keep", "embed_dim"):
             if getattr(self, name) <= 0:
                 raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")
         if self.images_per_class is not None and self.images_per_class < 1:
@@ -125,6 +132,15 @@ class GANConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(name, f"must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.use_unlabelled and self.architecture == "dcgan":
+            raise OptionError("use_unlabelled", "a dcgan trains on one class; use --architecture conditional")
+        if self.unlabelled_share is not None:
+            if not self.use_unlabelled:
+                raise OptionError("unlabelled_share", "has no effect without --use-unlabelled; remove it")
+            if not 0 < self.unlabelled_share < 1:
+                raise OptionError(
+                    "unlabelled_share", f"must be above 0 and below 1, not {self.unlabelled_share}"
+                )
         if self.architecture == "dcgan" and self.minibatch_std:
             raise OptionError("minibatch_std", "the paper's dcgan has none; use --architecture conditional")
         if self.minibatch_std:

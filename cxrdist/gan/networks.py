@@ -46,6 +46,7 @@ def network_config(
             z_dim=config.z_dim,
             widths=config.widths[:stages],
             d_widths=config.d_widths[:stages],
+            embed_dim=config.embed_dim,
             minibatch_std=config.minibatch_std,
             group=config.minibatch_std_images or 0,
         )

@@ -12,6 +12,7 @@ from cxrdist.config.budget import budget_steps, evenly_spaced
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
+from cxrdist.data.shards.schema import UNLABELLED
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import OptionError, nearest
 from cxrdist.files import slug
@@ -31,12 +32,19 @@ class ModelPlan:
     name: str
     """The class, or ``all classes``."""
     classes: tuple[str, ...]
+    """The classes that it generates."""
     quotas: Quotas
-    """``{class: {"real": images}}`` of one epoch."""
+    """``{class: {"real": images}}`` of one epoch; the last class may be ``UNLABELLED``."""
     train_images: int
     """Number of distinct training images."""
     steps: int
     learning_rate: float
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class of each label of the networks: ``classes``, then ``UNLABELLED`` if the model trains on such
+        images."""
+        return (*self.classes, *([UNLABELLED] if UNLABELLED in self.quotas else []))
 
     @property
     def folder(self) -> str:
@@ -63,7 +71,24 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
         raise OptionError(
             "mix", f"{config.mix}: a GAN trains on real images only; choose a mix without synthetic ones"
         )
-    return [_model(config, ALL_CLASSES, quotas(rule, train_counts(shards, None)), shards)]
+    of_epoch = quotas(rule, train_counts(shards, None))
+    if config.use_unlabelled:
+        of_epoch = {**of_epoch, UNLABELLED: {"real": unlabelled_quota(config, of_epoch, shards)}}
+    return [_model(config, ALL_CLASSES, of_epoch, shards)]
+
+
+def unlabelled_quota(config: GANConfig, of_classes: Quotas, shards: ShardSet) -> int:
+    """Number of unlabelled images in an epoch. Raises UserError for a set that has none."""
+    if not shards.unlabelled_samples:
+        raise OptionError(
+            "use_unlabelled",
+            f"{shards} has no unlabelled images; import it with --keep-unlabelled, or remove this option",
+        )
+    used = [origins["real"] for origins in of_classes.values() if origins.get("real")]
+    if config.unlabelled_share is None:
+        return max(1, round(sum(used) / len(used)))
+    share = config.unlabelled_share
+    return max(1, round(sum(used) * share / (1 - share)))
 
 
 def choose_classes(asked: tuple[str, ...], shards: ShardSet) -> list[str]:
@@ -119,9 +144,12 @@ def _available(config: GANConfig, shards: ShardSet, class_name: str) -> int:
 
 
 def _model(config: GANConfig, name: str, of_epoch: Quotas, shards: ShardSet) -> ModelPlan:
-    classes = tuple(class_name for class_name, origins in of_epoch.items() if origins.get("real"))
+    used = [class_name for class_name, origins in of_epoch.items() if origins.get("real")]
+    classes = tuple(class_name for class_name in used if class_name != UNLABELLED)
     train_images = sum(_available(config, shards, class_name) for class_name in classes)
-    epoch_images = sum(of_epoch[class_name]["real"] for class_name in classes)
+    if UNLABELLED in used:
+        train_images += shards.unlabelled_samples
+    epoch_images = sum(of_epoch[class_name]["real"] for class_name in used)
     return ModelPlan(
         name,
         classes,

@@ -42,7 +42,7 @@ def train(config: GANConfig) -> None:
     dist.on_main(lambda: open_real(config.shards).close())
     shards = ShardSet(config.shards)
     models = plan(config, shards)
-    network_config(config, image_size=shards.image_size, classes=len(models[0].classes))
+    network_config(config, image_size=shards.image_size, classes=len(models[0].labels))
     apart = config.placement == "class" and dist.world_size > 1
     check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
     with locked_run(folder, "gan", to_dict(config), dist):

@@ -71,7 +71,7 @@ class ModelTrainer:
                 rank=dist.rank,
                 world_size=dist.world_size,
                 limit=config.images_per_class,
-                classes=model.classes,  # a mix may omit some of the set's
+                classes=model.labels,  # a mix may omit some of the set's
             ),
         )
         self.order = OrderDigest()
@@ -132,7 +132,7 @@ class ModelTrainer:
         generator, discriminator = build(
             config,
             image_size=self.shards.image_size,
-            classes=len(self.model.classes),
+            classes=len(self.model.labels),
             seeds=(derive(config.seed, "G", name), derive(config.seed, "D", name)),
         )
         adam: dict[str, Any] = {

@@ -61,12 +61,14 @@ class CheXpert(CheXpertLabelled):
                     file = f"{FIRST_PART}/{path}"
                 view = _view(row, path, where)
                 labels = self.labels_of(row, where)
+                left_out = self.left_out_view(view)
                 yield Record(
                     source_id=path,
                     patient_id=patient,
                     findings=labels.findings,
                     uncounted=labels.uncounted,
-                    left_out=self.left_out_view(view) or labels.left_out,
+                    left_out=left_out,
+                    no_class=None if left_out else labels.no_class,
                     split=split,
                     view="LATERAL" if view == "lateral" else view_of(row.get("AP/PA", "")),
                     sex=sex_of(row.get("Sex", "")),

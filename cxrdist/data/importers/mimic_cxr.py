@@ -77,12 +77,14 @@ class MimicCxrJpg(CheXpertLabelled):
             )
             listed.add(image, where)
             labels = labels_of.get((subject, study), Labels((), (), NO_LABELS))
+            left_out = self._left_out_position(row["ViewPosition"])
             yield Record(
                 source_id=image,
                 patient_id=subject,
                 findings=labels.findings,
                 uncounted=labels.uncounted,
-                left_out=self._left_out_position(row["ViewPosition"]) or labels.left_out,
+                left_out=left_out,
+                no_class=None if left_out else labels.no_class,
                 split=split_of.get(image),
                 view=view_of(row["ViewPosition"]),
                 file=f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg",

@@ -31,7 +31,8 @@ TABLES = (
     "PADCHEST_chest_x_ray_images_labels_160K.csv",
 )
 PROJECTIONS = ("PA", "AP", "AP_horizontal", "L", "COSTAL")
-REMARKS = ("unchanged", "exclude", "suboptimal study")
+EXCLUDE = "exclude"
+REMARKS = ("unchanged", EXCLUDE, "suboptimal study")
 """Labels about the report or the film, which are no findings."""
 IMPLIED = {"hydropneumothorax": ("pneumothorax", "pleural effusion")}
 """A label with two parents in the source's tree of labels."""
@@ -96,6 +97,8 @@ class PadChest(FileImporter):
             labels = labels_of(row["Labels"], where)
             findings = [label for label in labels if label not in REMARKS]
             implied = [parent for label in findings for parent in IMPLIED.get(label, ())]
+            no_class = None if findings else f"nothing but {' and '.join(labels)}" if labels else "no labels"
+            left_out = self._left_out(row, labels) or (no_class if EXCLUDE in labels else None)
             is_inverted = (
                 self.invert_monochrome1 and row.get("PhotometricInterpretation_DICOM") == "MONOCHROME1"
             )
@@ -104,7 +107,8 @@ class PadChest(FileImporter):
                 patient_id=cell(row, "PatientID", where),
                 findings=tuple(dict.fromkeys([*findings, *implied])),
                 uncounted=tuple(label for label in labels if label in REMARKS),
-                left_out=self._left_out(row, labels, findings),
+                left_out=left_out,
+                no_class=None if left_out else no_class,
                 notes=(INVERTED,) if is_inverted else (),
                 view=view_of(row["Projection"]),
                 sex=sex_of(row.get("PatientSex_DICOM", "")),
@@ -116,17 +120,15 @@ class PadChest(FileImporter):
         tone = tone_of(self.intensity, is_inverted=INVERTED in record.notes)
         return load_grey(Path(self.root) / record.file, size, fit, tone)
 
-    def _left_out(self, row: Row, labels: tuple[str, ...], findings: list[str]) -> str | None:
+    def _left_out(self, row: Row, labels: tuple[str, ...]) -> str | None:
         if row["Projection"] not in self.views:
             return f"projection {row['Projection'] if row['Projection'] in PROJECTIONS else 'unknown'}"
         # The releases have PED or Yes for pediatric images; No, or an empty cell, for others.
         if not self.keep_pediatric and row.get("Pediatric", "") not in ("", "No"):
             return "pediatric"
-        if not labels:
-            return "no labels"
         if not self.keep_suboptimal and "suboptimal study" in labels:
             return "suboptimal study"
-        return None if findings else f"nothing but {' and '.join(labels)}"
+        return None
 
 
 def labels_of(text: str, where: str) -> tuple[str, ...]:

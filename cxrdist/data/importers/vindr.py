@@ -68,7 +68,7 @@ class VinDr(FileImporter):
                 record = Record(
                     source_id=image,
                     findings=findings,
-                    left_out=None if findings else DISAGREEMENT,
+                    no_class=None if findings else DISAGREEMENT,
                     split="test" if split == "test" else "train-val",
                     file=f"{split}/{file_of.get(image, image + SUFFIXES[0])}",
                 )

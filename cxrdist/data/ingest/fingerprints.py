@@ -53,13 +53,15 @@ class FingerprintTable:
         self._hashes[start : start + len(rows)] = rows
         self._has[start : start + len(rows)] = rows.any(1)
 
-    def groups(self, title: str) -> list[int]:
-        """For each image the lowest index of the images that show the same film; ``title`` names the progress."""
-        with Progress(title, len(self._has)) as progress:
-            groups = near_groups(self._hashes, progress.at)
-            progress.at(len(self._has))
+    def groups(self, title: str, images: int | None = None) -> list[int]:
+        """For each of the first ``images`` images (None: all) the lowest index of those that show the same film;
+        ``title`` names the progress."""
+        hashes, has_hash = self._hashes[:images], self._has[:images]
+        with Progress(title, len(has_hash)) as progress:
+            groups = near_groups(hashes, progress.at)
+            progress.at(len(has_hash))
         # Images without a hash are all alike, and each is its own.
-        return [group if has else i for i, (group, has) in enumerate(zip(groups, self._has.tolist()))]
+        return [group if has else i for i, (group, has) in enumerate(zip(groups, has_hash.tolist()))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,12 @@ def count_groups(groups: Sequence[int], splits: Sequence[str]) -> NearDuplicates
         images=sum(map(len, members)),
         groups_across_splits=sum(len({splits[i] for i in each}) > 1 for each in members),
     )
+
+
+def restricted(groups: Sequence[int], chosen: Sequence[int]) -> list[int]:
+    """The groups of the chosen images alone: for each, the lowest place in ``chosen`` of an image of its group."""
+    first: dict[int, int] = {}
+    return [first.setdefault(groups[i], place) for place, i in enumerate(chosen)]
 
 
 def members_of(groups: Sequence[int]) -> list[list[int]]:

@@ -33,12 +33,12 @@ from cxrdist.data.ingest.in_place_job import (
 )
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together, plan_import
-from cxrdist.data.ingest.provenance import provenance_of
+from cxrdist.data.ingest.provenance import provenance_of, with_found
 from cxrdist.data.ingest.report import print_plan
 from cxrdist.data.ingest.tasks import sample_meta
 from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_name, write_table
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
-from cxrdist.data.shards.schema import MANIFEST
+from cxrdist.data.shards.schema import MANIFEST, UNLABELLED
 from cxrdist.data.shards.tar import METADATA_FIELDS, hashed
 from cxrdist.data.shards.write_job import UNUSED_TARS, claimed, finished_set, mark_finished
 from cxrdist.data.shards.write_pool import (
@@ -134,7 +134,7 @@ def tar_tasks(store: Store, importer: WebDataset, options: IngestOptions, plan: 
             makes_hashes=plan.makes_hashes,
             records=[plan.records[i] for i in numbers],
             splits=[plan.splits[i] for i in numbers],
-            class_indexes=[plan.classes.index(plan.labels[i]) for i in numbers],
+            class_indexes=[plan.class_index(plan.labels[i]) for i in numbers],
         )
         for tar, numbers in sorted(by_tar.items())
     ]
@@ -195,7 +195,7 @@ def write_set(
         undecodable += result.undecodable
     check_undecodable(undecodable, images)
     report_undecodable(undecodable)
-    tables = shard_tables(results, plan.classes)
+    tables = shard_tables(results, plan)
     plan.check_still_covered(tables)
     near_duplicates = plan.near_duplicates
     if plan.makes_hashes:
@@ -203,18 +203,14 @@ def write_set(
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     used = [tar for tar, result in results.items() if result.rows]
     remove_own_leftovers(store, {entry.table for entry in strata} | {index_name(tar) for tar in used})
-    found = {
-        "undecodable": len(undecodable),
-        "near_duplicates": near_duplicates,
-        UNUSED_TARS: [tar for tar in tars if tar not in used],
-    }
+    provenance = with_found(provenance, plan, len(undecodable), near_duplicates)
     manifest = write_manifest(
         store,
         classes=list(plan.classes),
         image_size=options.size,
         encoding=EXTERNAL_ENCODINGS[options.fit],
         strata=strata,
-        provenance=provenance.updated(found),
+        provenance=provenance.updated({UNUSED_TARS: [tar for tar in tars if tar not in used]}),
         lineage=Lineage(kind="real"),
     )
     mark_finished(store)
@@ -223,8 +219,9 @@ def write_set(
     return manifest
 
 
-def shard_tables(results: dict[str, TarResult], classes: tuple[str, ...]) -> dict[Stratum, list[ShardRow]]:
+def shard_tables(results: dict[str, TarResult], plan: ImportPlan) -> dict[Stratum, list[ShardRow]]:
     """The rows of each stratum's shard table, in the order of the tars' names."""
+    name_of = {plan.class_index(name): name for name in (*plan.classes, UNLABELLED)}
     tables: dict[Stratum, list[ShardRow]] = {}
     for tar in sorted(results):
         row = results[tar].table_row
@@ -232,7 +229,7 @@ def shard_tables(results: dict[str, TarResult], classes: tuple[str, ...]) -> dic
             continue
         by_stratum: dict[Stratum, list[dict[str, Any]]] = {}
         for (_, split, class_index, *_), details in zip(results[tar].rows, results[tar].details):
-            by_stratum.setdefault(Stratum(split, classes[class_index], "real"), []).append(details)
+            by_stratum.setdefault(Stratum(split, name_of[class_index], "real"), []).append(details)
         for stratum, details_of in by_stratum.items():
             of_stratum = row._replace(samples=len(details_of), metadata=details_of)
             tables.setdefault(stratum, []).append(of_stratum)

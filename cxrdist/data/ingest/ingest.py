@@ -25,7 +25,7 @@ from cxrdist.data.ingest.fingerprints import FingerprintTable, report_near_dupli
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together, plan_import
-from cxrdist.data.ingest.provenance import provenance_of
+from cxrdist.data.ingest.provenance import provenance_of, with_found
 from cxrdist.data.ingest.report import print_plan
 from cxrdist.data.ingest.tasks import ImportTask
 from cxrdist.data.shards.index import write_table
@@ -95,7 +95,7 @@ def shard_tasks(
                     store=store,
                     number=number,
                     stratum=stratum,
-                    class_index=plan.classes.index(stratum.class_name),
+                    class_index=plan.class_index(stratum.class_name),
                     encoding=options.encoding,
                     image_size=options.size,
                     fit=options.fit,
@@ -134,7 +134,7 @@ def write_set(
         image_size=options.size,
         encoding=options.encoding,
         strata=strata,
-        provenance=provenance.updated({"undecodable": undecodable, "near_duplicates": near_duplicates}),
+        provenance=with_found(provenance, plan, undecodable, near_duplicates),
         lineage=Lineage(kind="real"),
     )
     mark_finished(store)

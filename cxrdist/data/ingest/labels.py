@@ -88,7 +88,7 @@ def assign(
     classes: Sequence[str] | None,
 ) -> Labelling:
     """The class of every record under a rule of ``RULES``. ``Record.label`` overrides the rule, and
-    ``Record.left_out`` overrides both.
+    ``Record.left_out`` and ``Record.no_class`` override both.
 
     ``targets`` and ``normal`` are the importer's. ``classes`` selects some classes (None: all that occur); the rule
     still sees all targets, so an image with two of them does not become a clean one by selecting one. Raises
@@ -135,7 +135,10 @@ def _rank(name: str) -> tuple[int, str]:
 
 def _rarest_first(records: Sequence[Record], targets: Mapping[str, str]) -> list[str]:
     images = Counter(
-        name for record in records if record.left_out is None for name in _positive(record, targets)
+        name
+        for record in records
+        if record.left_out is None and record.no_class is None
+        for name in _positive(record, targets)
     )
     return sorted(set(targets.values()), key=lambda name: (images[name], _rank(name)))
 
@@ -147,8 +150,8 @@ def _positive(record: Record, targets: Mapping[str, str]) -> set[str]:
 def _judge(
     record: Record, rule: Rule, targets: Mapping[str, str], normal: str | None, rarest_first: Sequence[str]
 ) -> Verdict:
-    if record.left_out is not None:
-        return None, record.left_out
+    if reason := record.no_class or record.left_out:
+        return None, reason
     if record.label is not None:
         return record.label, ""
     findings = set(record.findings)

@@ -41,6 +41,9 @@ class IngestOptions:
     """Seed of the split by patient."""
     classes: tuple[str, ...] = ()
     """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
+    keep_unlabelled: bool = False
+    """Keep usable images that get no class, if no image of their patient is in val or test: in a stratum of their
+    own in the train split, for train_gan.py --use-unlabelled."""
     find_duplicates: bool = True
     """Look for near-duplicate films, and report them. Takes one to two minutes for 100,000 images, and 16 times as
     long for four times as many."""

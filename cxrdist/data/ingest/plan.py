@@ -3,24 +3,33 @@
 records -> classes (labels.assign) -> patients -> splits
                                           ^
                     near-duplicate films count as one patient, on request
+
+With ``keep_unlabelled``, usable images without a class follow the others, in the train split: those of patients with
+no image in val or test. They do not change the splits of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cxrdist.console import say
 from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.importers.common.base import Importer, Record
-from cxrdist.data.ingest.fingerprints import FingerprintTable, one_patient_each, report_near_duplicates
+from cxrdist.data.ingest.fingerprints import (
+    FingerprintTable,
+    one_patient_each,
+    report_near_duplicates,
+    restricted,
+)
 from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
-from cxrdist.data.shards.schema import SPLITS
+from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
 from cxrdist.data.shards.write_pool import UndecodableSource, work
 from cxrdist.errors import OptionError, UserError
 
@@ -36,13 +45,20 @@ class SplitError(UserError):
 class ImportPlan:
     """The images that an import uses, each with its class and split.
 
-    ``records``, ``labels`` and ``splits`` are parallel lists.
+    ``records``, ``labels`` and ``splits`` are parallel lists. Images without a class come last; their label is
+    ``UNLABELLED``, their split is train.
     """
 
     salt: Salt
     labelling: Labelling
     records_read: int
     """Records of the source, used or left out."""
+    left_out: dict[str, int]
+    """Reason -> records left out. Candidates are not among them."""
+    candidates: list[Record] | None
+    """The usable images without a class, also those of patients in val or test; None without ``keep_unlabelled``."""
+    held_out: set[str]
+    """Patients with images in the source's own val or test split, if that is used."""
     records: list[Record]
     labels: list[str]
     splits: list[str]
@@ -62,9 +78,24 @@ class ImportPlan:
         return self.labelling.classes
 
     @property
-    def patients(self) -> list[str]:
-        """The patient of each image."""
-        return [record.patient for record in self.records]
+    def labelled(self) -> int:
+        """Number of images with a class."""
+        return len(self.labels) - self.unlabelled
+
+    @property
+    def unlabelled(self) -> int:
+        """Number of images without a class."""
+        return self.labels.count(UNLABELLED)
+
+    @property
+    def unlabelled_counts(self) -> dict[str, int] | None:
+        """The entry in the manifest; None without ``keep_unlabelled``."""
+        if self.candidates is None:
+            return None
+        return {"candidates": len(self.candidates), "held_out": len(self.candidates) - self.unlabelled}
+
+    def class_index(self, class_name: str) -> int:
+        return UNLABELLED_INDEX if class_name == UNLABELLED else self.classes.index(class_name)
 
     @property
     def makes_hashes(self) -> bool:
@@ -105,16 +136,26 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     check_classes(labelling.classes)
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
-    dedup = needs_dedup(importer, used, way, options)
+    left_out = labelling.left_out
+    candidates = None
+    if options.keep_unlabelled:
+        no_class = [record for record, label in zip(records, labelling.label) if label is None]
+        candidates = [record for record in no_class if record.left_out is None]
+        left_out = dict(sorted(Counter(r.left_out for r in no_class if r.left_out is not None).items()))
+    dedup = needs_dedup(importer, used, candidates or [], way, options)
     # Drawn also if the images are compared first: data that cannot be split is reported at once.
     if importer.added_splits:
         splits = [str(record.split) for record in used]
     else:
-        splits = splits_of(used, [record.patient for record in used], labels, way, options)
-    return ImportPlan(
+        splits = splits_of(used, patients_of(used), labels, way, options)
+    is_held_out = ("val", "test") if way == "official" else ()
+    plan = ImportPlan(
         salt=salt,
         labelling=labelling,
         records_read=len(records),
+        left_out=left_out,
+        candidates=candidates,
+        held_out={record.patient for record in records if record.split in is_held_out},
         records=used,
         labels=labels,
         splits=splits,
@@ -123,6 +164,10 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         dedup=dedup,
         unknown_patients=sum(not record.patient_id for record in used),
     )
+    if candidates is None:
+        return plan
+    everyone = [*used, *candidates]
+    return with_unlabelled(plan, chosen_candidates(plan, everyone, patients_of(everyone)), candidates)
 
 
 def replace_drawn(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
@@ -148,7 +193,36 @@ def replace_drawn(importer: Importer, records: list[Record], options: IngestOpti
     ]
 
 
-def needs_dedup(importer: Importer, used: list[Record], way: str, options: IngestOptions) -> bool:
+def patients_of(records: Sequence[Record]) -> list[str]:
+    return [record.patient for record in records]
+
+
+def chosen_candidates(plan: ImportPlan, records: Sequence[Record], together: Sequence[str]) -> list[int]:
+    """Numbers of the candidates that may be trained on: no image of their group is in val or test.
+
+    ``records``: the labelled ones of the plan, then the candidates; ``together`` names the group of each: its
+    patient, or several patients who share a film.
+    """
+    held_out = {group for group, split in zip(together, plan.splits) if split != "train"}
+    held_out |= {group for group, record in zip(together, records) if record.patient in plan.held_out}
+    return [i for i, group in enumerate(together[len(plan.splits) :]) if group not in held_out]
+
+
+def with_unlabelled(plan: ImportPlan, chosen: Sequence[int], candidates: Sequence[Record]) -> ImportPlan:
+    """The plan with the chosen ones of its candidates as unlabelled images."""
+    added = [candidates[i] for i in chosen]
+    return replace(
+        plan,
+        records=[*plan.records, *added],
+        labels=[*plan.labels, *[UNLABELLED] * len(added)],
+        splits=[*plan.splits, *["train"] * len(added)],
+        unknown_patients=plan.unknown_patients + sum(not record.patient_id for record in added),
+    )
+
+
+def needs_dedup(
+    importer: Importer, used: list[Record], candidates: list[Record], way: str, options: IngestOptions
+) -> bool:
     """True if near-duplicates are to be found before the split is drawn.
 
     Raises UserError if --dedup is given and nothing is drawn.
@@ -159,7 +233,7 @@ def needs_dedup(importer: Importer, used: list[Record], way: str, options: Inges
             "dedup", "the source's own split is used as it is; add --split drawn, or remove this option"
         )
     if options.dedup is None:
-        wanted = options.find_duplicates and not all(record.patient_id for record in used)
+        wanted = options.find_duplicates and not all(record.patient_id for record in [*used, *candidates])
     else:
         wanted = options.dedup
     return is_drawn and wanted and not importer.is_phantom  # all patients of the phantom are known
@@ -172,18 +246,30 @@ def keep_films_together(plan: ImportPlan, importer: Importer, options: IngestOpt
     """
     if not plan.dedup:
         return plan
-    groups = film_groups(importer, options, plan.records)
-    records, together = one_patient_each(plan.records, groups)
+    labelled, labels = plan.records[: plan.labelled], plan.labels[: plan.labelled]
+    candidates = plan.candidates or []
+    table = film_hashes(importer, options, [*labelled, *candidates])
+    groups = table.groups("comparing films", len(labelled))
+    records, together = one_patient_each(labelled, groups)
     try:
-        splits = splits_of(records, together, plan.labels, plan.split_way, options)
+        splits = splits_of(records, together, labels, plan.split_way, options)
     except UserError as error:
         raise SplitError(f"with near-duplicate films as one patient: {error}") from None
-    near_duplicates = report_near_duplicates(groups, records, splits, plan.split_way)
-    return replace(plan, records=records, splits=splits, near_duplicates=near_duplicates)
+    plan = replace(plan, records=records, labels=labels, splits=splits)
+    if candidates:
+        # Compared again with the candidates: they may show the film of a labelled image, but must not change the
+        # splits of those.
+        groups = table.groups("comparing films")
+        everyone, together = one_patient_each([*records, *candidates], groups)
+        chosen = chosen_candidates(plan, everyone, together)
+        plan = with_unlabelled(plan, chosen, everyone[len(records) :])
+        groups = restricted(groups, [*range(len(records)), *(len(records) + i for i in chosen)])
+    near_duplicates = report_near_duplicates(groups, plan.records, plan.splits, plan.split_way)
+    return replace(plan, near_duplicates=near_duplicates)
 
 
-def film_groups(importer: Importer, options: IngestOptions, records: list[Record]) -> list[int]:
-    """For each image the lowest index of the images that show the same film."""
+def film_hashes(importer: Importer, options: IngestOptions, records: list[Record]) -> FingerprintTable:
+    """The hash of each image, in the order of the records."""
     table = FingerprintTable(len(records))
     starts = range(0, len(records), IMAGES_PER_HASH_TASK)
     tasks = [
@@ -193,7 +279,7 @@ def film_groups(importer: Importer, options: IngestOptions, records: list[Record
     title = "looking for near-duplicates"
     for task, hashes in work(hash_images, tasks, title, len(records), options.workers, in_process=False):
         table.put(task.start, hashes)
-    return table.groups("comparing films")
+    return table
 
 
 def split_way(importer: Importer, records: list[Record], options: IngestOptions) -> str:

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection
+from typing import Any
 
 from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan
 from cxrdist.data.ingest.tasks import sample_meta
 from cxrdist.data.shards.manifest import Provenance, checked_provenance
+from cxrdist.data.shards.schema import UNLABELLED
 
 
 def provenance_of(
@@ -37,6 +39,8 @@ def provenance_of(
         "classes": list(plan.classes),
         "min_shards": options.min_shards,
     }
+    if options.keep_unlabelled:
+        recorded["keep_unlabelled"] = True
     provenance = {
         "importer": importer.name,
         "release": importer.release,
@@ -49,18 +53,31 @@ def provenance_of(
         },
         "salt_fingerprint": plan.salt.fingerprint,
         "records_sha256": records_sha256(importer, plan),
-        "left_out": plan.labelling.left_out,
+        "left_out": plan.left_out,
         "notes": dict(sorted(Counter(note for record in plan.records for note in record.notes).items())),
     }
     return checked_provenance(provenance, f"import {importer.name}")
 
 
+def with_found(
+    provenance: Provenance, plan: ImportPlan, undecodable: int, near_duplicates: dict[str, int] | None
+) -> Provenance:
+    """The provenance with what was found while the set was written."""
+    found: dict[str, Any] = {"undecodable": undecodable, "near_duplicates": near_duplicates}
+    if plan.unlabelled_counts is not None:
+        found["unlabelled"] = plan.unlabelled_counts
+    return provenance.updated(found)
+
+
 def records_sha256(importer: Importer, plan: ImportPlan) -> str:
-    """A digest of the images that are used, with class, split and metadata, in the order of their keys."""
+    """A digest of the images that are used, with class, split and metadata, in the order of their keys; of all
+    candidates for the unlabelled images, since near-duplicates decide later which of them are used."""
     content = hashlib.sha256()
-    keys = [plan.salt.key(record.source_id) for record in plan.records]
+    records = [*plan.records[: plan.labelled], *(plan.candidates or [])]
+    labels = [*plan.labels[: plan.labelled], *[UNLABELLED] * (len(records) - plan.labelled)]
+    keys = [plan.salt.key(record.source_id) for record in records]
     for i in sorted(range(len(keys)), key=keys.__getitem__):
-        record = plan.records[i]
-        line = [keys[i], plan.labels[i], record.split, sample_meta(record, importer, plan.salt)]
+        record = records[i]
+        line = [keys[i], labels[i], record.split, sample_meta(record, importer, plan.salt)]
         content.update(json.dumps(line).encode() + b"\n")
     return content.hexdigest()

@@ -8,7 +8,9 @@ from collections import Counter
 from cxrdist.console import options_text, say
 from cxrdist.data.ingest.plan import ImportPlan
 from cxrdist.data.shards.manifest import Provenance
-from cxrdist.data.shards.schema import SPLITS
+from cxrdist.data.shards.schema import SPLITS, UNLABELLED
+
+HELD_OUT = "no class, and the patient is in val or test"
 
 log = logging.getLogger(__name__)
 
@@ -24,20 +26,28 @@ def print_plan(plan: ImportPlan, provenance: Provenance) -> None:
             "two splits",
             f"{plan.unknown_patients:,}",
         )
+    if plan.candidates is not None and not plan.unlabelled:
+        log.warning(
+            "no unlabelled image is kept: every usable image has a class, or its patient is in val or test"
+        )
     for note, count in (provenance.notes or {}).items():
         log.warning("%s images: %s", f"{count:,}", note)
 
 
 def print_table(plan: ImportPlan) -> None:
-    """Images that were read, used per class and split, and left out for each reason."""
-    labelling = plan.labelling
+    """Images that were read, used per class and split, kept without a class, and left out for each reason."""
     used = Counter(zip(plan.labels, plan.splits))
-    width = 2 + max(len(name) for name in (*labelling.classes, *labelling.left_out, "left out"))
+    left_out = dict(plan.left_out)
+    if plan.unlabelled_counts:
+        left_out[HELD_OUT] = plan.unlabelled_counts["held_out"]
+    width = 2 + max(len(name) for name in (*plan.classes, *left_out, "left out"))
     say(f"{'images read':<{width}}  {plan.records_read:>8,}")
-    say(f"{'used':<{width}}  {len(plan.labels):>8,}" + "".join(f"  {split:>7}" for split in SPLITS))
-    for name in labelling.classes:
+    say(f"{'used':<{width}}  {plan.labelled:>8,}" + "".join(f"  {split:>7}" for split in SPLITS))
+    for name in plan.classes:
         row = [used[name, split] for split in SPLITS]
         say(f"  {name:<{width - 2}}  {sum(row):>8,}" + "".join(f"  {n:>7,}" for n in row))
-    say(f"{'left out':<{width}}  {sum(labelling.left_out.values()):>8,}")
-    for reason, count in labelling.left_out.items():
+    if plan.unlabelled_counts:
+        say(f"{UNLABELLED:<{width}}  {plan.unlabelled:>8,}  {plan.unlabelled:>7,}  {0:>7}  {0:>7}")
+    say(f"{'left out':<{width}}  {sum(left_out.values()):>8,}")
+    for reason, count in left_out.items():
         say(f"  {reason:<{width - 2}}  {count:>8,}")

@@ -23,6 +23,7 @@ from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.mix.order import Order, StratumQuota, part_of_batch
 from cxrdist.data.shards.index import KEY_DTYPE
 from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.schema import UNLABELLED
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.storage.blocks import block_rows_of
@@ -59,10 +60,11 @@ class StreamOptions:
     rank: int = 0
     world_size: int = 1
     limit: int | None = None
-    """Use only the first samples of each stratum, at most this many. Keys are hashes, and sets are sorted by key, so
-    this is a random choice."""
+    """Use only the first samples of each class, at most this many. Keys are hashes, and sets are sorted by key, so
+    this is a random choice. All unlabelled images are used."""
     classes: Sequence[str] | None = None
-    """A sample's label is the index of its class here; by default in the classes of the real set."""
+    """A sample's label is the index of its class here; by default in the classes of the real set. They must contain
+    ``UNLABELLED`` if the quotas do."""
 
 
 class Stream:
@@ -99,7 +101,9 @@ class Stream:
                 strata.append(
                     StratumQuota(
                         Stratum("train", class_name, origin).stem,
-                        first_samples(reader.shard_samples, options.limit),
+                        first_samples(
+                            reader.shard_samples, None if class_name == UNLABELLED else options.limit
+                        ),
                         quota,
                         block_rows_of(reader.entry.bytes, reader.samples),
                     )

@@ -19,7 +19,6 @@ from cxrdist.data.imaging.npy import header_of
 from cxrdist.data.shards.manifest import Stratum, StratumEntry
 from cxrdist.data.shards.schema import (
     MANIFEST,
-    MAX_CLASSES,
     MAX_COUNT,
     MAX_IMAGE_BYTES,
     MIN_SAMPLE_BYTES,
@@ -28,6 +27,7 @@ from cxrdist.data.shards.schema import (
     REMEDY,
     REMEDY_IN_PLACE,
     SPLITS,
+    UNLABELLED_INDEX,
     Problem,
     ShardSetError,
     excerpt,
@@ -88,7 +88,7 @@ def _is_below(limit: int) -> Any:
 _FITS = IndexRow(
     key=lambda value: isinstance(value, str) and is_key(value),  # type: ignore[arg-type]
     split=lambda value: value in SPLITS,  # type: ignore[arg-type]
-    class_index=_is_below(MAX_CLASSES),
+    class_index=_is_below(UNLABELLED_INDEX + 1),
     origin=lambda value: value in ORIGINS,  # type: ignore[arg-type]
     offset_bytes=_is_below(2**64),
     length_bytes=_is_below(MAX_IMAGE_BYTES + 1),
@@ -113,6 +113,8 @@ def index_array(rows: Sequence[IndexRow], tar: str) -> np.ndarray:
         for field, fits, value in zip(INDEX_DTYPE.names or (), _FITS, row):
             if not fits(value):  # type: ignore[operator]
                 raise unwritable(f"{tar}: sample {row.key!a}", field, value)
+        if row.class_index == UNLABELLED_INDEX and (row.split, row.origin) != ("train", "real"):
+            raise unwritable(f"{tar}: sample {row.key!a}", "class", row.class_index)
     return np.array([*rows], INDEX_DTYPE)
 
 

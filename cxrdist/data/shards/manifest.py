@@ -34,6 +34,8 @@ from cxrdist.data.shards.schema import (
     OTHER_VERSION,
     REMEDY,
     SPLITS,
+    UNLABELLED,
+    UNLABELLED_INDEX,
     Count,
     Digest,
     FileName,
@@ -67,6 +69,14 @@ class Stratum:
     def stem(self) -> str:
         """What the names of its files begin with."""
         return f"{self.split}-{slug(self.class_name)}-{self.origin}"
+
+
+UNLABELLED_STRATUM = Stratum("train", UNLABELLED, "real")
+
+
+def is_reserved(class_name: str) -> bool:
+    """True for a class whose files would have the names of the unlabelled images' files."""
+    return slug(class_name) == UNLABELLED
 
 
 class StratumEntry(Model):
@@ -166,6 +176,9 @@ class Provenance(Model):
     """Images by the reason why they were left out."""
     notes: dict[str, Count] | None = None
     """Images by what there is to know of them."""
+    unlabelled: dict[str, Count] | None = None
+    """With ``--keep-unlabelled``: the ``candidates`` (images without a class) and, of them, those that are left out
+    because their patients have images in val or test (``held_out``)."""
     undecodable: Count | None = None
     near_duplicates: dict[str, Count] | None = None
     unused_tars: list[FileName] | None = None
@@ -227,6 +240,15 @@ class Manifest(Model):
         return sum(entry.samples for entry in self.strata)
 
     @property
+    def unlabelled(self) -> StratumEntry | None:
+        """The stratum of the images without a class, if there is one."""
+        return next((entry for entry in self.strata if entry.class_name == UNLABELLED), None)
+
+    def class_index(self, class_name: str) -> int:
+        """The class index of a stratum's class."""
+        return UNLABELLED_INDEX if class_name == UNLABELLED else self.classes.index(class_name)
+
+    @property
     def is_external(self) -> bool:
         """True if the tars are external ones, indexed where they lie."""
         return is_external(self.encoding)
@@ -236,9 +258,13 @@ class Manifest(Model):
         strata = [entry.stratum for entry in self.strata]
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("classes: a class occurs twice")
+        if reserved := next((name for name in self.classes if is_reserved(name)), None):
+            raise ValueError(f"classes: {reserved!r} is a reserved name")
         if len(set(strata)) != len(strata):
             raise ValueError("strata: a stratum occurs twice")
-        if unknown := {stratum.class_name for stratum in strata} - {*self.classes}:
+        if any(s.class_name == UNLABELLED and s != UNLABELLED_STRATUM for s in strata):
+            raise ValueError("strata: unlabelled images must be real and in the train split")
+        if unknown := {stratum.class_name for stratum in strata} - {*self.classes, UNLABELLED}:
             raise ValueError(f"strata: {min(unknown)!r} is no class of the set")
         return self
 
@@ -249,7 +275,8 @@ def digest_of(manifest: dict[str, Any]) -> str:
 
 
 def counts_of(strata: Sequence[StratumEntry], classes: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """``{split: {class: {origin: samples}}}`` from the strata, in the order of splits and classes."""
+    """``{split: {class: {origin: samples}}}`` from the strata, in the order of splits and classes; unlabelled images
+    are not counted."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for split in SPLITS:
         for name in classes:
@@ -294,8 +321,8 @@ def write_manifest(
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Raises UserError for classes that no set can hold: a name that is no text or too long for a file name, two
-    names that would share files, or too many."""
+    """Raises UserError for classes that no set can hold: a name that is no text, too long for a file name or
+    reserved, two names that would share files, or too many."""
     if len(classes) > MAX_CLASSES:
         raise UserError(
             f"{len(classes):,} classes: a set holds at most {MAX_CLASSES:,}; choose with --classes"
@@ -304,6 +331,11 @@ def check_classes(classes: Sequence[str]) -> None:
     for name in classes:
         if not is_text(name):
             raise UserError(f"class {name!a}: a class needs a name without control characters; rename it")
+        if is_reserved(name):
+            raise UserError(
+                f"class {name!r}: the name is reserved for images without a class; rename it, or leave it out with "
+                "--classes"
+            )
         if len(slug(name)) > MAX_SLUG_CHARACTERS:
             raise UserError(
                 f"class {name[:40]!r}...: its name in file names would have {len(slug(name))} characters, of which "

@@ -41,6 +41,13 @@ MAX_IMAGE_BYTES = 2**30
 MAX_TEXT_BYTES = 2**20
 """Of the ``.cls`` and the ``.json`` of a sample."""
 MAX_CLASSES = 2**16 - 1
+UNLABELLED = "unlabelled"
+"""Reserved: the class, in strata and file names, of images without a class. They are real, of the train split, and in
+neither ``classes`` nor ``counts`` of the manifest."""
+UNLABELLED_INDEX = MAX_CLASSES
+"""Their class index in indexes (-1 as an unsigned 16-bit number)."""
+UNLABELLED_CLS = "-1"
+"""Their class index in ``.cls`` members."""
 MAX_SLUG_CHARACTERS = 200
 """Of a class in file names: with split, origin, number and suffix a name stays within 255 bytes, also the temporary
 name of a file that is being written."""

@@ -63,7 +63,14 @@ class ShardSet:
         if self.has_truncated_keys:
             raise refusal(self.store)
 
+    @property
+    def unlabelled_samples(self) -> int:
+        """Number of images without a class; they are in the stratum ``UNLABELLED_STRATUM``."""
+        entry = self.manifest.unlabelled
+        return entry.samples if entry is not None else 0
+
     def samples(self, split: str, class_name: str, origin: str) -> int:
+        """Number of images of a class; 0 for a class that the set does not have."""
         return self.manifest.counts.get(split, {}).get(class_name, {}).get(origin, 0)
 
     def stratum(self, split: str, class_name: str, origin: str) -> StratumReader:
@@ -76,7 +83,7 @@ class ShardSet:
             self._readers[stratum] = StratumReader(
                 self.store,
                 entry,
-                self.classes.index(class_name),
+                self.manifest.class_index(class_name),
                 self.manifest.encoding,
                 self.image_size,
                 self.manifest.provenance.importer,

@@ -25,6 +25,9 @@ from cxrdist.data.shards.schema import (
     MAX_IMAGE_BYTES,
     MAX_TEXT_BYTES,
     REMEDY,
+    UNLABELLED,
+    UNLABELLED_CLS,
+    UNLABELLED_INDEX,
     Kind,
     Problem,
     ShardSetError,
@@ -67,6 +70,11 @@ class TarFile:
 
     def __str__(self) -> str:
         return f"{self.store}/{self.name}"
+
+    @property
+    def cls(self) -> str:
+        """The content of its ``.cls`` members."""
+        return UNLABELLED_CLS if self.class_index == UNLABELLED_INDEX else str(self.class_index)
 
     def error(self, kind: Kind, detail: str) -> ShardSetError:
         """The error for a tar that is not as it was written."""
@@ -130,6 +138,8 @@ def _checked_members(sample: Sample, tar: TarFile) -> dict[str, bytes]:
     where = f"{tar}: sample {sample.key!a}"
     if not is_key(sample.key):
         raise unwritable(where, "key", sample.key)
+    if (tar.class_index == UNLABELLED_INDEX) != (tar.stratum.class_name == UNLABELLED):
+        raise unwritable(where, "class", tar.class_index)
     if wrong := wrong_in_metadata(sample.meta):
         raise UserError(f"{where}: not written, since in its metadata {wrong}", every_rank=True)
     if len(sample.image) > MAX_IMAGE_BYTES:
@@ -144,7 +154,7 @@ def _members_of(sample: Sample, tar: TarFile) -> dict[str, bytes]:
     """The members of a sample by name, in their order."""
     members = {
         tar.encoding: sample.image,
-        "cls": str(tar.class_index).encode(),
+        "cls": tar.cls.encode(),
         "json": json.dumps(sample.meta, sort_keys=True).encode(),
     }
     return {f"{sample.key}.{suffix}": members[suffix] for suffix in sorted(members)}
@@ -272,9 +282,9 @@ def _content(file: IO[bytes], member: tarfile.TarInfo, tar: TarFile) -> bytes:
 
 
 def _sample(tar: TarFile, key: str, parts: dict[str, bytes]) -> Sample:
-    if parts["cls"] != str(tar.class_index).encode():
+    if parts["cls"] != tar.cls.encode():
         found = parts["cls"][:20].decode(errors="replace")
-        raise tar.error("member", f"sample {key} has class {found}, not {tar.class_index}")
+        raise tar.error("member", f"sample {key} has class {found}, not {tar.cls}")
     try:
         meta = json.loads(parts["json"])
     except (ValueError, RecursionError) as error:

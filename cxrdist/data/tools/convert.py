@@ -224,7 +224,7 @@ def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
                     store,
                     number,
                     stratum,
-                    source.classes.index(stratum.class_name),
+                    source.manifest.class_index(stratum.class_name),
                     target.encoding,
                     source.store,
                     entry,

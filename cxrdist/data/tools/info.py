@@ -32,6 +32,7 @@ def print_info(place: str) -> None:
     for name, line in [
         *made_lines(provenance),
         *lineage_lines(manifest.lineage),
+        *unlabelled_lines(manifest),
         *left_out_lines(provenance),
     ]:
         print(f"{name:<8}  {line}")
@@ -76,11 +77,20 @@ def lineage_lines(lineage: Lineage) -> Iterator[tuple[str, str]]:
         yield "lineage", f"converted from {digests}, newest first"
 
 
+def unlabelled_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if (entry := manifest.unlabelled) is None:
+        return
+    size = "" if manifest.is_external else f", {size_text(entry.bytes)}"
+    yield "no class", f"{entry.samples:,} unlabelled images for GANs, train only{size}"
+
+
 def left_out_lines(provenance: Provenance) -> Iterator[tuple[str, str]]:
     for name, gate in (provenance.gates or {}).items():
         yield "gate", f"{name}: {gate.admitted:,} of {gate.tried:,} images admitted"
     for reason, count in (provenance.left_out or {}).items():
         yield "left out", f"{count:,} ({reason})"
+    if held_out := (provenance.unlabelled or {}).get("held_out"):
+        yield "left out", f"{held_out:,} (no class, and the patient is in val or test)"
     if provenance.undecodable:
         yield "left out", f"{provenance.undecodable:,} (do not decode)"
     if provenance.unused_tars:
@@ -127,9 +137,10 @@ def counts_table(manifest: Manifest) -> Table:
 
 
 def bytes_of(manifest: Manifest, *, class_name: str | None = None, split: str | None = None) -> int:
-    """Bytes of the tars of a class, or of a split, or of all."""
+    """Bytes of the tars of a class, or of the classes of a split, or of all classes."""
     return sum(
         entry.bytes
         for entry in manifest.strata
-        if class_name in (None, entry.class_name) and split in (None, entry.split)
+        if entry.class_name in (manifest.classes if class_name is None else [class_name])
+        and split in (None, entry.split)
     )

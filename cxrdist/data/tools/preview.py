@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from cxrdist.data.shards.manifest import Stratum
-from cxrdist.data.shards.schema import FORMAT, MANIFEST, ORIGINS, SPLITS
+from cxrdist.data.shards.schema import FORMAT, MANIFEST, ORIGINS, SPLITS, UNLABELLED
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.write_job import JOB_FILE
 from cxrdist.data.storage.store import store_of, write_to
@@ -84,14 +84,14 @@ def check_outside_of_sets(out: str) -> None:
 
 
 def rows_of(sets: Sequence[ShardSet], split: str, count: int) -> list[Row]:
-    """The rows of all sets, class by class in the order of the first set that has it."""
+    """The rows of all sets, class by class in the order of the first set that has it; unlabelled images last."""
     names = list(dict.fromkeys(name for shards in sets for name in shards.classes))
     rows = []
     for shards in sets:
         if not any(stratum.split == split for stratum in shards.strata):
             there = ", ".join(s for s in SPLITS if s in shards.manifest.counts)
             raise OptionError("split", f"{shards} has no {split} split; it has {there}")
-    for name in names:
+    for name in [*names, UNLABELLED]:
         for shards in sets:
             for origin in ORIGINS:
                 if Stratum(split, name, origin) in shards.strata:
@@ -101,7 +101,7 @@ def rows_of(sets: Sequence[ShardSet], split: str, count: int) -> list[Row]:
                             set_name=name_of(shards),
                             class_name=name,
                             kind="phantom" if is_phantom else origin,
-                            samples=shards.samples(split, name, origin),
+                            samples=shards.stratum(split, name, origin).samples,
                             images=shards.images(split, name, origin, count),
                         )
                     )

@@ -73,6 +73,8 @@ class Stats:
     """{(class, origin): {split: tally}}, in the set's order."""
     associations: list[Association]
     """Of the real images."""
+    unlabelled: Tally | None = None
+    """Of the images without a class."""
 
     @property
     def warnings(self) -> list[str]:
@@ -88,6 +90,7 @@ def stats(place: str) -> Stats:
         for name, origin in order:
             if shards.samples(split, name, origin):
                 tallies.setdefault((name, origin), {})[split] = Tally()
+    unlabelled = Tally() if shards.unlabelled_samples else None
     tasks = [
         (stratum, reader, shard)
         for stratum in shards.strata
@@ -98,12 +101,16 @@ def stats(place: str) -> Stats:
     # Hashing and decoding release the interpreter lock.
     with ThreadPoolExecutor(available_cores()) as pool, Progress(f"stats {shards}", total) as progress:
         for (stratum, _, _), tally in zip(tasks, pool.map(lambda task: tally_of(*task[1:]), tasks)):
-            tallies[stratum.class_name, stratum.origin][stratum.split].merge(tally)
+            of_class = tallies.get((stratum.class_name, stratum.origin))
+            total_of = unlabelled if of_class is None else of_class[stratum.split]
+            assert total_of is not None
+            total_of.merge(tally)
             progress.advance(tally.images)
     return Stats(
         shards=shards,
         tallies={key: tallies[key] for key in order if key in tallies},
         associations=associations(tallies),
+        unlabelled=unlabelled,
     )
 
 
@@ -211,6 +218,7 @@ def as_json(found: Stats) -> dict[str, Any]:
             }
             for (name, origin), splits in found.tallies.items()
         ],
+        **({} if found.unlabelled is None else {"unlabelled": figures(found.unlabelled)}),
         "associations": [asdict(a) | {"is_confound": a.is_confound} for a in found.associations],
         "warnings": found.warnings,
     }

@@ -29,6 +29,9 @@ def print_stats(found: Stats) -> None:
         for split, tally in splits.items():
             grey.add_row(f"  {split}", *grey_cells(tally), style="dim")
             films.add_row(f"  {split}", *film_cells(tally), style="dim")
+    if found.unlabelled is not None:
+        grey.add_row("unlabelled", *grey_cells(found.unlabelled))
+        films.add_row("unlabelled", *film_cells(found.unlabelled))
     console = Console(markup=False)
     console.print(f"{found.shards}  {found.shards.digest[:12]}", highlight=False)
     console.print()

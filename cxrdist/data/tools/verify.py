@@ -290,7 +290,7 @@ def check_tar(
 
 
 def tar_file(shards: ShardSet, entry: StratumEntry, row: ShardRow) -> TarFile:
-    class_index = shards.classes.index(entry.class_name)
+    class_index = shards.manifest.class_index(entry.class_name)
     return TarFile(shards.store, row.name, entry.stratum, class_index, shards.manifest.encoding)
 
 
@@ -307,7 +307,7 @@ def damaged_images(store: Store, tar: str, index: np.ndarray) -> Iterator[Proble
 def check_strata(shards: ShardSet, index: np.ndarray) -> Iterator[Problem]:
     """External tars: how many samples of each stratum the indexes list."""
     for entry in shards.manifest.strata:
-        is_of_class = index["class"] == shards.classes.index(entry.class_name)
+        is_of_class = index["class"] == shards.manifest.class_index(entry.class_name)
         count = int(((index["split"] == entry.split.encode()) & is_of_class).sum())
         if count != entry.samples:
             yield Problem("count", entry.table, f"the indexes list {count:,} samples, not {entry.samples:,}")

@@ -90,7 +90,7 @@ def test_views(tmp_path: Path, views: str, reasons: list[str | None]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "findings", "left_out"),
+    ("way", "findings", "no_class"),
     [
         ("drop", ("Cardiomegaly", "Edema (uncertain)", "Pneumonia (uncertain)"), "uncertain finding"),
         ("zero", ("Cardiomegaly",), None),
@@ -98,15 +98,21 @@ def test_views(tmp_path: Path, views: str, reasons: list[str | None]) -> None:
     ],
 )
 def test_an_uncertain_target(
-    tmp_path: Path, way: str, findings: tuple[str, ...], left_out: str | None
+    tmp_path: Path, way: str, findings: tuple[str, ...], no_class: str | None
 ) -> None:
     cells = {"Cardiomegaly": "1.0", "Edema": "-1.0", "Pneumonia": "-1.0"}
     record = one(tmp_path, cells, uncertain=way)
-    assert (record.findings, record.left_out) == (findings, left_out)
+    assert (record.findings, record.no_class, record.left_out) == (findings, no_class, None)
 
 
-def test_an_uncertain_no_finding_is_left_out(tmp_path: Path) -> None:
-    assert one(tmp_path, {"No_Finding": "-1.0"}).left_out == "uncertain finding"
+def test_an_uncertain_no_finding_has_no_class(tmp_path: Path) -> None:
+    assert one(tmp_path, {"No_Finding": "-1.0"}).no_class == "uncertain finding"
+
+
+def test_a_lateral_view_counts_as_such_whatever_its_labels(tmp_path: Path) -> None:
+    path = "train/patient1/study1/view2_lateral.jpg"
+    (record,) = chexpert(tmp_path, line(path, "Lateral", Edema="-1.0")).records()
+    assert (record.left_out, record.no_class) == ("lateral view", None)
 
 
 def test_under_drop_another_uncertain_finding_counts_beside_the_target(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_studies_are_joined_on_subject_and_study(tmp_path: Path) -> None:
         [image("a", "1", "5"), image("b", "1", "5"), image("c", "1", "6"), image("d", "2", "5")],
         [labels("1", "5", Edema="1.0"), labels("2", "5", Cardiomegaly="1.0")],
     )
-    assert [(r.findings, r.left_out) for r in importer.records()] == [
+    assert [(r.findings, r.no_class) for r in importer.records()] == [
         (("Edema",), None),
         (("Edema",), None),
         ((), "no report labels"),
@@ -97,7 +97,7 @@ def test_views(tmp_path: Path, options: dict[str, Any], reasons: list[str | None
 def test_uncertain_findings(tmp_path: Path, way: str, expected: str | None) -> None:
     studies = [labels("1", "5", Pleural_Effusion="-1.0")]
     (record,) = mimic(tmp_path, [image("a", "1", "5")], studies, uncertain=way).records()
-    assert record.left_out == expected
+    assert (record.no_class, record.left_out) == (expected, None)
     assert record.findings == {
         "drop": ("Pleural Effusion (uncertain)",), "zero": (), "one": ("Pleural Effusion",)
     }[way]  # fmt: skip

@@ -97,10 +97,6 @@ def test_a_hydropneumothorax_is_both(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cells", "reason"),
     [
-        ({"Labels": ""}, "no labels"),
-        ({"Labels": "nan"}, "no labels"),
-        ({"Labels": "[]"}, "no labels"),
-        ({"Labels": "['']"}, "no labels"),
         ({"Labels": "['exclude']"}, "nothing but exclude"),
         ({"Labels": "['unchanged', 'exclude']"}, "nothing but unchanged and exclude"),
         ({"Labels": "['suboptimal study', 'cardiomegaly']"}, "suboptimal study"),
@@ -115,7 +111,23 @@ def test_a_hydropneumothorax_is_both(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_left_out(tmp_path: Path, cells: dict[str, str], reason: str | None) -> None:
-    assert one(tmp_path, cells).left_out == reason
+    record = one(tmp_path, cells)
+    assert (record.left_out, record.no_class) == (reason, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ("", "no labels"),
+        ("nan", "no labels"),
+        ("[]", "no labels"),
+        ("['']", "no labels"),
+        ("['unchanged']", "nothing but unchanged"),
+    ],
+)
+def test_what_has_no_class(tmp_path: Path, labels: str, reason: str) -> None:
+    record = one(tmp_path, {"Labels": labels})
+    assert (record.left_out, record.no_class) == (None, reason)
 
 
 @pytest.mark.parametrize(

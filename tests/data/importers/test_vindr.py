@@ -83,11 +83,11 @@ def test_whose_findings_count(
     assert agreed(seen, "all", "N") == all_
 
 
-def test_an_image_on_which_the_readers_disagree_is_left_out(tmp_path: Path) -> None:
+def test_an_image_on_which_the_readers_disagree_has_no_class(tmp_path: Path) -> None:
     train = read_by_three("t", ("Edema",), ("Pneumothorax",), ("No finding",))
-    for readers, left_out in (("majority", "its readers agree on nothing"), ("any", None)):
+    for readers, no_class in (("majority", "its readers agree on nothing"), ("any", None)):
         record, _ = vindr(tmp_path, train, SOME, readers=readers).records()
-        assert record.left_out == left_out
+        assert (record.no_class, record.left_out) == (no_class, None)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,8 @@ def nested(depth: int) -> Any:
 NAME = "expected the name of a file in the set"
 BELOW = "Input should be less than or equal to 9007199254740992"
 WHOLE = "Input should be a valid integer"
+NOT_BELOW_0 = "Input should be greater than or equal to 0"
+NOT_UNLABELLED = "strata: unlabelled images must be real and in the train split"
 TEXT = "expected text without control characters"
 AN_ENCODING = "expected one of png, jpg, npy, foreign-pad, foreign-crop"
 AN_OPTION = "expected text, a number, true, false, null, a list of texts or a mapping to integers"
@@ -105,6 +107,11 @@ AN_OPTION = "expected text, a number, true, false, null, a list of texts or a ma
         ({"classes": ["Normal", "Normal"]}, "classes: a class occurs twice"),
         ({"classes": ["Normal", 3]}, "classes[1] is 3: Input should be a valid string"),
         ({"classes": ["Other"]}, "strata: 'Normal' is no class of the set"),
+        ({"classes": ["Normal", "Unlabelled"]}, "classes: 'Unlabelled' is a reserved name"),
+        (
+            {"provenance": {"unlabelled": {"candidates": -1}}},
+            f"provenance.unlabelled.candidates is -1: {NOT_BELOW_0}",
+        ),
         (
             {"classes": ["Normal", "\x1b]0;owned\x07"]},
             f"classes[1] is '\\x1b]0;owned\\x07': {TEXT}",
@@ -197,6 +204,8 @@ def test_a_manifest_that_no_set_has(tmp_path: Path, change: dict[str, Any], what
         ({"split": ["train"]}, "strata[0].split is ['train']: Input should be 'train', 'val' or 'test'"),
         ({"origin": "drawn"}, "strata[0].origin is 'drawn': Input should be 'real' or 'synthetic'"),
         ({"class": "Other"}, "strata: 'Other' is no class of the set"),
+        ({"class": "unlabelled", "split": "val"}, NOT_UNLABELLED),
+        ({"class": "unlabelled", "origin": "synthetic"}, NOT_UNLABELLED),
         ({"samples": 10**15}, "strata[0]: 1000000000000000 samples do not fit into 10240 bytes"),
         (
             {"samples": 2**53, "bytes": 2**53},

@@ -73,6 +73,15 @@ def test_the_largest_values_come_back_as_they_were() -> None:
     assert row == tuple(v.encode() if isinstance(v, str) else v for v in ROW.values())
 
 
+@pytest.mark.parametrize(("split", "origin"), [("train", "synthetic"), ("val", "real"), ("test", "real")])
+def test_only_real_images_of_the_train_split_may_be_unlabelled(split: str, origin: str) -> None:
+    unlabelled = {**ROW, "class": 2**16 - 1, "split": "train", "origin": "real"}
+    assert index_array([IndexRow(*unlabelled.values())], "a.tar")["class"].tolist() == [2**16 - 1]
+    row = {**unlabelled, "split": split, "origin": origin}
+    with pytest.raises(UserError, match="its class is 65535, which readers of shard sets refuse"):
+        index_array([IndexRow(*row.values())], "a.tar")
+
+
 @pytest.mark.parametrize(("field", "value"), WRONG)
 def test_what_does_not_fit_a_field_of_the_index_is_named(field: str, value: Any) -> None:
     row = {**ROW, field: value}
@@ -147,6 +156,7 @@ def test_a_sample_that_no_reader_accepts_is_not_written(
         (Stratum("training", "Normal", "real"), 0, "split"),
         (Stratum("train", "Normal", "phantom-of-mine"), 0, "origin"),
         (STRATUM, 2**16 - 1, "class"),
+        (Stratum("train", "unlabelled", "real"), 0, "class"),
     ],
 )
 def test_a_shard_whose_index_would_not_fit_is_not_written(

@@ -47,6 +47,9 @@ class Record:
     left_out: str | None = None
     """Why the image is not used, such as "lateral view"; None for an image that is used. The reasons are counted,
     printed and recorded in the manifest."""
+    no_class: str | None = None
+    """Why a usable image has no class, such as "uncertain finding"; it is left out unless ``--keep-unlabelled`` is
+    given. The reasons are counted as those of ``left_out``."""
     notes: tuple[str, ...] = ()
     """Warnings about an image that is used. They are counted, logged and recorded in the manifest."""
     split: str | None = None

@@ -46,7 +46,7 @@ class Labels(NamedTuple):
 
     findings: tuple[str, ...]
     uncounted: tuple[str, ...]
-    left_out: str | None
+    no_class: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,18 +82,18 @@ class CheXpertLabelled(FileImporter):
         values = {name: self._value(row, name, where) for name in OBSERVATIONS}
         positive = {name for name, value in values.items() if value == 1}
         found = {name: name for name in OBSERVATIONS if name in positive}
-        left_out = None
+        no_class = None
         if self.uncertain == "drop":
             uncertain = [name for name, value in values.items() if value == -1]
             found |= {name: f"{name} (uncertain)" for name in uncertain}
             if any(name in self.targets or name == NO_FINDING for name in uncertain):
-                left_out = UNCERTAIN_FINDING
+                no_class = UNCERTAIN_FINDING
         # An opacity contradicts No Finding, so it counts there: the image is not a clean normal one.
         uncounted = () if self.count_unspecific else (DEVICES,) if NO_FINDING in positive else UNSPECIFIC
         return Labels(
             findings=tuple(text for name, text in found.items() if name not in uncounted),
             uncounted=tuple(text for name, text in found.items() if name in uncounted),
-            left_out=left_out,
+            no_class=no_class,
         )
 
     def _value(self, row: Row, name: str, where: str) -> int:
