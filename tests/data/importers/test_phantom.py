@@ -14,7 +14,7 @@ import pytest
 from cxrdist.cli.main import dispatch
 from cxrdist.data.importers.phantom import Phantom
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.ingest.plan import ImportPlan, plan_import
+from cxrdist.data.ingest.plan import ImportPlan, patients_of, plan_import
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.phantom import CLASSES
@@ -63,10 +63,10 @@ def test_val_and_test_have_the_requested_images_of_each_class_and_train_stays() 
 def test_additional_patients_have_one_image_and_are_in_no_other_split() -> None:
     plan = planned(images=300, val_images=7, test_images=9)
     splits: dict[str, set[str]] = {}
-    for patient, split in zip(plan.patients, plan.splits):
+    for patient, split in zip(patients_of(plan.records), plan.splits):
         splits.setdefault(patient, set()).add(split)
     assert all(len(of) == 1 for of in splits.values())
-    images = Counter(plan.patients)
+    images = Counter(patients_of(plan.records))
     assert {images[patient] for patient, of in splits.items() if of != {"train"}} == {1}
     original = {record.patient_id for record in Phantom(images=300).records()}
     assert original.isdisjoint(patient for patient, of in splits.items() if of != {"train"})
