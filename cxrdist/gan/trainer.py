@@ -18,7 +18,6 @@ from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
 from cxrdist.data.loading.stream import Stream, StreamOptions
-from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.batch_gather import BatchGather
 from cxrdist.distributed.dist import Dist
@@ -27,8 +26,9 @@ from cxrdist.files import remove_temporaries, slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diversity import Diversity
 from cxrdist.gan.ema import EMA
+from cxrdist.gan.init import Origin, lineage_of, start_from
 from cxrdist.gan.networks import build
-from cxrdist.gan.plan import ModelPlan, look_steps, rate_factor
+from cxrdist.gan.plan import ModelPlan, augment_strengths, look_steps, rate_factor
 from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
 from cxrdist.gan.step import GANStep, MeanStats
 from cxrdist.gan.watch import Watch
@@ -78,6 +78,8 @@ class ModelTrainer:
         self.values: dict[str, float] = {}
         """The metrics of the last look."""
         self.watch = Watch(config.on_collapse)
+        self.init: Origin = []
+        """Lineage of the run that this one started from."""
         self.substituted = 0
         self.seconds = 0.0
         self.waited_s = 0.0
@@ -135,6 +137,9 @@ class ModelTrainer:
             classes=len(self.model.labels),
             seeds=(derive(config.seed, "G", name), derive(config.seed, "D", name)),
         )
+        if config.init is not None and self.newest_checkpoint() is None:
+            networks = {"generator": generator, "discriminator": discriminator}
+            self.init = start_from(config.init, self.model, self.shards, networks)
         adam: dict[str, Any] = {
             "learning_rate": self.model.learning_rate,
             "betas": (config.beta1, config.beta2),
@@ -148,7 +153,8 @@ class ModelTrainer:
         self.ema = (
             EMA(self.generator.module, config.ema_half_life_images) if config.ema_half_life_images else None
         )
-        self.step = GANStep(config, self.generator, self.discriminator, self.dist, name)
+        strengths = augment_strengths(config, self.model, self.shards)
+        self.step = GANStep(config, self.generator, self.discriminator, self.dist, name, strengths)
 
     @cached_property
     def diversity(self) -> Diversity:
@@ -164,9 +170,12 @@ class ModelTrainer:
         """The generator that draws samples and is exported: the moving average if there is one."""
         return self.generator.module if self.ema is None else self.ema.model
 
+    def newest_checkpoint(self) -> Path | None:
+        return self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
+
     def resume(self) -> int:
         """Load the newest checkpoint. Returns the step to continue at; 0 for a new run."""
-        path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
+        path = self.newest_checkpoint()
         if path is None:
             return 0
         loaded = load_checkpoint(path, self.networks)
@@ -174,6 +183,7 @@ class ModelTrainer:
         self.discriminator.load_optimizer_state(loaded.optimizers["discriminator"])
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
+        self.init = loaded.state.get("init", [])
         self.values = loaded.state["values"]
         self.watch.load_state_dict(loaded.state["watch"])
         self.substituted = loaded.state["substituted"]
@@ -214,6 +224,7 @@ class ModelTrainer:
             "order_sha256": order,
             "values": self.values,
             "watch": self.watch.state_dict(),
+            "init": self.init,
             "substituted": self.substituted,
             "seconds": self.seconds,
             "waited_s": self.waited_s,
@@ -267,7 +278,7 @@ class ModelTrainer:
             self.sampler,
             preset=self.config.preset,
             classes=self.model.classes,
-            lineage=made_from(self.shards),
+            lineage=lineage_of(self.shards, self.init),
             metrics=metrics,
         )
         write_summary(
