@@ -43,6 +43,15 @@ def drawn(model: Draws, class_name: str, places: range, seed: int) -> np.ndarray
     return model.images(class_name, model.z(seed, f"evaluate {class_name}", places))
 
 
+def patients_of(reader: StratumReader, numbers: np.ndarray) -> np.ndarray:
+    """Patients of the samples ``numbers`` [n] int64 of a stratum: [n] bytes, salted hashes. An image of an unknown
+    patient has one of its own."""
+    shards = range(len(reader.shard_samples))
+    every = np.concatenate([reader.index(shard)["patient"] for shard in shards])[numbers]
+    own = [f"{reader.entry.stratum} {number}".encode() for number in numbers]
+    return np.array([patient or unknown for patient, unknown in zip(every.tolist(), own)], object)
+
+
 class Embedder:
     """Embeds images in all spaces."""
 

@@ -20,7 +20,7 @@ from cxrdist.nets.dcnn import DCNN
 from cxrdist.nets.features import ClassifierFeatures, RandomFeatures
 from cxrdist.run.checkpoint import weights_sha256
 
-CLASSIFIER, PIXELS = "classifier", "pixels"
+CLASSIFIER, PIXELS, LOGITS = "classifier", "pixels", "logits"
 PIXEL_SIDE = 32
 
 
@@ -37,10 +37,25 @@ class Space:
     """Images [B, 1, H, W] uint8 -> features [B, dims], on the device of the images."""
 
 
-def spaces_of(
-    features: str, classifier: DCNN, image_size: int, device: torch.device
-) -> tuple[list[Space], Space]:
-    """The two spaces of the metrics, and the pixel space, which is used in the search for copies only."""
+@dataclass(frozen=True)
+class Spaces:
+    """All spaces of an evaluation."""
+
+    compared: list[Space]
+    """The two spaces of the metrics."""
+    pixels: Space
+    """Used in the search for copies only."""
+    logits: Space
+    """Used for label agreement only."""
+
+    @property
+    def searched(self) -> list[Space]:
+        """The spaces in which copies are searched."""
+        return [*self.compared, self.pixels]
+
+
+def spaces_of(features: str, classifier: DCNN, image_size: int, device: torch.device) -> Spaces:
+    """``features``: ``random``, or the name of a space for ``named_space``."""
     last_maps = ClassifierFeatures(classifier)
     digest = weights_sha256(classifier)
     ours = network_space(CLASSIFIER, "means of the classifier's last feature maps", last_maps, digest, device)
@@ -50,7 +65,7 @@ def spaces_of(
         second = network_space("random", what, network, weights_sha256(network), device)
     else:
         second = named_space(features, image_size, device)
-    return [ours, second], pixel_space()
+    return Spaces([ours, second], pixel_space(), logits_space(classifier, device))
 
 
 def network_space(
@@ -69,6 +84,12 @@ def pixel_space() -> Space:
         return adaptive_avg_pool2d(to_float(images), PIXEL_SIDE).flatten(1)
 
     return Space(PIXELS, f"images averaged down to {PIXEL_SIDE} px", PIXEL_SIDE**2, None, embed)
+
+
+def logits_space(classifier: DCNN, device: torch.device) -> Space:
+    network = classifier.to(device).requires_grad_(False).eval()
+    what, dims = "logits of the classifier", network.cfg.classes
+    return Space(LOGITS, what, dims, weights_sha256(network), lambda images: network(to_float(images)))
 
 
 def named_space(name: str, image_size: int, device: torch.device) -> Space:
