@@ -43,7 +43,7 @@ from cxrdist.gan.evaluation.class_metrics import (
 from cxrdist.gan.evaluation.classifier import ensure_classifier, load_classifier
 from cxrdist.gan.evaluation.config import EvaluateConfig
 from cxrdist.gan.evaluation.embed import Embedder, Features, drawn, patients_of
-from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, PIXELS, Spaces, spaces_of
+from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, PIXELS, Space, spaces_of
 from cxrdist.gan.evaluation.memorization import TrainImages, find_nearest
 from cxrdist.gan.evaluation.metrics import brief, together
 from cxrdist.gan.evaluation.run import (
@@ -80,9 +80,9 @@ def evaluate(config: EvaluateConfig) -> None:
         if config.classifier is None:
             dist.on_main(lambda: ensure_classifier(classifier, shards, config.shards))
         network = load_classifier(classifier, shards)
-        spaces = spaces_of(config.features, network, shards.image_size, dist.device)
+        spaces, pixels = spaces_of(config.features, network, shards.image_size, dist.device)
         say(f"evaluation of {folder} on {config.split} of {shards}; {dist.describe()}")
-        result = Evaluation(config, shards, models, spaces, dist).run()
+        result = Evaluation(config, shards, models, [*spaces, pixels], dist).run()
         if dist.is_main:
             conclude(folder, result, config)
     say(f"{folder / EVALUATION}: {duration(time.monotonic() - began_s)}")
@@ -97,12 +97,12 @@ class Evaluation:
         config: EvaluateConfig,
         shards: ShardSet,
         models: dict[str, TrainedGenerator],
-        spaces: Spaces,
+        spaces: list[Space],
         dist: Dist,
     ) -> None:
         self.config, self.shards, self.models, self.spaces, self.dist = config, shards, models, spaces, dist
         self.folder = Path(config.run)
-        self.compared = [space.name for space in spaces.compared]
+        self.compared = [space.name for space in spaces[:-1]]
         self.candidates = dist.on_main(
             lambda: {name: candidates_of(self.folder / name, config.checkpoints) for name in models}
         )
@@ -119,8 +119,7 @@ class Evaluation:
             each = sum(self.to_make(name) for name in model.classes)
             total += each * len(self.candidates[model_name])
         with Progress("evaluation", total) as progress:
-            spaces = [*self.spaces.searched, self.spaces.logits]
-            self.embedder = Embedder(spaces, self.shards.image_size, self.dist, progress)
+            self.embedder = Embedder(self.spaces, self.shards.image_size, self.dist, progress)
             for name in classes:
                 every = np.arange(self.images_of("train", name))
                 self.train[name] = self.embedder.real(self.shards.stratum("train", name, "real"), every)
@@ -210,9 +209,7 @@ class Evaluation:
                 )
                 for space in self.compared
             },
-            "copies": {
-                space.name: self.copies(name, model, class_name, space.name) for space in self.spaces.searched
-            },
+            "copies": {space.name: self.copies(name, model, class_name, space.name) for space in self.spaces},
             **self.of_class[class_name].results(),
         }
 
@@ -272,7 +269,7 @@ class Evaluation:
             "k": self.config.k,
             "spaces": {
                 s.name: {"dims": s.dims, "what": s.what, "weights_sha256": s.weights_sha256}
-                for s in self.spaces.searched
+                for s in self.spaces
             },
         }
 
