@@ -312,7 +312,7 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--split", default="val", help="held-out split that images are drawn from")
     made.add_argument("--classifier", type=Path, help="run of train_cls.py; by default one is trained")
     made.add_argument("--draws", type=int, default=20, help="of each damage")
-    made.add_argument("--images", type=int, default=60, help="images of a class in a draw, at most")
+    made.add_argument("--images", type=int, default=100, help="images of a class in a draw, at most")
     return made
 
 
