@@ -106,6 +106,10 @@ class GANConfig:
     """Log, draw samples and write a checkpoint every so many images; null: ten times in total."""
     keep: int = 3
     """Number of newest checkpoints to keep, besides the best one found by evaluate_gan.py."""
+    patience_images: int | None = None
+    """Stop when KID against training images, measured at each look, has not improved for so many images; null: no."""
+    copy_limit: float | None = None
+    """Stop when more than this fraction of the images of a look are near copies of training images; null: no."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do if D or the diversity of samples collapses; a loss that is not finite always stops the run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -129,13 +133,21 @@ class GANConfig:
             )
         if self.z_dim < 2 or self.z_dim % 2:
             raise OptionError("z_dim", f"must be an even number of 2 or more, not {self.z_dim}")
-        for name in ("rate_images", "look_every_images", "minibatch_std_images", "augment_images"):
+        for name in (
+            "rate_images",
+            "look_every_images",
+            "minibatch_std_images",
+            "augment_images",
+            "patience_images",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(name, f"must be 1 or more, or null, not {value}")
         for name in ("r1_weight", "ema_half_life_images"):
             if getattr(self, name) < 0:
                 raise OptionError(name, f"must be 0 or more, not {getattr(self, name)}")
+        if self.copy_limit is not None and not 0 < self.copy_limit < 1:
+            raise OptionError("copy_limit", f"must be above 0 and below 1, or null, not {self.copy_limit}")
         if not 0 <= self.rate_decay <= 1:
             raise OptionError("rate_decay", f"must be from 0 to 1, not {self.rate_decay}")
         for name in ("beta1", "beta2"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cxrdist.gan.ema import EMA
+from cxrdist.gan.training.ema import EMA
 
 
 def linear(weight: float) -> nn.Sequential:

@@ -14,11 +14,11 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, read_json, write_atomic
-from cxrdist.gan import init
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.plan import plan
-from cxrdist.gan.step import ENGINES
-from cxrdist.gan.trainer import ModelTrainer
+from cxrdist.gan.training import init
+from cxrdist.gan.training.step import ENGINES
+from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.run.tracking import NoTracker
 
 SMALL: dict[str, Any] = {

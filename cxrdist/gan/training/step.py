@@ -16,7 +16,7 @@ from cxrdist.distributed.engines import Engine
 from cxrdist.errors import OptionError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import AMOUNTS, diffaugment
-from cxrdist.gan.losses import d_loss, g_loss, r1_penalty
+from cxrdist.gan.training.losses import d_loss, g_loss, r1_penalty
 from cxrdist.models import z_of
 from cxrdist.seeds import derive
 

@@ -19,8 +19,8 @@ from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.gan.plan import plan
-from cxrdist.gan.step import ENGINES, STATS, MeanStats
-from cxrdist.gan.trainer import ModelTrainer
+from cxrdist.gan.training.step import ENGINES, STATS, MeanStats
+from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.run.tracking import NoTracker
 from cxrdist.seeds import derive
 

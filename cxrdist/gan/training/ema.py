@@ -7,8 +7,8 @@ import copy
 import torch
 from torch import nn
 
-# Early weights are poor: the half-life is at most this fraction of the images seen. StyleGAN2 (ema_rampup) takes 0.05,
-# with which the average of a run of some 10,000 images is still almost as restless as the weights.
+# Early weights are poor: the half-life is at most this fraction of the images seen. With StyleGAN2's 0.05, its
+# ema_rampup, the average of a run of some 10,000 images still varies almost as much as the weights.
 RAMP_UP = 0.3
 
 
