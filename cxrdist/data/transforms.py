@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch.nn.functional import grid_sample
 
 from cxrdist.errors import OptionError
 
+Fill = Literal["black", "reflection"]
+"""What a moved image shows where it has no pixels. ``black``, for classifiers: like the area outside a film or its
+collimated field; a reflection would show ribs that do not exist. ``reflection``, for GANs: G would learn to draw the
+black frame."""
 AUGMENT_AMOUNTS = 8
 """Random numbers that the augmentation of an image takes."""
 _LIMITS = {"rotate_degrees": 45, "shift": 0.5, "zoom": 0.5, "brightness": 0.5, "contrast": 0.5}
@@ -52,7 +57,9 @@ def to_uint8(images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def augment(images: torch.Tensor, config: AugmentConfig, amounts: torch.Tensor) -> torch.Tensor:
+def augment(
+    images: torch.Tensor, config: AugmentConfig, amounts: torch.Tensor, fill: Fill = "black"
+) -> torch.Tensor:
     """[B, 1, H, W] float32 in [-1, 1] -> the same, each image changed by random amounts, on the images' device.
 
     ``amounts``: [B, AUGMENT_AMOUNTS] float32, uniform in [-1, 1), on the same device. Drawn as a function of (seed,
@@ -75,6 +82,7 @@ def augment(images: torch.Tensor, config: AugmentConfig, amounts: torch.Tensor) 
             right_px=config.shift * width * right,
             down_px=config.shift * height * down,
             scale=1 + config.zoom * zoom,
+            fill=fill,
         )
     # After the geometry, so that the image's own black bars and the black around it keep the same grey value.
     images = images * _per_image(1 + config.contrast * contrast)
@@ -89,6 +97,7 @@ def affine(
     right_px: torch.Tensor,
     down_px: torch.Tensor,
     scale: torch.Tensor,
+    fill: Fill = "black",
 ) -> torch.Tensor:
     """[B, 1, H, W] float32 in [-1, 1] -> the same, each image scaled and rotated counter-clockwise about its centre,
     then shifted, with bilinear interpolation. Amounts are [B] float64."""
@@ -104,9 +113,9 @@ def affine(
     from_x = (c * x - x0) * (2 / width) - s * y * (2 / width)  # [B, H, W], source of each output pixel
     from_y = (s * x - y0) * (2 / height) + c * y * (2 / height)
     grid = torch.stack((from_x, from_y), dim=-1)
-    # Zeros of images + 1 are black, like the area outside a scanned film or its collimated field. Repeating the
-    # border would stretch tissue into streaks, and reflecting it would show ribs that do not exist.
-    return grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
+    # Zeros of images + 1 are black.
+    padding = {"black": "zeros", "reflection": "reflection"}[fill]
+    return grid_sample(images + 1, grid, mode="bilinear", padding_mode=padding, align_corners=False) - 1
 
 
 def _per_image(values: torch.Tensor) -> torch.Tensor:

@@ -80,6 +80,19 @@ def test_a_shift_by_whole_pixels_is_exact_and_what_enters_is_black() -> None:
     assert torch.equal(moved(images, right_px=-3, down_px=2), expected)
 
 
+def test_a_reflection_fills_what_a_shift_brings_in() -> None:
+    row = torch.tensor([[[[-0.75, -0.5, 0.0, 1.0]]]])
+    found = affine(
+        row,
+        degrees=torch.zeros(1),
+        right_px=torch.tensor([2.0]),
+        down_px=torch.zeros(1),
+        scale=torch.ones(1),
+        fill="reflection",
+    )
+    assert found.tolist() == [[[[-0.5, -0.75, -0.75, -0.5]]]]
+
+
 def test_a_shift_by_half_a_pixel_is_the_mean_of_two() -> None:
     row = torch.tensor([[[[-1.0, 0.0, 1.0, 0.5]]]])
     assert moved(row, right_px=0.5).tolist() == [[[[-1.0, -0.5, 0.5, 0.75]]]]

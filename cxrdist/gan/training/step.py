@@ -152,7 +152,8 @@ class GANStep:
         assert self.strengths is not None
         seed = derive(self.config.seed, "augment", self.class_name)
         amounts = counter_rng.uniform(seed, positions, AUGMENT_AMOUNTS)
-        return augment(real, self.config.augment, amounts * self.strengths[labels][:, None])
+        amounts = amounts * self.strengths[labels][:, None]
+        return augment(real, self.config.augment, amounts, fill="reflection")
 
     def draw(self, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """z [b, z_dim], and the amounts of each augmentation [b, AMOUNTS], of positions [b] int64."""
