@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.losses import d_loss
 from cxrdist.gan.networks import Networks, construct
+from cxrdist.gan.training.losses import d_loss
 
 PROBE_IMAGES = 10
 
