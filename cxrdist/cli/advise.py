@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cxrdist.config.parser import parse
-from cxrdist.config.yaml_files import find
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import OptionError
 
@@ -88,14 +87,15 @@ def at_size(found: TrainingSet, size: int) -> tuple[TrainingSet, list[str]]:
 def choice_for(training: TrainingSet) -> Choice:
     """What to train with on this machine. Raises UserError for a set whose size or classes no preset fits."""
     from cxrdist.files import slug
-    from cxrdist.gan.advice.choice import choose, preset_for
+    from cxrdist.gan.advice.choice import choose, presets_for
     from cxrdist.gan.advice.machine import this_machine
     from cxrdist.gan.config import GANConfig
 
-    file = preset_for(training.image_size)
-    preset = parse(GANConfig, [], prog="cxrdist advise", example="", default_config=find(file))
+    files = presets_for(training)
+    words = [word for file in files for word in ("--config", file)]
+    preset = parse(GANConfig, words, prog="cxrdist advise", example="")
     run = f"runs/gan-{slug(training.place.rpartition('/')[2])}"
-    return choose(training, this_machine(), file, preset, run)
+    return choose(training, this_machine(), files, preset, run)
 
 
 def print_wrapped(topic: str, text: str) -> None:

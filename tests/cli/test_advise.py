@@ -35,10 +35,11 @@ def test_a_set_is_advised_on(tiny_set: Path, capsys: Capture) -> None:
     lines = advise(capsys, str(tiny_set))
     assert lines[0] == f"{tiny_set}: 18 training images of 3 classes, 32 px"
     assert lines[1].startswith("this machine: ")
-    assert lines[3] == "preset     configs/gan/demo.yaml: one conditional GAN of all classes"
+    files = ["configs/gan/demo.yaml", "configs/gan/nih64.yaml"]
+    assert lines[3] == f"preset     {' and '.join(files)}: one conditional GAN of all classes"
     assert lines[-1].startswith("accelerate launch ")
-    options = f" launch/train_gan.py --config configs/gan/demo.yaml --shards {tiny_set} --run runs/gan-tiny"
-    assert lines[-1].endswith(options)
+    options = f"--config {files[0]} --config {files[1]} --shards {tiny_set} --run runs/gan-tiny"
+    assert lines[-1].endswith(f" launch/train_gan.py {options} --no-use-unlabelled --unlabelled-share null")
     assert all(len(line) <= 110 for line in lines[1:-1] if str(tiny_set) not in line)
     topics = [line[:11].strip() for line in lines[3:-2] if line[:1].strip()]
     assert topics == ["preset", "batch", "R1 weight", "budget", "time", "memory", "copies", "check"]

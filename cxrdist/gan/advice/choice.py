@@ -17,16 +17,19 @@ from cxrdist.gan.advice.cost import Cost, cost_of
 from cxrdist.gan.advice.machine import Machine
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
+from cxrdist.gan.plan import unlabelled_quota
 from cxrdist.nets.conditional import stages_of
 
 SMALL_PX, SMALL_PRESET = next(iter(PRESETS["gan"].items()))
 LARGE_PRESET = "configs/gan/modern.yaml"
+FEW_PRESET = "configs/gan/nih64.yaml"
+"""Over the small preset, for radiographs with small classes."""
 
 COPIED_BELOW = 40
 """Training images of a class below which near copies are to be expected: of 25 images, 42 to 63 % (docs/gans.md)."""
 SOMETIMES_COPIED_BELOW = 60
 """Classes of 42 and 56 images: 0 to 29 % (docs/gans.md)."""
-RARER_MIX = "square-root"
+BALANCED_MIX, RARER_MIX = "balanced", "square-root"
 FEWER_USES = 0.8
 """A mix is changed if an image of a small class is then seen at most so many times as often."""
 LEAST_OF_CLASS, GOOD_OF_CLASS = 2, 4
@@ -50,6 +53,11 @@ class TrainingSet:
     def images(self) -> int:
         return sum(self.counts.values())
 
+    @property
+    def classes(self) -> list[str]:
+        """The classes that have images."""
+        return [name for name, images in self.counts.items() if images]
+
     def classes_of(self, least: int, below: int) -> dict[str, int]:
         """``{class: images}`` of the classes with at least ``least`` and fewer than ``below`` images."""
         return {name: images for name, images in self.counts.items() if least <= images < below}
@@ -66,7 +74,8 @@ class Choice:
 
     training: TrainingSet
     machine: Machine
-    preset_file: str
+    preset_files: tuple[str, ...]
+    """The later ones override the earlier ones."""
     preset: GANConfig
     options: Mapping[str, Any]
     """Fields of GANConfig that are given on the command line."""
@@ -78,12 +87,11 @@ class Choice:
     @property
     def words(self) -> list[str]:
         """The options of train_gan.py."""
-        words = ["--config", self.preset_file]
-        for field, value in self.options.items():
-            words.append("--" + field.replace("_", "-"))
-            if value is not True:
-                words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
-        return words
+        files = [word for file in self.preset_files for word in ("--config", file)]
+        return [
+            *files,
+            *(word for field, value in self.options.items() for word in option_words(field, value)),
+        ]
 
     @property
     def command(self) -> str:
@@ -93,7 +101,7 @@ class Choice:
 
     @cached_property
     def cost(self) -> Cost:
-        labels = len(self.training.counts) + self.config.use_unlabelled
+        labels = len(self.training.classes) + self.config.use_unlabelled
         return cost_of(self.config, image_size=self.training.image_size, labels=labels)
 
     @cached_property
@@ -102,35 +110,58 @@ class Choice:
         steps = budget_steps(self.config.budget, epoch_images=self.training.images, batch=self.config.batch)
         return steps * self.config.batch
 
+    @property
+    def images_per_class(self) -> float:
+        """Images of a class that the budget trains on, on average over the classes; repeated ones counted each
+        time."""
+        labelled = sum(self.uses(name) * self.training.counts[name] for name in self.training.classes)
+        return labelled / len(self.training.classes)
+
     def uses(self, class_name: str) -> float:
         """How often each image of a class is seen in the training."""
         return uses(self.config, self.training, self.images)[class_name]
 
 
-def preset_for(image_size: int) -> str:
-    """The preset that is advised for an image size in pixels."""
-    return SMALL_PRESET if image_size <= SMALL_PX else LARGE_PRESET
+def option_words(field: str, value: Any) -> list[str]:
+    """A field of GANConfig as it is written on the command line."""
+    name = field.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    if isinstance(value, tuple):
+        return [f"--{name}", ",".join(map(str, value))]
+    return [f"--{name}", "null" if value is None else str(value)]
 
 
-def choose(training: TrainingSet, machine: Machine, preset_file: str, preset: GANConfig, run: str) -> Choice:
+def presets_for(training: TrainingSet) -> tuple[str, ...]:
+    """The config files that are advised for a set."""
+    if training.image_size > SMALL_PX:
+        return (LARGE_PRESET,)
+    return (SMALL_PRESET, FEW_PRESET) if training.copied and not training.is_phantom else (SMALL_PRESET,)
+
+
+def choose(
+    training: TrainingSet, machine: Machine, preset_files: tuple[str, ...], preset: GANConfig, run: str
+) -> Choice:
     """Raises UserError for a set whose size or classes no GAN fits."""
     options: dict[str, Any] = {"shards": training.place, "run": run}
-    if (batch := batch_for(preset.batch, len(training.counts), machine.processes)) != preset.batch:
+    if (batch := batch_for(preset.batch, len(training.classes), machine.processes)) != preset.batch:
         options["batch"] = batch
     stages = stages_of(training.image_size)
     for field in ("widths", "d_widths"):
         if len(widths := getattr(preset, field)) < stages:
             options[field] = continued(widths, stages)
-    if training.copied:
+    if preset.use_unlabelled and not training.unlabelled:
+        options |= {"use_unlabelled": False, "unlabelled_share": None}
+    if training.copied and FEW_PRESET not in preset_files:
         rarer = replace(preset, mix=RARER_MIX)
         before, after = (uses(config, training, 1) for config in (preset, rarer))
         if any(after[name] <= FEWER_USES * before[name] for name in training.copied):
             options["mix"] = RARER_MIX
         if training.unlabelled:
             options["use_unlabelled"] = True
-    choice = Choice(training, machine, preset_file, preset, options)
+    choice = Choice(training, machine, preset_files, preset, options)
     try:
-        network_config(choice.config, image_size=training.image_size, classes=len(training.counts))
+        network_config(choice.config, image_size=training.image_size, classes=len(training.classes))
     except UserError as error:
         raise UserError(f"{training.place}: {error}: choose one of these with --size") from None
     epoch(choice.config, training)
@@ -156,9 +187,8 @@ def uses(config: GANConfig, training: TrainingSet, images: int) -> dict[str, flo
     """How often each image of a class is seen when ``images`` are trained on."""
     of_classes = epoch(config, training)
     total = sum(origins.get("real", 0) for origins in of_classes.values())
-    if config.use_unlabelled:  # by default as many as of a class on average; see gan/plan.py
-        used = sum(bool(origins.get("real")) for origins in of_classes.values())
-        total += round(total / used)
+    if config.use_unlabelled:
+        total += unlabelled_quota(config, of_classes)
     return {
         name: images * of_classes[name].get("real", 0) / total / count
         for name, count in training.counts.items()

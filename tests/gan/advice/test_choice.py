@@ -47,21 +47,22 @@ def parsed(command: str) -> GANConfig:
 )
 def test_the_command_parses_into_the_preset_and_the_printed_options(training: TrainingSet) -> None:
     choice = choice_for(training)
-    preset = parse(GANConfig, ["--config", choice.preset_file], prog="train_gan.py", example="")
+    files = [word for file in choice.preset_files for word in ("--config", file)]
+    preset = parse(GANConfig, files, prog="train_gan.py", example="")
     assert choice.preset == preset
     assert parsed(choice.command) == choice.config == replace(preset, **choice.options)
 
 
 def test_the_preset_goes_by_size() -> None:
     files = {
-        size: choice_for(replace(EQUAL, image_size=size)).preset_file for size in (32, 64, 128, 256, 512)
+        size: choice_for(replace(EQUAL, image_size=size)).preset_files for size in (32, 64, 128, 256, 512)
     }
     assert files == {
-        32: "configs/gan/demo.yaml",
-        64: "configs/gan/demo.yaml",
-        128: "configs/gan/modern.yaml",
-        256: "configs/gan/modern.yaml",
-        512: "configs/gan/modern.yaml",
+        32: ("configs/gan/demo.yaml",),
+        64: ("configs/gan/demo.yaml",),
+        128: ("configs/gan/modern.yaml",),
+        256: ("configs/gan/modern.yaml",),
+        512: ("configs/gan/modern.yaml",),
     }
 
 
@@ -69,15 +70,26 @@ def test_large_classes_take_the_preset_as_it_is() -> None:
     assert choice_for(EQUAL).options == {"shards": "shards/equal", "run": "runs/gan-equal"}
 
 
-def test_small_classes_take_the_square_root_mix_and_the_unlabelled_images() -> None:
+def test_small_classes_of_radiographs_at_64_px_take_the_preset_for_them() -> None:
     given = {"shards": "shards/nih", "run": "runs/gan-nih"}
-    assert choice_for(SMALL).options == {**given, "mix": "square-root"}
-    with_unlabelled = choice_for(replace(SMALL, unlabelled=300)).options
-    assert with_unlabelled == {**given, "mix": "square-root", "use_unlabelled": True}
+    choice = choice_for(replace(SMALL, unlabelled=300))
+    assert choice.preset_files == ("configs/gan/demo.yaml", "configs/gan/nih64.yaml")
+    assert (choice.options, choice.config.mix, choice.config.use_unlabelled) == (given, "square-root", True)
+    without = choice_for(SMALL)
+    assert without.options == {**given, "use_unlabelled": False, "unlabelled_share": None}
+    assert without.command.endswith(" --no-use-unlabelled --unlabelled-share null")
+
+
+def test_small_classes_otherwise_take_the_square_root_mix_and_the_unlabelled_images() -> None:
+    given = {"shards": "shards/nih", "run": "runs/gan-nih", "mix": "square-root"}
+    assert choice_for(replace(SMALL, is_phantom=True)).options == given
+    large = choice_for(replace(SMALL, image_size=256, unlabelled=300))
+    assert large.preset_files == ("configs/gan/modern.yaml",)
+    assert large.options == {**given, "use_unlabelled": True}
 
 
 def test_a_mix_does_not_help_classes_of_one_size() -> None:
-    assert "mix" not in choice_for(replace(EQUAL, counts={"a": 20, "b": 21})).options
+    assert "mix" not in choice_for(replace(EQUAL, counts={"a": 20, "b": 21}, is_phantom=True)).options
 
 
 def test_a_small_class_of_many_is_seen_less_often() -> None:
@@ -86,7 +98,8 @@ def test_a_small_class_of_many_is_seen_less_often() -> None:
     assert choice.uses("b") == pytest.approx(60_000 / 5 / 25, rel=0.02)  # 20 of a for 5 of b
     assert choice.uses("a") == pytest.approx(60_000 * 4 / 5 / 400, rel=0.02)
     with_unlabelled = choice_for(replace(SMALL, counts={"a": 400, "b": 25}, unlabelled=9))
-    assert with_unlabelled.uses("b") == pytest.approx(choice.uses("b") * 2 / 3, rel=0.02)
+    assert with_unlabelled.config.unlabelled_share == 0.32
+    assert with_unlabelled.uses("b") == pytest.approx(choice.uses("b") * (1 - 0.32), rel=0.02)
 
 
 def test_the_uses_are_those_of_the_plan(tiny_set: Path) -> None:
@@ -136,7 +149,7 @@ def test_a_size_that_no_network_has() -> None:
 
 def test_a_class_without_training_images_is_refused() -> None:
     with pytest.raises(UserError, match=r"weights: an epoch needs .* real images of b, and the set has none"):
-        choice_for(replace(EQUAL, counts={"a": 20, "b": 0}))
+        choice_for(replace(EQUAL, counts={"a": 200, "b": 0}))
 
 
 def test_another_size() -> None:
@@ -155,7 +168,7 @@ def test_another_size() -> None:
 def of_topic(training: TrainingSet, machine: Machine = TWO_CORES) -> dict[str, list[str]]:
     """The advice by topic; a line without a topic belongs to the one before."""
     chosen = choice_for(training)
-    choice = choose(training, machine, chosen.preset_file, chosen.preset, chosen.config.run)
+    choice = choose(training, machine, chosen.preset_files, chosen.preset, chosen.config.run)
     found: dict[str, list[str]] = {}
     topic = ""
     for line in lines(choice):
@@ -178,20 +191,24 @@ def test_the_values_are_those_of_the_preset() -> None:
 
 
 def test_small_classes_and_what_to_do() -> None:
-    training = replace(SMALL, unlabelled=300)
-    copies = of_topic(training)["copies"]
+    advice = of_topic(replace(SMALL, unlabelled=300))
+    copies = advice["copies"]
+    assert advice["batch"] == ["20: 2.72 of each class on average"]  # 68 % of 20 are of the five classes
+    assert advice["budget"] == ["60,000 images, 8,165 for each class on average"]  # 545 / (545 + 256) / 5
     assert copies[:2] == [
         "expect near copies of training images in Cardiomegaly (11 images), Pneumothorax (25)",
         "near copies are possible in Pleural Effusion (50 images), Pulmonary Edema (53)",
     ]
     assert [line.split(":")[0] for line in copies[2:]] == [
-        "--mix square-root",
-        "--use-unlabelled",
-        "train on phantoms of the same size first, and add --init RUN with that run",
+        "configs/gan/nih64.yaml makes them fewer",
+        "mix square-root",
+        "unlabelled images",
+        "train the same networks on phantoms of this size first, and add --init RUN with the folder of that run",
         "for a classifier, compare with real images alone and classical augmentation",
     ]
     without = of_topic(SMALL)["copies"]
-    assert without[3].startswith("import the source again with --keep-unlabelled")
+    assert copies[4] == "unlabelled images: the 300 of the set are used"
+    assert without[4].startswith("unlabelled images: import the source again with --keep-unlabelled ")
 
 
 def test_large_classes_need_no_remedy() -> None:
