@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -244,3 +245,11 @@ def test_a_machine_in_words() -> None:
     assert str(TWO_CORES) == "2 cores, 24 GiB of memory, no GPU"
     with_gpu = Machine(1, 3 * 2**29, (GPU("NVIDIA X", 80 * 2**30),))
     assert str(with_gpu) == "1 core, 1.5 GiB of memory, NVIDIA X with 80 GiB"
+
+
+def test_every_option_that_is_named_exists() -> None:
+    known = {f"--{field.name.replace('_', '-')}" for field in fields(GANConfig)}
+    known |= {"--config", "--keep-unlabelled", "--size"}
+    for training in (SMALL, replace(SMALL, unlabelled=300, image_size=256), replace(EQUAL, image_size=512)):
+        text = " ".join(advice for of_one in of_topic(training).values() for advice in of_one)
+        assert set(re.findall(r"--[a-z][a-z-]+", text)) <= known
