@@ -65,18 +65,19 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
             _model(config, name, {name: {"real": _available(config, shards, name)}}, shards)
             for name in classes
         ]
-    if len(classes) < len(shards.classes):
+    if 1 < len(classes) < len(shards.classes):
         raise OptionError(
             "classes",
-            f"{','.join(classes)}: a conditional GAN trains on all classes of its set; remove this option, or set "
-            "--architecture dcgan",
+            f"{','.join(classes)}: a conditional GAN trains on all classes of its set or on one of them; name one, "
+            "remove this option, or set --architecture dcgan",
         )
     rule = rule_from(load_yaml(find_named("mix", config.mix)))
     if rule.needs_synthetic:
         raise OptionError(
             "mix", f"{config.mix}: a GAN trains on real images only; choose a mix without synthetic ones"
         )
-    of_epoch = quotas(rule, train_counts(shards, None))
+    counts = train_counts(shards, None)
+    of_epoch = quotas(rule, {name: counts[name] for name in classes})
     if config.use_unlabelled:
         if not shards.unlabelled_samples:
             raise OptionError(
@@ -84,7 +85,8 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
                 f"{shards} has no unlabelled images; import it with --keep-unlabelled, or remove this option",
             )
         of_epoch = {**of_epoch, UNLABELLED: {"real": unlabelled_quota(config, of_epoch)}}
-    return [_model(config, ALL_CLASSES, of_epoch, shards)]
+    is_of_one = len(classes) == 1 < len(shards.classes)
+    return [_model(config, classes[0] if is_of_one else ALL_CLASSES, of_epoch, shards)]
 
 
 def unlabelled_quota(config: GANConfig, of_classes: Quotas) -> int:

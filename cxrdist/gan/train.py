@@ -22,12 +22,14 @@ from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError, from_os
+from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.training.step import ENGINES, check_parts
 from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
+from cxrdist.models import ALL_CLASSES
 from cxrdist.run.folder import environment, finished_summary, joint_digest, locked_run, write_summary
 from cxrdist.run.tracking import NoTracker, start
 
@@ -119,8 +121,8 @@ def train_model(trainer: ModelTrainer) -> None:
 def finished_models(folder: Path, shards: ShardSet, config: GANConfig) -> dict[str, dict[str, Any]]:
     """``{model: summary}`` of the models finished in this run, by this or earlier commands. Raises UserError if one
     of them was trained on another set."""
-    every = plan(dataclasses.replace(config, classes=("all",)), shards)
-    found = {m.name: finished_summary(folder / m.folder, {"real": shards.digest}) for m in every}
+    names = [*shards.classes, ALL_CLASSES]
+    found = {name: finished_summary(folder / slug(name), {"real": shards.digest}) for name in names}
     return {name: summary for name, summary in found.items() if summary is not None}
 
 

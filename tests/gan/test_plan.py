@@ -49,8 +49,16 @@ def test_a_conditional_model_learns_all_classes_equally_often(tiny_set: Path) ->
 
 
 def test_a_conditional_model_of_some_classes_is_refused(tiny_set: Path) -> None:
-    with pytest.raises(UserError, match=r"^classes: Normal: a conditional GAN trains on all classes"):
-        plan(replace(CONDITIONAL, classes=("Normal",)), ShardSet(tiny_set))
+    with pytest.raises(
+        UserError, match=r"^classes: Normal,Pneumothorax: a conditional GAN trains on all classes"
+    ):
+        plan(replace(CONDITIONAL, classes=("Normal", "Pneumothorax")), ShardSet(tiny_set))
+
+
+def test_a_conditional_model_of_one_class_has_its_name(tiny_set: Path) -> None:
+    (model,) = plan(replace(CONDITIONAL, classes=("Pneumothorax",)), ShardSet(tiny_set))
+    assert (model.name, model.folder, model.classes) == ("Pneumothorax", "pneumothorax", ("Pneumothorax",))
+    assert model.quotas == {"Pneumothorax": {"real": 4}} and model.train_images == 4
 
 
 def test_a_mix_with_synthetic_images_is_refused(tiny_set: Path) -> None:
