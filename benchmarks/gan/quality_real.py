@@ -24,7 +24,7 @@ from cxrdist.models import load_generator
 from cxrdist.run.folder import SUMMARY
 
 PAPER, PAPER_CONFIG = "paper", "configs/gan/paper.yaml"
-CONFIG = "configs/gan/nih64.yaml"
+CONFIGS = ("configs/gan/demo.yaml", "configs/gan/nih64.yaml")  # later ones override earlier ones
 LOOKS = 5
 COLUMNS = (
     *("preset", "class", "space", "train", "held_out", "kid_1000", "std", "floor_1000", "recall", "coverage"),
@@ -40,12 +40,16 @@ def run_of(folder: Path, preset: str, seed: int) -> Path:
     return folder / f"{preset}-{seed}"
 
 
+def configs_of(chosen: argparse.Namespace) -> Sequence[str]:
+    return chosen.config or CONFIGS
+
+
 def training_words(chosen: argparse.Namespace, preset: str, run: Path, seed: int) -> list[str]:
     """The options of train_gan.py."""
     words = ["--shards", chosen.shards, "--run", str(run), "--seed", str(seed)]
     if preset != PAPER:
-        words = ["--config", str(CLONE / chosen.config), *words]
-        return words + shlex.split(chosen.train_options)
+        configs = [word for config in configs_of(chosen) for word in ("--config", str(CLONE / config))]
+        return [*configs, *words, *shlex.split(chosen.train_options)]
     words = ["--config", str(CLONE / PAPER_CONFIG), *words, "--maps", str(chosen.paper_maps)]
     words += ["--budget", f"{chosen.paper_images} images", "--images-per-class", "null"]
     words += ["--look-every-images", str(-(-chosen.paper_images // LOOKS))]
@@ -217,7 +221,12 @@ def options() -> argparse.ArgumentParser:
     )
     made.add_argument("--shards", default="shards/nih", help="set of real images with a held-out split")
     made.add_argument("--folder", type=Path, default=Path("runs/gan-quality"), help="where the runs are kept")
-    made.add_argument("--config", default=CONFIG, help="preset that is measured")
+    made.add_argument(
+        "--config",
+        action="append",
+        help=f"preset that is measured; several are combined as by train_gan.py, and the last one names it; by default "
+        f"{' and '.join(CONFIGS)}",
+    )
     made.add_argument(
         "--train-options", default="", help="more of train_gan.py, of this preset, as one word in quotes"
     )
@@ -248,7 +257,7 @@ def main(words: Sequence[str]) -> None:
     chosen = with_train_options(options().parse_args(words))
     shards = ShardSet(chosen.shards)
     counts = {name: shards.samples("train", name, "real") for name in shards.classes}
-    presets = [*([PAPER] if chosen.with_paper else []), Path(chosen.config).stem]
+    presets = [*([PAPER] if chosen.with_paper else []), Path(configs_of(chosen)[-1]).stem]
     classifier = chosen.classifier or run_of(chosen.folder, presets[0], 0) / "classifier"
     evaluations: dict[str, list[Found]] = {preset: [] for preset in presets}
     seconds: dict[str, list[float]] = {preset: [] for preset in presets}

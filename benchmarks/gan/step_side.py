@@ -18,7 +18,7 @@ from cxrdist.data.loading.stream import Batch
 from cxrdist.data.transforms import to_float
 from cxrdist.distributed.dist import Dist, Precision, set_threads
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.step import ENGINES, STATS, GANStep
+from cxrdist.gan.training.step import ENGINES, STATS, GANStep
 from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator, init_weights
 from cxrdist.nets.strided import Down, Up
 from cxrdist.seeds import uniform

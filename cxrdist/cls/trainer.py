@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from cxrdist import counter_rng
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.metrics import MeanLoss
@@ -32,7 +33,7 @@ from cxrdist.data.loading.stream import Batch, Stream, StreamOptions
 from cxrdist.data.mix.order import order_seed
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.transforms import augment, to_float
+from cxrdist.data.transforms import AUGMENT_AMOUNTS, augment, to_float
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.nets.dcnn import DCNN, init_weights
@@ -180,10 +181,11 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = to_float(batch.pixels.to(self.dist.device))
-        seed = derive(self.config.seed, "augment")
-        logits = self.ddp_model(augment(images, self.config.augment, seed=seed, positions=batch.positions))
-        loss = cross_entropy(logits, batch.labels.to(self.dist.device))
+        images = to_float(batch.pixels.to(self.dist.device, non_blocking=True))
+        positions = counter_rng.positions_on(batch.positions, self.dist.device)
+        amounts = counter_rng.uniform(derive(self.config.seed, "augment"), positions, AUGMENT_AMOUNTS)
+        logits = self.ddp_model(augment(images, self.config.augment, amounts))
+        loss = cross_entropy(logits, batch.labels.to(self.dist.device, non_blocking=True))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

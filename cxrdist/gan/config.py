@@ -9,6 +9,7 @@ from typing import Literal
 from cxrdist.config.budget import check_budget
 from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.shards.open import DEFAULT_SET
+from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import OptionError
 from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.run.tracking import TrackingConfig
@@ -23,6 +24,9 @@ class GANConfig:
 
     shards: str = DEFAULT_SET
     """Set of real images; the default phantom set is created if it does not exist."""
+    init: str | None = None
+    """Run whose networks the models start from, such as one of the same preset trained on phantoms; null: random
+    weights."""
     classes: tuple[str, ...] = ("all",)
     """Classes to train, or all."""
     preset: str = "custom"
@@ -89,6 +93,11 @@ class GANConfig:
     """Compare only so many consecutive images of a batch, a number that divides each part of it; null: all."""
     ema_half_life_images: int = 0
     """Half-life, in images, of the moving average of G that draws samples and is exported; 0: no average."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """Augmentation of the real images of a conditional GAN, which its images will show too: mild amounts."""
+    augment_images: int | None = None
+    """Multiply the amounts by this number over the training images of the class, at most 1.5: rare classes are
+    augmented more; null: all classes alike."""
     diffaugment: DiffAugmentConfig = field(default_factory=DiffAugmentConfig)
     """Differentiable augmentation of all images that D sees."""
     compile: bool = False
@@ -97,6 +106,10 @@ class GANConfig:
     """Log, draw samples and write a checkpoint every so many images; null: ten times in total."""
     keep: int = 3
     """Number of newest checkpoints to keep, besides the best one found by evaluate_gan.py."""
+    patience_images: int | None = None
+    """Stop when KID against training images, measured at each look, has not improved for so many images; null: no."""
+    copy_limit: float | None = None
+    """Stop when more than this fraction of the images of a look are near copies of training images; null: no."""
     on_collapse: Literal["warn", "stop"] = "warn"
     """What to do if D or the diversity of samples collapses; a loss that is not finite always stops the run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -120,13 +133,21 @@ class GANConfig:
             )
         if self.z_dim < 2 or self.z_dim % 2:
             raise OptionError("z_dim", f"must be an even number of 2 or more, not {self.z_dim}")
-        for name in ("rate_images", "look_every_images", "minibatch_std_images"):
+        for name in (
+            "rate_images",
+            "look_every_images",
+            "minibatch_std_images",
+            "augment_images",
+            "patience_images",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(name, f"must be 1 or more, or null, not {value}")
         for name in ("r1_weight", "ema_half_life_images"):
             if getattr(self, name) < 0:
                 raise OptionError(name, f"must be 0 or more, not {getattr(self, name)}")
+        if self.copy_limit is not None and not 0 < self.copy_limit < 1:
+            raise OptionError("copy_limit", f"must be above 0 and below 1, or null, not {self.copy_limit}")
         if not 0 <= self.rate_decay <= 1:
             raise OptionError("rate_decay", f"must be from 0 to 1, not {self.rate_decay}")
         for name in ("beta1", "beta2"):

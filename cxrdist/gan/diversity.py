@@ -42,7 +42,7 @@ class Diversity:
     def __init__(self, shards: ShardSet, classes: Sequence[str]) -> None:
         self.real: dict[str, tuple[int, float]] = {}
         for name in classes:
-            images = real_images(shards, name)
+            images, _ = real_images(shards, name, MAX_REAL)
             self.real[name] = len(images), nearest_distance(images, len(images))
 
     def of(self, class_name: str, drawn: np.ndarray) -> float:
@@ -52,15 +52,17 @@ class Diversity:
         return nearest_distance(drawn, min(count, len(drawn))) / real if real else 1.0
 
 
-def real_images(shards: ShardSet, class_name: str) -> np.ndarray:
-    """[n, H, W] uint8: the first training images of a class. Corrupt ones are skipped, since the loader decides
-    whether they stop the training."""
+def real_images(shards: ShardSet, class_name: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first training images of a class, at most ``most``: [n, H, W] uint8, and their numbers [n] int64. Corrupt
+    ones are skipped, since the loader decides whether they stop the training."""
     reader = shards.stratum("train", class_name, "real")
-    images = []
-    for number in range(min(MAX_REAL, reader.samples)):
+    images, numbers = [], []
+    for number in range(min(most, reader.samples)):
         with contextlib.suppress(CorruptSample):
             images.append(reader.pixels(number))
-    return np.stack(images) if images else np.empty((0, shards.image_size, shards.image_size), np.uint8)
+            numbers.append(number)
+    empty = np.empty((0, shards.image_size, shards.image_size), np.uint8)
+    return np.stack(images) if images else empty, np.array(numbers, np.int64)
 
 
 def nearest_distance(images: np.ndarray, among: int) -> float:

@@ -8,18 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from cxrdist.config.budget import budget_steps, evenly_spaced
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
 from cxrdist.data.shards.schema import UNLABELLED
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import OptionError, nearest
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.models import ALL_CLASSES
 
 MAX_RATE_FACTOR = 10.0
+MAX_STRENGTH = 1.5
 LOOKS = 10
 LAST_RATE = 0.05
 """The learning rate at the end of a decay, as a fraction of the one before it."""
@@ -109,6 +114,19 @@ def learning_rate_of(config: GANConfig, train_images: int) -> float:
     if config.rate_images is None:
         return config.learning_rate
     return config.learning_rate * min(MAX_RATE_FACTOR, max(1.0, config.rate_images / train_images))
+
+
+def augment_strengths(config: GANConfig, model: ModelPlan, shards: ShardSet) -> Tensor | None:
+    """[labels] float32: the factor of the amounts of ``config.augment`` for each label; None if it is off."""
+    if config.augment == AugmentConfig():
+        return None
+    if config.augment_images is None:
+        return torch.ones(len(model.labels))
+    counts = [
+        shards.unlabelled_samples if name == UNLABELLED else _available(config, shards, name)
+        for name in model.labels
+    ]
+    return torch.tensor([min(MAX_STRENGTH, config.augment_images / count) for count in counts])
 
 
 def rate_factor(decay: float, step: int, steps: int) -> float:

@@ -25,8 +25,8 @@ from cxrdist.errors import UserError, from_os
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
-from cxrdist.gan.step import ENGINES, check_parts
-from cxrdist.gan.trainer import ModelTrainer
+from cxrdist.gan.training.step import ENGINES, check_parts
+from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
 from cxrdist.run.folder import environment, finished_summary, joint_digest, locked_run, write_summary
 from cxrdist.run.tracking import NoTracker, start

@@ -216,16 +216,19 @@ def minibatch_std(maps: Tensor, labels: Tensor, group: int = 0) -> Tensor:
 def init_weights(module: ConditionalGenerator | ProjectionDiscriminator, seed: int) -> None:
     """Set every parameter in place, as a function of ``seed`` alone, on any device. Biases are 0."""
     rng = torch.Generator().manual_seed(seed)
-    latent = (
-        module.embed if isinstance(module, ConditionalGenerator) else None
-    )  # N(0, 1) as z, which it joins
+    of_g = isinstance(module, ConditionalGenerator)
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding):
             # Drawn on the CPU, so that all kinds of devices start with the same weights.
-            std = 1.0 if layer is latent else _std(name, layer)
+            std = _latent_std(module.cfg.embed_dim) if of_g and name == "embed" else _std(name, layer)
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=rng) * std)
             if not isinstance(layer, nn.Embedding) and layer.bias is not None:
                 layer.bias.zero_()
+
+
+def _latent_std(embed_dim: int) -> float:
+    """G's embedding joins z ~ N(0, 1); a short one starts smaller, so that the classes share more."""
+    return min(1.0, math.sqrt(embed_dim / 16))
 
 
 def _std(name: str, layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d | nn.Embedding) -> float:

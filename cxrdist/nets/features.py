@@ -1,4 +1,4 @@
-"""Feature extractors for quality metrics: a fixed, untrained network, and the classifier's last feature maps."""
+"""Feature extractor for quality metrics: a fixed, untrained network."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, leaky_relu
-
-from cxrdist.nets.dcnn import DCNN
 
 SEED = 20200623
 MAPS = 20
@@ -48,20 +46,3 @@ class RandomFeatures(nn.Module):
             maps = leaky_relu(stage(maps), 0.2)
             pooled.append(adaptive_avg_pool2d(maps, GRID).flatten(1))
         return torch.cat(pooled, 1)
-
-
-class ClassifierFeatures(nn.Module):
-    """Images [B, 1, H, W] in [-1, 1] -> features [B, D]: the means of a classifier's last feature maps.
-
-    They correspond to Inception's pool3 features, which FID uses. The hidden layer after them is closer to the
-    classes, but has 256 to 1,024 units, more than a rare class has images; these are 64 in every preset.
-    """
-
-    def __init__(self, classifier: DCNN) -> None:
-        super().__init__()
-        self.stages = classifier.stages
-        self.dims = classifier.cfg.widths[-1]
-        self.requires_grad_(False).eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.stages(images).mean((2, 3))

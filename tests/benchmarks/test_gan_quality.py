@@ -109,7 +109,10 @@ def test_the_options_of_a_preset_do_not_change_the_papers() -> None:
     chosen = quality_real.with_train_options(quality_real.options().parse_args(words))
     run = Path("runs/x")
     ours = quality_real.training_words(chosen, "nih64", run, 2)
-    assert ours[2:] == [
+    assert [word.rpartition("/")[2] for word in ours[:4]] == [
+        *("--config", "demo.yaml", "--config", "nih64.yaml")
+    ]
+    assert ours[4:] == [
         *("--shards", "SET", "--run", "runs/x", "--seed", "2", "--batch", "40"),
         *("--mix", "square-root", "--use-unlabelled"),
     ]

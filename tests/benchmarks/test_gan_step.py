@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gan import step_side
 from cxrdist.distributed.dist import Dist
-from cxrdist.gan.step import ENGINES
+from cxrdist.gan.training.step import ENGINES
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.engines import InPrecision
 from cxrdist.distributed.zero import checked_config, plugins
 from cxrdist.errors import UserError
-from cxrdist.gan.step import ENGINES, check_parts
+from cxrdist.gan.training.step import ENGINES, check_parts
 from tests.helpers.launching import CLONE, launch
 
 pytestmark = pytest.mark.slow

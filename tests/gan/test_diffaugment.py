@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cxrdist import counter_rng
 from cxrdist.gan.diffaugment import AMOUNTS, DiffAugmentConfig, cut_out, diffaugment, shift
-from cxrdist.gan.losses import r1_penalty
+from cxrdist.gan.training.losses import r1_penalty
 
 ALL = DiffAugmentConfig(translation=0.25, brightness=0.1, contrast=0.2, cutout=0.5)
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.plan import (
     ModelPlan,
+    augment_strengths,
     choose_classes,
     learning_rate_of,
     look_steps,
@@ -145,3 +147,13 @@ def test_the_learning_rate_falls_linearly_over_the_last_part_of_the_budget() -> 
     assert rate_factor(0.5, 75, 100) == pytest.approx((1 + 0.05) / 2)
     assert rate_factor(0.5, 100, 100) == pytest.approx(0.05)
     assert rate_factor(1, 50, 100) == pytest.approx((1 + 0.05) / 2)
+
+
+def test_rare_classes_are_augmented_more(tiny_set: Path) -> None:
+    shards = ShardSet(tiny_set)  # 7, 6 and 4 training images
+    counts = [shards.samples("train", name, "real") for name in shards.classes]
+    for images, expected in ((None, [1, 1, 1]), (5, [min(1.5, 5 / count) for count in counts])):
+        config = replace(CONDITIONAL, augment=AugmentConfig(shift=0.1), augment_images=images)
+        strengths = augment_strengths(config, plan(config, shards)[0], shards)
+        assert strengths is not None and strengths.tolist() == pytest.approx(expected)
+    assert augment_strengths(CONDITIONAL, plan(CONDITIONAL, shards)[0], shards) is None

@@ -77,7 +77,7 @@ class Trainer:
         from cxrdist.distributed.batch_gather import BatchGather
         from cxrdist.gan.config import GANConfig
         from cxrdist.gan.diffaugment import DiffAugmentConfig
-        from cxrdist.gan.step import ENGINES, GANStep
+        from cxrdist.gan.training.step import ENGINES, GANStep
 
         augment = DiffAugmentConfig(**{} if architecture == "dcgan" else AUGMENT)
         config = GANConfig(**OPTIONS, **ARCHITECTURES[architecture], accumulate=parts, diffaugment=augment)
@@ -185,7 +185,7 @@ def _refused(*args: Any, **kwargs: Any) -> Any:
 def main() -> None:
     from cxrdist.distributed.dist import Dist
     from cxrdist.distributed.engines import InPrecision
-    from cxrdist.gan.step import ENGINES
+    from cxrdist.gan.training.step import ENGINES
 
     given: dict[str, Any] = json.loads(sys.argv[1])
     dist = Dist("fp32", engines=ENGINES)

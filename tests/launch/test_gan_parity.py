@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from cxrdist.counter_rng import bits, to_normal, to_uniform
 from cxrdist.distributed.dist import Dist
 from cxrdist.gan.diffaugment import DiffAugmentConfig, diffaugment
-from cxrdist.gan.step import ENGINES
+from cxrdist.gan.training.step import ENGINES
 from cxrdist.seeds import derive
 from tests.helpers.launching import launch
 from tests.helpers.parity_job import (

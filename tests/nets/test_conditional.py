@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cxrdist.gan.losses import r1_penalty
+from cxrdist.gan.training.losses import r1_penalty
 from cxrdist.nets import conditional
 from cxrdist.nets.conditional import (
     ConditionalConfig,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
-from cxrdist.gan.losses import d_loss, g_loss
+from cxrdist.gan.training.losses import d_loss, g_loss
 from cxrdist.nets import dcgan, dcnn
 from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator
 from cxrdist.nets.dcnn import DCNN, DCNNConfig

@@ -187,9 +187,12 @@ class Stream:
         samples = samples.copy()
         for substitution in substitutions:
             samples[substitution.row] = substitution.instead
+        labels = torch.from_numpy(self.labels[strata])
+        if torch.cuda.is_available():
+            labels = labels.pin_memory()  # as the pixels are: a copy from pageable memory makes the host wait
         return Batch(
             pixels,
-            torch.from_numpy(self.labels[strata]),
+            labels,
             keys,
             strata,
             samples,

@@ -9,13 +9,17 @@ from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import OptionError
 from cxrdist.run.tracking import TrackingConfig
 
+COPY_LIMIT = 0.10
+"""Twice the near-copy rate of real images."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """Measure how close a GAN run's images are to real ones, and export each model's best checkpoint.
 
     Reports FID, KID, precision, recall, density and coverage per class and overall, in two feature spaces, each
-    beside its floor: the same metric of real training images. Searches for copies of training images.
+    beside its floor: the same metric of real training images. Reports the classifier's agreement with the labels and
+    the diversity of each class, and searches for copies of training images.
     """
 
     run: str = "runs/gan"
@@ -35,8 +39,10 @@ class EvaluateConfig:
     a callable from images [B, 1, H, W] uint8 to features [B, D]."""
     checkpoints: bool = True
     """Compare the kept checkpoints and export the best one of each model as its generator."""
+    copy_limit: float = COPY_LIMIT
+    """Near-copy rate (mean over classes) up to which a checkpoint may be chosen; of real images it is about 0.05."""
     seed: int = 0
-    """Seed of z, and of the choice of real images if a class has more than 2,000."""
+    """Seed of z, of the choice of real images if a class has more than 2,000, and of the bootstrap."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 
@@ -45,6 +51,8 @@ class EvaluateConfig:
             raise OptionError("images", f"must be 2 or more, or null, not {self.images}")
         if self.k < 1:
             raise OptionError("k", f"must be 1 or more, not {self.k}")
+        if not 0 <= self.copy_limit <= 1:
+            raise OptionError("copy_limit", f"must be from 0 to 1, not {self.copy_limit}")
         if self.features != "random" and not all(self.features.partition(":")):
             raise OptionError(
                 "features",

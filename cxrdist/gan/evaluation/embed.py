@@ -6,7 +6,7 @@ are dropped. So features are bitwise equal for any number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,12 +17,12 @@ from cxrdist.console import Progress
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.gan.evaluation.feature_spaces import Space
+from cxrdist.gan.evaluation.feature_spaces import LOGITS, Space
 
 BATCH = 64
 
 Features = dict[str, Tensor]
-"""``{space: [n, D] float32}``."""
+"""``{space: [n, D] float32}``, and the classifier's logits [n, classes] under ``LOGITS``."""
 
 
 class Draws(Protocol):
@@ -41,6 +41,25 @@ def drawn(model: Draws, class_name: str, places: range, seed: int) -> np.ndarray
     """The evaluated images at these places, [n, H, W] uint8. z is a function of (seed, class, place) alone, so it is
     the same for every checkpoint and any number of ranks."""
     return model.images(class_name, model.z(seed, f"evaluate {class_name}", places))
+
+
+def patients_of(reader: StratumReader, numbers: np.ndarray) -> np.ndarray:
+    """Patients of the samples ``numbers`` [n] int64 of a stratum: [n] bytes, salted hashes. An image of an unknown
+    patient has one of its own."""
+    shards = range(len(reader.shard_samples))
+    every = np.concatenate([reader.index(shard)["patient"] for shard in shards])[numbers]
+    own = [f"{reader.entry.stratum} {number}".encode() for number in numbers]
+    return np.array([patient or unknown for patient, unknown in zip(every.tolist(), own)], object)
+
+
+def split_logits(embedded: Mapping[Space, Tensor]) -> Features:
+    """What ``Space.embed`` returned, [n, dims + logits] -> features and logits."""
+    features = {}
+    for space, values in embedded.items():
+        features[space.name] = values[:, : space.dims].contiguous()
+        if space.logits:
+            features[LOGITS] = values[:, space.dims :].contiguous()
+    return features
 
 
 class Embedder:
@@ -76,7 +95,9 @@ class Embedder:
             for space in self.spaces:
                 found[space.name].append(space.embed(images).float())
             self.progress.advance(min(BATCH * ranks, count - turn * BATCH * ranks))
-        return {name: self._joined(name, torch.stack(parts), count) for name, parts in found.items()}
+        return split_logits(
+            {space: self._joined(space.name, torch.stack(found[space.name]), count) for space in self.spaces}
+        )
 
     def _joined(self, name: str, mine: Tensor, count: int) -> Tensor:
         """[rounds, BATCH, D] of each rank -> [count, D] in the order of the images, on all ranks."""

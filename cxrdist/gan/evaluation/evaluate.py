@@ -2,14 +2,14 @@
 
     real images of train and of the held-out split ─────────┐
     each model: each checkpoint draws from the same z ──────┴─> features in two spaces (and pixels), gathered
-      -> the checkpoint with the lowest KID against train becomes the model's generator
+      -> the checkpoint that choice.py chooses becomes the model's generator
       -> FID, KID, precision, recall, density, coverage against the held-out split, each beside its floor
+      -> label agreement, near copies and diversity, beside those of held-out images
       -> the nearest training image of each generated one: shares, and pictures of the closest pairs
 
-The best checkpoint is the one with the lowest KID (mean over the model's classes, in the classifier's space) against
-*train*. Selecting a checkpoint is a part of training, so it must not use the held-out split; metrics on a split that
-was used for the selection would be too good. KID against train does not penalize memorization: the search for copies
-does.
+The best checkpoint has the lowest KID (mean over the model's classes, in the classifier's space) against *train*
+among those with few near copies of training images. Selecting a checkpoint is a part of training, so it must not use
+the held-out split; metrics on a split that was used for the selection would be too good.
 
 <run>/evaluation.json, <run>/<model>/evaluation.json, <run>/<model>/nearest/<class>-<space>.png
 The pictures show real training images: they stay in the run folder and are not sent to W&B.
@@ -17,8 +17,9 @@ The pictures show real training images: they stay in the run folder and are not 
 
 from __future__ import annotations
 
+import logging
 import time
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,35 +27,41 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.shards.open import open_finished_real
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.files import canonical_json, slug, write_atomic
+from cxrdist.gan.evaluation.choice import Score, TrainSide, choose, score
+from cxrdist.gan.evaluation.class_metrics import (
+    ClassImages,
+    ClassMetrics,
+    class_metrics,
+    compare_with_intervals,
+    mean_over_classes,
+)
 from cxrdist.gan.evaluation.classifier import ensure_classifier, load_classifier
 from cxrdist.gan.evaluation.config import EvaluateConfig
-from cxrdist.gan.evaluation.distances import kernel_distance
-from cxrdist.gan.evaluation.embed import Embedder, Features, drawn
-from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, Space, spaces_of
-from cxrdist.gan.evaluation.memorization import find_nearest, rounded
-from cxrdist.gan.evaluation.metrics import Sets, brief, compare, table, together
+from cxrdist.gan.evaluation.embed import Embedder, Features, drawn, patients_of
+from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, PIXELS, Space, spaces_of
+from cxrdist.gan.evaluation.memorization import TrainImages, find_nearest
+from cxrdist.gan.evaluation.metrics import brief, together
 from cxrdist.gan.evaluation.run import (
+    EVALUATION,
     candidates_of,
+    conclude,
     find_models,
     images_at,
     locked_folder,
     replace_generator,
-    update_summary,
 )
 from cxrdist.gan.samples import save_grid
 from cxrdist.models import TrainedGenerator
 from cxrdist.run.checkpoint import load_weights, mark_best, weights_sha256
-from cxrdist.run.folder import environment
-from cxrdist.run.tracking import start
 from cxrdist.seeds import permutation
 
-EVALUATION = "evaluation.json"
+log = logging.getLogger(__name__)
+
 MAX_IMAGES = 2000
 MIN_GENERATED = 500
 PICTURE_COLUMNS = 4
@@ -102,10 +109,12 @@ class Evaluation:
         self.train: dict[str, Features] = {}
         self.real: dict[str, Features] = {}
         self.generated: dict[str, Features] = {}
+        self.of_class: dict[str, ClassMetrics] = {}
 
     def run(self) -> dict[str, Any]:
         classes = [name for model in self.models.values() for name in model.classes]
-        total = sum(self.images_of("train", name) + self.count(self.config.split, name) for name in classes)
+        split = self.config.split
+        total = sum(self.images_of("train", name) + self.count(split, name) for name in classes)
         for model_name, model in self.models.items():
             each = sum(self.to_make(name) for name in model.classes)
             total += each * len(self.candidates[model_name])
@@ -114,9 +123,8 @@ class Evaluation:
             for name in classes:
                 every = np.arange(self.images_of("train", name))
                 self.train[name] = self.embedder.real(self.shards.stratum("train", name, "real"), every)
-                split = self.config.split
-                reader = self.shards.stratum(split, name, "real")
-                self.real[name] = self.embedder.real(reader, self.sample(split, name))
+                held_out = self.shards.stratum(split, name, "real")
+                self.real[name] = self.embedder.real(held_out, self.sample(split, name))
             models = {name: self.evaluate_model(name, model) for name, model in self.models.items()}
         found = self.dist.on_main(lambda: self.all_together(classes, models))
         self.dist.barrier()
@@ -142,71 +150,95 @@ class Evaluation:
         """Select and export the best checkpoint, compute its metrics, search for copies. Returns the results of one
         model, on all ranks."""
         model.network.to(self.dist.device)
-        looks: list[dict[str, Any]] = []
-        best: tuple[float, Path | None] | None = None
+        scores: list[Score] = []
         for path in self.candidates[name]:
             if path is not None:
                 load_weights(path, model.network)
             made = {
                 c: self.embedder.generated(model, c, self.to_make(c), self.config.seed) for c in model.classes
             }
-            look = self.dist.on_main(partial(self.against_train, made))
-            looks.append({"images": images_at(path), **look})
-            score = float("inf") if look["kid_train"] is None else look["kid_train"]
-            if best is None or score <= best[0]:  # the newest of equals
-                best = (score, path)
+            scores.append(self.dist.on_main(partial(self.score, images_at(path), made)))
+            if choose(scores, self.config.copy_limit).index == len(scores) - 1:
+                best = path
                 self.generated.update(made)
-        assert best is not None  # candidates_of returns at least one
-        if best[1] is not None:
-            load_weights(best[1], model.network)
-        return self.dist.on_main(partial(self.results_of, name, model, looks, best[1]))
+        if best is not None:
+            load_weights(best, model.network)
+        return self.dist.on_main(partial(self.results_of, name, model, scores, best))
 
-    def against_train(self, made: dict[str, Features]) -> dict[str, Any]:
-        """KID against train in the classifier's space: per class, and the mean over classes."""
-        per_class = {
-            name: kernel_distance(features[CLASSIFIER], self.train_sample(name, CLASSIFIER))
-            for name, features in made.items()
-        }
-        known = [value for value in per_class.values() if value is not None]
-        mean = sum(known) / len(known) if known else None
-        return {"kid_train": rounded(mean), "per_class": {name: rounded(v) for name, v in per_class.items()}}
+    def score(self, images: int | None, made: dict[str, Features]) -> Score:
+        """Rank 0: judge generated images against train, in the classifier's space and in pixels."""
+        features, pixels = ({name: made[name][space] for name in made} for space in (CLASSIFIER, PIXELS))
+        train = {c: TrainSide(self.train_sample(c, CLASSIFIER), self.train_images[c]) for c in made}
+        return score(images, features, pixels, train)
+
+    @cached_property
+    def train_images(self) -> dict[str, TrainImages]:
+        """Rank 0: the training images of each class, for near copies."""
+        found = {}
+        for name, features in self.train.items():
+            reader = self.shards.stratum("train", name, "real")
+            groups = np.unique(patients_of(reader, np.arange(reader.samples)), return_inverse=True)[1]
+            pixels, sample = features[PIXELS], torch.from_numpy(self.sample("train", name))
+            found[name] = TrainImages.of(pixels, torch.from_numpy(groups).to(pixels.device), sample)
+        return found
 
     def train_sample(self, class_name: str, space: str) -> Tensor:
         return self.train[class_name][space][torch.from_numpy(self.sample("train", class_name))]
 
-    def sets(self, class_name: str, space: str) -> Sets:
-        return Sets(
-            generated=self.generated[class_name][space],
-            train=self.train_sample(class_name, space),
-            real=self.real[class_name][space],
+    def images(self, class_name: str) -> ClassImages:
+        split = self.config.split
+        numbers = self.sample(split, class_name)
+        return ClassImages(
+            label=self.shards.classes.index(class_name),
+            generated=self.generated[class_name],
+            train={space: self.train_sample(class_name, space) for space in self.train[class_name]},
+            real=self.real[class_name],
+            patients=patients_of(self.shards.stratum(split, class_name, "real"), numbers),
         )
 
+    def results_of_class(self, name: str, model: TrainedGenerator, class_name: str) -> dict[str, Any]:
+        """Rank 0: the results of one class of a model. Saves its pictures."""
+        images, config = self.images(class_name), self.config
+        self.of_class[class_name] = class_metrics(
+            images, self.train_images[class_name], config.seed, class_name
+        )
+        return {
+            "spaces": {
+                space: compare_with_intervals(
+                    images.sets(space), images.patients, config.k, config.seed, class_name
+                )
+                for space in self.compared
+            },
+            "copies": {space.name: self.copies(name, model, class_name, space.name) for space in self.spaces},
+            **self.of_class[class_name].results(),
+        }
+
     def results_of(
-        self, name: str, model: TrainedGenerator, looks: list[dict[str, Any]], best: Path | None
+        self, name: str, model: TrainedGenerator, scores: list[Score], best: Path | None
     ) -> dict[str, Any]:
         """Rank 0: compute the results of a model, save its pictures, mark and export its best checkpoint."""
-        classes = {
-            class_name: {
-                "spaces": {s: compare(self.sets(class_name, s), self.config.k) for s in self.compared},
-                "copies": {
-                    space.name: self.copies(name, model, class_name, space.name) for space in self.spaces
-                },
-            }
-            for class_name in model.classes
-        }
+        classes = {c: self.results_of_class(name, model, c) for c in model.classes}
+        choice = choose(scores, self.config.copy_limit)
+        why = scores[choice.index].results()
         result = {
             "best": {"images": images_at(best), "weights_sha256": weights_sha256(model.network)},
-            "checkpoints": looks,
+            "choice": choice.results(self.config.copy_limit),
+            "checkpoints": [one.results() for one in scores],
             "classes": classes,
         }
         folder = self.folder / name
         if best is not None:
-            why = next(look for look in looks if look["images"] == images_at(best))
             mark_best(folder / "checkpoints", why["images"], why)
         values = {c: brief(found["spaces"]) for c, found in classes.items()}
         evaluation = {"split": self.config.split, "images": images_at(best), "classes": values}
         replace_generator(folder, model, {**model.metrics, "evaluation": evaluation})
         write_atomic(folder / EVALUATION, canonical_json({**self.settings(), **result}))
+        if not choice.is_within_limit:
+            log.warning(
+                "%s: the near-copy rate of every checkpoint exceeds %g (--copy-limit); chose the one with the lowest "
+                "rate, %.2f. Look at %s/nearest, and train it on more images or for a shorter time",
+                *(folder, self.config.copy_limit, why["copy_rate"], folder),
+            )
         newest = self.candidates[name][-1]
         if best != newest:
             say(f"{folder}: exported its best checkpoint, at {images_at(best):,} images, as its generator")
@@ -243,32 +275,22 @@ class Evaluation:
 
     def all_together(self, classes: list[str], models: dict[str, Any]) -> dict[str, Any]:
         """Rank 0: the results of the run, with the metrics of all classes as one set."""
+        config, images = self.config, {name: self.images(name) for name in classes}
+        patients = np.concatenate([one.patients for one in images.values()])
         overall = {
-            space: compare(together({name: self.sets(name, space) for name in classes}), self.config.k)
+            space: compare_with_intervals(
+                together({name: one.sets(space) for name, one in images.items()}),
+                patients,
+                config.k,
+                config.seed,
+                "overall",
+            )
             for space in self.compared
         }
-        return {**self.settings(), "models": models, "overall": overall}
-
-
-def conclude(folder: Path, result: dict[str, Any], config: EvaluateConfig) -> None:
-    """Rank 0: write the run's files, print the table, log to W&B."""
-    update_summary(folder, {name: m["best"]["weights_sha256"] for name, m in result["models"].items()})
-    write_atomic(folder / EVALUATION, canonical_json({**result, **environment()}))
-    spaces = {
-        class_name: found["spaces"]
-        for model in result["models"].values()
-        for class_name, found in model["classes"].items()
-    }
-    for line in table({**spaces, "overall": result["overall"]}):
-        say(line)
-    for model in result["models"].values():
-        for class_name, found in model["classes"].items():
-            copies = found["copies"]
-            shares = ", ".join(f"{s} {c['share']:.1%} (floor {c['floor']:.1%})" for s, c in copies.items())
-            say(f"{class_name}: as close to a training image as the closest 1% of {config.split}: {shares}")
-    tracker = start(folder, config.tracking, job="evaluate", settings=to_dict(config), is_main=True)
-    for name, model in result["models"].items():
-        for look in model["checkpoints"]:
-            tracker.log(look["images"] or 0, {f"{name}/kid_train": look["kid_train"]})
-    values = {**{name: brief(found) for name, found in spaces.items()}, "overall": brief(result["overall"])}
-    tracker.finish({"evaluation": values})
+        mean = mean_over_classes([self.of_class[name] for name in classes])
+        return {
+            **self.settings(),
+            "models": models,
+            "overall": overall,
+            "mean_over_classes": mean.results(),
+        }

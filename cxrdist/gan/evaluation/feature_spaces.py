@@ -17,10 +17,10 @@ from torch.nn.functional import adaptive_avg_pool2d
 from cxrdist.data.transforms import to_float
 from cxrdist.errors import OptionError, nearest
 from cxrdist.nets.dcnn import DCNN
-from cxrdist.nets.features import ClassifierFeatures, RandomFeatures
+from cxrdist.nets.features import RandomFeatures
 from cxrdist.run.checkpoint import weights_sha256
 
-CLASSIFIER, PIXELS = "classifier", "pixels"
+CLASSIFIER, PIXELS, LOGITS = "classifier", "pixels", "logits"
 PIXEL_SIDE = 32
 
 
@@ -34,16 +34,16 @@ class Space:
     dims: int
     weights_sha256: str | None
     embed: Callable[[Tensor], Tensor]
-    """Images [B, 1, H, W] uint8 -> features [B, dims], on the device of the images."""
+    """Images [B, 1, H, W] uint8 -> features [B, dims + logits], on the device of the images."""
+    logits: int = 0
+    """Logits of a classifier, which are computed with its features and follow them."""
 
 
 def spaces_of(
     features: str, classifier: DCNN, image_size: int, device: torch.device
 ) -> tuple[list[Space], Space]:
     """The two spaces of the metrics, and the pixel space, which is used in the search for copies only."""
-    last_maps = ClassifierFeatures(classifier)
-    digest = weights_sha256(classifier)
-    ours = network_space(CLASSIFIER, "means of the classifier's last feature maps", last_maps, digest, device)
+    ours = classifier_space(classifier, device)
     if features == "random":
         network = RandomFeatures(image_size)
         what = "means of the maps of a fixed untrained network, at several scales"
@@ -53,10 +53,27 @@ def spaces_of(
     return [ours, second], pixel_space()
 
 
+def classifier_space(classifier: DCNN, device: torch.device) -> Space:
+    """The means of the classifier's last feature maps; its logits come from the same forward pass.
+
+    The means correspond to Inception's pool3 features, which FID uses. The hidden layer after them is closer to the
+    classes, but has 256 to 1,024 units, more than a rare class has images; these are 64 in every preset.
+    """
+    digest, dims = weights_sha256(classifier), classifier.cfg.widths[-1]
+    classifier.to(device).requires_grad_(False).eval()
+
+    def embed(images: Tensor) -> Tensor:
+        maps = classifier.stages(to_float(images))
+        return torch.cat((maps.mean((2, 3)), classifier.mlp(maps.flatten(1))), 1)
+
+    what = "means of the classifier's last feature maps"
+    return Space(CLASSIFIER, what, dims, digest, embed, logits=classifier.cfg.classes)
+
+
 def network_space(
     name: str,
     what: str,
-    network: ClassifierFeatures | RandomFeatures,
+    network: RandomFeatures,
     digest: str,
     device: torch.device,
 ) -> Space:

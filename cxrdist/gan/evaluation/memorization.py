@@ -1,17 +1,46 @@
-"""Test for memorization: the nearest training image of each generated one, and the closest pairs."""
+"""Test for memorization: the nearest training image of each generated one, and near copies.
+
+A near copy is a generated image that is a training image up to a small shift, zoom or change of grey values.
+
+The distance of two images is the root mean square difference of their grey values at 32 px, each standardised to mean
+0 and deviation 1, which removes brightness and contrast; it is sqrt(2 - 2 r) of the correlation r. Compared are the
+central 28 x 28 pixels of the training image and the best of 75 windows of the other image: 25 shifts of up to two
+pixels (6 % of the side), each at three zooms.
+
+What is compared with a threshold is the *relative* distance: that to the nearest training image over the mean of
+those to the next five, of other patients than it. (Carlini et al. 2023 scale distances by those to neighbours, too.)
+A copy is close to one training image; a blurred or average image is equally close to many, and is no copy.
+
+An image is a near copy if its relative distance is at most that of the closest 5 % of the training images of its
+class, each compared with those of other patients. So the threshold needs no held-out image, and the rate of real
+images (the null rate) is about 5 %: held-out images show how far it is from that.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
-from cxrdist.gan.evaluation.distances import nearest
+from cxrdist.gan.evaluation.distances import CHUNK, nearest
+from cxrdist.gan.evaluation.feature_spaces import PIXEL_SIDE
 
 PAIRS = 8
 CLOSE_PERCENTILE = 1.0
+WINDOW_PX = 28
+SHIFTS_PX = (0, -1, 1, -2, 2)
+"""In pixels of the 32 px space: up to 4 px of an image of 64 px, 16 px of one of 256 px."""
+ZOOMS = (1.0, 0.95, 1.05)
+NEIGHBOURS = 5
+THRESHOLD_PERCENTILE = 5.0
+QUERIES = 64
+"""Images whose windows are held at a time."""
+MAX_COMPARED = 500
+"""Generated images of a class that are searched for near copies, and training images that the threshold rests on."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +98,98 @@ def find_nearest(generated: Tensor, train: Tensor, sample: Tensor, real: Tensor)
         floor=float((of_real <= threshold).double().mean()),
         pairs=list(zip(closest.tolist(), where[closest].tolist(), distances[closest].tolist())),
     )
+
+
+# ---- near copies
+
+
+def windows(pixels: Tensor, shifts: Sequence[int], zooms: Sequence[float]) -> Tensor:
+    """Images [n, 1024] of the pixel space -> [n, zooms x shifts x shifts, 784]: windows around the centre, each
+    standardised and divided by 28, so that it has length 1. A window without contrast is 0."""
+    images = pixels.view(-1, 1, PIXEL_SIDE, PIXEL_SIDE)
+    places = [
+        [[scale, 0, 2 * right / PIXEL_SIDE], [0, scale, 2 * down / PIXEL_SIDE]]
+        for scale in (zoom * WINDOW_PX / PIXEL_SIDE for zoom in zooms)
+        for down in shifts
+        for right in shifts
+    ]
+    theta = torch.tensor(places, dtype=pixels.dtype, device=pixels.device)
+    grid = affine_grid(theta, [len(places), 1, WINDOW_PX, WINDOW_PX], align_corners=False)
+    # All windows below each other in one picture: one call samples them all.
+    grid = grid.reshape(1, -1, WINDOW_PX, 2).expand(len(images), -1, -1, -1)
+    found = grid_sample(images, grid, padding_mode="border", align_corners=False)
+    found = found.view(len(images), len(places), -1)
+    found = found - found.mean(2, keepdim=True)
+    return found / found.norm(dim=2, keepdim=True).clamp_min(1e-4)
+
+
+def aligned_distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """Images [n, 1024] and [m, 1024] -> [n, m]: distance of each key to the best window of each query."""
+    references = windows(keys, (0,), (1.0,))[:, 0]
+    rows = []
+    for some in queries.split(QUERIES):
+        found = windows(some, SHIFTS_PX, ZOOMS)  # [q, windows, 784]
+        best = [
+            (found.flatten(0, 1) @ part.T).view(*found.shape[:2], -1).amax(1)
+            for part in references.split(CHUNK)
+        ]
+        rows.append(torch.cat(best, 1))
+    return (2 - 2 * torch.cat(rows).clamp_max(1)).sqrt()
+
+
+@dataclass(frozen=True)
+class Relative:
+    """The nearest training images of n images."""
+
+    distances: Tensor
+    """[n] to the nearest one, over the mean of those to its next neighbours; inf if there are none."""
+    where: Tensor
+    """[n] int64: index of the nearest one."""
+
+
+def relative_distances(distances: Tensor, patients: Tensor, own: Tensor | None = None) -> Relative:
+    """From distances [n, m] to training images of patients [m] int64.
+
+    ``own`` [n] int64: patients of the n images, which are not compared with training images of their own patient.
+    """
+    if own is not None:
+        distances = distances.masked_fill(own[:, None] == patients, torch.inf)
+    nearest, where = distances.min(1)
+    others = distances.masked_fill(patients[where][:, None] == patients, torch.inf)
+    next_ones = others.topk(min(NEIGHBOURS, len(patients)), largest=False).values
+    typical = next_ones.where(next_ones.isfinite(), torch.nan).nanmean(1)  # nan without another patient
+    return Relative((nearest / typical).nan_to_num(nan=torch.inf, posinf=torch.inf), where)
+
+
+@dataclass(frozen=True)
+class TrainImages:
+    """The training images of a class, and the relative distance up to which another image is a near copy of one."""
+
+    pixels: Tensor
+    """[m, 1024]."""
+    patients: Tensor
+    """[m] int64."""
+    threshold: float | None
+    """None for a class of fewer than three patients."""
+
+    @staticmethod
+    def of(pixels: Tensor, patients: Tensor, sample: Tensor) -> TrainImages:
+        """``pixels`` [m, 1024] in the space of ``feature_spaces.pixel_space``; ``patients`` [m] int64: of each image;
+        ``sample`` [s] int64: images in random order, of which the first 500 determine the threshold."""
+        some = sample[:MAX_COMPARED]
+        found = relative_distances(aligned_distances(pixels[some], pixels), patients, patients[some])
+        known = found.distances[found.distances.isfinite()]
+        threshold = float(torch.quantile(known, THRESHOLD_PERCENTILE / 100)) if len(known) else None
+        return TrainImages(pixels, patients, threshold)
+
+    def nearest(self, pixels: Tensor) -> Relative:
+        """Of the first 500 of images [n, 1024]: relative distance to the nearest training image, and its index."""
+        return relative_distances(aligned_distances(pixels[:MAX_COMPARED], self.pixels), self.patients)
+
+    def near_copies(self, pixels: Tensor) -> Tensor | None:
+        """Which of the first 500 of images [n, 1024] are near copies, [min(n, 500)] bool; None without a
+        threshold."""
+        return None if self.threshold is None else self.nearest(pixels).distances <= self.threshold
 
 
 def rounded(value: float | None) -> float | None:

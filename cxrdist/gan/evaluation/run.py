@@ -1,4 +1,4 @@
-"""Read a GAN run for its evaluation (models, kept checkpoints) and write the chosen generators back."""
+"""Read a GAN run for its evaluation (models, kept checkpoints), write the chosen generators and the results back."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cxrdist.config.parser import to_dict
+from cxrdist.console import say
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
-from cxrdist.files import FolderLock, read_json, remove_temporaries, slug
+from cxrdist.files import FolderLock, canonical_json, read_json, remove_temporaries, slug, write_atomic
+from cxrdist.gan.evaluation.class_metrics import SHARES, lines
+from cxrdist.gan.evaluation.config import EvaluateConfig
+from cxrdist.gan.evaluation.metrics import brief, table
 from cxrdist.models import TrainedGenerator, export_generator, load_generator, mismatch_with
 from cxrdist.run.checkpoint import is_whole, weights_sha256
-from cxrdist.run.folder import SUMMARY, joint_digest, write_summary
+from cxrdist.run.folder import SUMMARY, environment, joint_digest, write_summary
+from cxrdist.run.tracking import start
+
+EVALUATION = "evaluation.json"
 
 
 def find_models(folder: Path, shards: ShardSet, split: str) -> dict[str, TrainedGenerator]:
@@ -108,3 +116,36 @@ def candidates_of(model: Path, with_checkpoints: bool) -> list[Path | None]:
 def images_at(weights: Path | None) -> int | None:
     """Images that had been trained on when a checkpoint's weights were written; None for the exported generator."""
     return None if weights is None else int(weights.parent.name.removeprefix("images-"))
+
+
+def conclude(folder: Path, result: dict[str, Any], config: EvaluateConfig) -> None:
+    """Rank 0: write the run's files, print the tables, log to W&B."""
+    update_summary(folder, {name: m["best"]["weights_sha256"] for name, m in result["models"].items()})
+    write_atomic(folder / EVALUATION, canonical_json({**result, **environment()}))
+    classes = {name: found for model in result["models"].values() for name, found in model["classes"].items()}
+    spaces = {name: found["spaces"] for name, found in classes.items()}
+    for line in table({**spaces, "overall": result["overall"]}):
+        say(line)
+    shares = {**classes, "mean": result["mean_over_classes"]}
+    for line in lines(shares):
+        say(line)
+    for name, found in classes.items():
+        near = ", ".join(
+            f"{space} {copies['share']:.1%} (floor {copies['floor']:.1%})"
+            for space, copies in found["copies"].items()
+        )
+        say(f"{name}: as close to a training image as the closest 1% of {config.split}: {near}")
+    tracker = start(folder, config.tracking, job="evaluate", settings=to_dict(config), is_main=True)
+    for name, model in result["models"].items():
+        for look in model["checkpoints"]:
+            values = {f"{name}/{key}": look[key] for key in ("kid_train", "copy_rate")}
+            tracker.log(look["images"] or 0, values)
+    tracker.finish(
+        {
+            "evaluation": {
+                **{name: brief(found) for name, found in spaces.items()},
+                "overall": brief(result["overall"]),
+            },
+            "class_metrics": {name: {key: found[key] for key in SHARES} for name, found in shares.items()},
+        }
+    )

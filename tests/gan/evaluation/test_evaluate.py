@@ -37,7 +37,7 @@ from cxrdist.gan.evaluation.config import EvaluateConfig
 from cxrdist.gan.evaluation.embed import BATCH, Embedder
 from cxrdist.gan.evaluation.evaluate import evaluate
 from cxrdist.gan.evaluation.feature_spaces import named_space, pixel_space
-from cxrdist.gan.evaluation.memorization import find_nearest
+from cxrdist.gan.evaluation.memorization import TrainImages, find_nearest
 from cxrdist.gan.evaluation.metrics import Sets, compare, table, together
 from cxrdist.gan.evaluation.run import candidates_of, find_models
 from cxrdist.gan.train import train
@@ -165,6 +165,50 @@ def test_each_figure_stands_beside_its_floor_and_the_numbers_of_images(work: Pat
         assert figures["kid"]["value"] > 2 * figures["kid"]["floor"]
     overall = found["overall"]["classifier"]["fid"]
     assert (overall["n_generated"], overall["n_real"], overall["n_floor"]) == (13, 5, 13)
+
+
+def test_each_class_has_agreement_near_copies_diversity_and_intervals(work: Path) -> None:
+    found = read(work / "gan/evaluation.json")
+    assert set(found["spaces"]) == {"classifier", "random", "pixels"}
+    classes = {name: one for model in found["models"].values() for name, one in model["classes"].items()}
+    mean = found["mean_over_classes"]
+    assert set(mean) == {"agreement", "near_copies", "diversity"}
+    assert set(found["overall"]) == {"classifier", "random"}
+    for name in ("agreement", "near_copies"):
+        values = [one[name]["value"] for one in classes.values()]
+        assert mean[name]["value"] == pytest.approx(sum(values) / 2, abs=1e-5)
+        for one in classes.values():
+            low, high = one[name]["interval"]
+            assert 0 <= low <= one[name]["value"] <= high <= 1
+    assert classes["Normal"]["near_copies"]["value"] == 0
+    assert 0 < classes["Normal"]["diversity"]["nearest"] < 0.3
+    kid = classes["Normal"]["spaces"]["classifier"]["kid"]
+    assert kid["interval"][0] <= kid["value"] <= kid["interval"][1]
+    assert "interval" in found["overall"]["random"]["coverage"]
+
+
+def test_a_near_copy_rate_above_the_limit_is_reported(
+    work: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With two checkpoints whose rates are 0.5 and 0.25, both above the limit."""
+    shutil.copytree(work / "fresh", work / "copying")
+    rates = iter([0.5, 0.25, 0.0, 0.0] * 2)  # two checkpoints, then the chosen one's and the held-out images'
+    monkeypatch.setattr(
+        TrainImages, "near_copies", lambda self, pixels: torch.arange(len(pixels)) < next(rates) * len(pixels)
+    )
+    evaluate(here(work, tiny_set, "copying"))
+    model = read(work / "copying/evaluation.json")["models"]["normal"]
+    assert [look["copy_rate"] for look in model["checkpoints"]] == [0.5, pytest.approx(0.25, abs=0.02)]
+    assert model["choice"] == {
+        "by": "lowest copy_rate",
+        "copy_limit": 0.1,
+        "is_within_copy_limit": False,
+    }
+    assert model["best"]["images"] == 32
+    assert (
+        f"warning: {work}/copying/normal: the near-copy rate of every checkpoint exceeds 0.1 (--copy-limit); chose "
+        "the one with the lowest rate, 0.26" in capsys.readouterr().err
+    )
 
 
 def test_the_best_checkpoint_has_the_lowest_kid_against_train_and_is_exported(work: Path) -> None:
@@ -297,6 +341,15 @@ def test_the_table_has_a_line_per_class_and_space(work: Path) -> None:
     said = (work / "said").read_text().splitlines()
     heads = [line.split("  ")[0] for line in said if "classifier  " in line or "random  " in line]
     assert heads == ["Normal", "Normal", "Pleural Effusion", "Pleural Effusion", "overall", "overall"]
+    start = next(
+        number for number, line in enumerate(said) if line.startswith("class  ") and "agreement" in line
+    )
+    assert [line.split("  ")[0] for line in said[start + 1 : start + 4]] == [
+        "Normal",
+        "Pleural Effusion",
+        "mean",
+    ]
+    assert all("%" in line for line in said[start + 1 : start + 4])
 
 
 def test_pictures_show_the_closest_pairs_side_by_side(work: Path, tiny_set: Path) -> None:
@@ -563,3 +616,5 @@ def test_the_name_of_a_feature_space_is_checked_at_once() -> None:
     with pytest.raises(UserError, match=r"features: must be random, or your own as package.module"):
         EvaluateConfig(features="inception")
     assert EvaluateConfig(features="a.b:c").features == "a.b:c"
+    with pytest.raises(UserError, match=r"copy_limit: must be from 0 to 1, not 1.5"):
+        EvaluateConfig(copy_limit=1.5)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from cxrdist.errors import UserError
 from cxrdist.gan.diversity import COLLAPSED_BELOW, Diversity, nearest_distance
-from cxrdist.gan.watch import Watch
+from cxrdist.gan.training.watch import Watch
 
 
 def looks(watch: Watch, accuracies: list[float], every: int = 2000, start: int = 0) -> list[list[str]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from functools import cached_property
@@ -18,7 +19,6 @@ from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
 from cxrdist.data.loading.stream import Stream, StreamOptions
-from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.batch_gather import BatchGather
 from cxrdist.distributed.dist import Dist
@@ -26,12 +26,15 @@ from cxrdist.errors import UserError
 from cxrdist.files import remove_temporaries, slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diversity import Diversity
-from cxrdist.gan.ema import EMA
+from cxrdist.gan.evaluation.choice import Score
 from cxrdist.gan.networks import build
-from cxrdist.gan.plan import ModelPlan, look_steps, rate_factor
+from cxrdist.gan.plan import ModelPlan, augment_strengths, look_steps, rate_factor
 from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
-from cxrdist.gan.step import GANStep, MeanStats
-from cxrdist.gan.watch import Watch
+from cxrdist.gan.training.ema import EMA
+from cxrdist.gan.training.init import Origin, lineage_of, start_from
+from cxrdist.gan.training.quality import Quality, reason_to_stop
+from cxrdist.gan.training.step import GANStep, MeanStats
+from cxrdist.gan.training.watch import Watch
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import export_generator, z_of
 from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
@@ -78,6 +81,12 @@ class ModelTrainer:
         self.values: dict[str, float] = {}
         """The metrics of the last look."""
         self.watch = Watch(config.on_collapse)
+        self.init: Origin = []
+        """Lineage of the run that this one started from."""
+        self.scores: list[Score] = []
+        """Quality at each look so far, if it may stop the training."""
+        self.stopped: str | None = None
+        """Why the training ended before its budget."""
         self.substituted = 0
         self.seconds = 0.0
         self.waited_s = 0.0
@@ -89,7 +98,8 @@ class ModelTrainer:
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
         looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
         stats = MeanStats(self.dist)
-        with self.batches(step) as batches, self.progress(step) as progress:
+        last = step if self.stopped else self.model.steps
+        with self.batches(step, last) as batches, self.progress(step) as progress:
             for batch in batches:
                 self.order.saw(batch)
                 self.set_learning_rate(step)
@@ -104,19 +114,21 @@ class ModelTrainer:
                 elif step % CHECK_FINITE_EVERY_STEPS == 0:
                     self.watch.check_finite(images, stats.means())
                 progress.at(images, show(self.values))
-        self.finish()
+                if self.stopped:
+                    break
+        if self.stopped:
+            self.note(logging.INFO, f"stopped at {step * self.config.batch:,} images: {self.stopped}")
+        self.finish(step)
 
     def set_learning_rate(self, step: int) -> None:
         rate = self.model.learning_rate * rate_factor(self.config.rate_decay, step, self.model.steps)
         self.generator.set_learning_rate(rate)
         self.discriminator.set_learning_rate(rate)
 
-    def batches(self, step: int) -> ReadAhead:
-        """This rank's parts of the global batches from ``step`` on."""
+    def batches(self, step: int, last: int) -> ReadAhead:
+        """This rank's parts of the global batches of steps [step, last)."""
         stream, loader = self.stream, self.config.loader
-        return read_ahead(
-            stream, step, self.model.steps, loader, peers=self.dist, substituted=self.substituted
-        )
+        return read_ahead(stream, step, last, loader, peers=self.dist, substituted=self.substituted)
 
     def progress(self, step: int) -> Progress:
         total, start = self.model.steps * self.config.batch, step * self.config.batch
@@ -135,6 +147,9 @@ class ModelTrainer:
             classes=len(self.model.labels),
             seeds=(derive(config.seed, "G", name), derive(config.seed, "D", name)),
         )
+        if config.init is not None and self.newest_checkpoint() is None:
+            networks = {"generator": generator, "discriminator": discriminator}
+            self.init = start_from(config.init, self.model, self.shards, networks)
         adam: dict[str, Any] = {
             "learning_rate": self.model.learning_rate,
             "betas": (config.beta1, config.beta2),
@@ -148,11 +163,16 @@ class ModelTrainer:
         self.ema = (
             EMA(self.generator.module, config.ema_half_life_images) if config.ema_half_life_images else None
         )
-        self.step = GANStep(config, self.generator, self.discriminator, self.dist, name)
+        strengths = augment_strengths(config, self.model, self.shards)
+        self.step = GANStep(config, self.generator, self.discriminator, self.dist, name, strengths)
 
     @cached_property
     def diversity(self) -> Diversity:
         return Diversity(self.shards, self.model.classes)
+
+    @cached_property
+    def quality(self) -> Quality:
+        return Quality(self.shards, self.model.classes, self.config.seed, self.dist.device)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -164,9 +184,12 @@ class ModelTrainer:
         """The generator that draws samples and is exported: the moving average if there is one."""
         return self.generator.module if self.ema is None else self.ema.model
 
+    def newest_checkpoint(self) -> Path | None:
+        return self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
+
     def resume(self) -> int:
         """Load the newest checkpoint. Returns the step to continue at; 0 for a new run."""
-        path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
+        path = self.newest_checkpoint()
         if path is None:
             return 0
         loaded = load_checkpoint(path, self.networks)
@@ -174,6 +197,9 @@ class ModelTrainer:
         self.discriminator.load_optimizer_state(loaded.optimizers["discriminator"])
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
+        self.init = loaded.state.get("init", [])
+        self.scores = [Score(**score) for score in loaded.state.get("scores", [])]
+        self.stopped = loaded.state.get("stopped")
         self.values = loaded.state["values"]
         self.watch.load_state_dict(loaded.state["watch"])
         self.substituted = loaded.state["substituted"]
@@ -198,12 +224,14 @@ class ModelTrainer:
             "generator": self.generator.optimizer_state(),
             "discriminator": self.discriminator.optimizer_state(),
         }
-        self.dist.on_main(lambda: self.record(step, order, optimizers))
+        self.stopped = self.dist.on_main(lambda: self.record(step, order, optimizers))
 
-    def record(self, step: int, order: str, optimizers: dict[str, Any]) -> None:
-        """Rank 0's part of a look. A collapse that stops the run is raised last, after the checkpoint."""
+    def record(self, step: int, order: str, optimizers: dict[str, Any]) -> str | None:
+        """Rank 0's part of a look. Returns the reason to stop here, if any. A collapse that stops the run is raised
+        last, after the checkpoint."""
         images = step * self.config.batch
         spread = self.draw(images)
+        stopped = self.judge(images) if step < self.model.steps else None
         collapse = self.check_collapse(images, spread)
         values = {**self.values, **{f"spread/{name}": round(value, 4) for name, value in spread.items()}}
         assert self.metrics is not None
@@ -214,6 +242,9 @@ class ModelTrainer:
             "order_sha256": order,
             "values": self.values,
             "watch": self.watch.state_dict(),
+            "init": self.init,
+            "scores": [dataclasses.asdict(score) for score in self.scores],
+            "stopped": stopped,
             "substituted": self.substituted,
             "seconds": self.seconds,
             "waited_s": self.waited_s,
@@ -223,6 +254,18 @@ class ModelTrainer:
         )
         if collapse is not None:
             raise collapse
+        return stopped
+
+    def judge(self, images: int) -> str | None:
+        """Measure KID against train and near copies, if they may stop the training. Returns the reason to stop."""
+        if self.config.patience_images is None and self.config.copy_limit is None:
+            return None
+        self.scores.append(self.quality.score(self.sampler, images))
+        values = {"kid_train": self.scores[-1].kid, "copy_rate": self.scores[-1].copy_rate}
+        known = {name: round(value, 6) for name, value in values.items() if value is not None}
+        self.tracker.log(images, {f"{self.model.name}/{name}": value for name, value in known.items()})
+        self.values |= known
+        return reason_to_stop(self.config, self.scores)
 
     def draw(self, images: int) -> dict[str, float]:
         """Save a sample grid per class, from the same z at every look. Returns each class's diversity
@@ -253,12 +296,12 @@ class ModelTrainer:
         extra = EVERY_RANK if self.dist.is_main else None
         log.log(level, "%s: %s", self.title, message, extra=extra)
 
-    def finish(self) -> None:
+    def finish(self, step: int) -> None:
         """Export the generator and write the model's summary, which marks it as finished."""
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
-        self.dist.on_main(lambda: self.export(order))
+        self.dist.on_main(lambda: self.export(step, order))
 
-    def export(self, order: str) -> None:
+    def export(self, step: int, order: str) -> None:
         self.watch.check_end()
         remove_temporaries(self.folder)
         metrics = {k: v for k, v in self.values.items() if k != "data_wait"}
@@ -267,7 +310,7 @@ class ModelTrainer:
             self.sampler,
             preset=self.config.preset,
             classes=self.model.classes,
-            lineage=made_from(self.shards),
+            lineage=lineage_of(self.shards, self.init),
             metrics=metrics,
         )
         write_summary(
@@ -278,8 +321,9 @@ class ModelTrainer:
                 "classes": list(self.model.classes),
                 "shards": {"real": self.shards.digest},
                 "train_images": self.model.train_images,
-                "images_seen": self.model.steps * self.config.batch,
-                "steps": self.model.steps,
+                "images_seen": step * self.config.batch,
+                "steps": step,
+                "stopped": self.stopped,
                 "learning_rate": self.model.learning_rate,
                 "seconds": round(self.seconds, 1),
                 "data_wait": round(self.data_wait, 4),

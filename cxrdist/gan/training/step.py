@@ -10,13 +10,13 @@ from torch import Tensor
 from cxrdist import counter_rng
 from cxrdist.data.loading.stream import Batch
 from cxrdist.data.mix.order import check_divides
-from cxrdist.data.transforms import to_float
+from cxrdist.data.transforms import AUGMENT_AMOUNTS, augment, to_float
 from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.engines import Engine
 from cxrdist.errors import OptionError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import AMOUNTS, diffaugment
-from cxrdist.gan.losses import d_loss, g_loss, r1_penalty
+from cxrdist.gan.training.losses import d_loss, g_loss, r1_penalty
 from cxrdist.models import z_of
 from cxrdist.seeds import derive
 
@@ -75,16 +75,24 @@ class Part:
 class GANStep:
     """Updates D, then G, on this rank's share of a global batch, in ``config.accumulate`` parts.
 
-    z and augmentations are functions of (seed, position), drawn on the device, so the step does not depend on how the
-    batch is split, except for BatchNorm, which sees one part at a time.
+    ``strengths``: [labels] float32, the factor of the amounts of ``config.augment`` for each label. z and
+    augmentations are functions of (seed, position), drawn on the device, so the step does not depend on how the batch
+    is split, except for BatchNorm, which sees one part at a time.
     """
 
     def __init__(
-        self, config: GANConfig, generator: Engine, discriminator: Engine, dist: Dist, class_name: str
+        self,
+        config: GANConfig,
+        generator: Engine,
+        discriminator: Engine,
+        dist: Dist,
+        class_name: str,
+        strengths: Tensor | None = None,
     ) -> None:
         check_parts(config.batch, dist.world_size, config.accumulate)
         self.config, self.dist, self.class_name = config, dist, class_name
         self.generator, self.discriminator = generator, discriminator
+        self.strengths = None if strengths is None else strengths.to(dist.device)
 
     def __call__(self, step: int, batch: Batch) -> Tensor:
         """Returns the stats [len(STATS)] float32 on the device: this rank's means, and the norms of the gradients
@@ -123,7 +131,10 @@ class GANStep:
         device, count = self.dist.device, len(batch.positions)
         real = to_float(batch.pixels.to(device, non_blocking=True))
         labels = batch.labels.to(device, non_blocking=True)
-        z, amounts = self.draw(counter_rng.positions_on(batch.positions, device))
+        positions = counter_rng.positions_on(batch.positions, device)
+        if self.strengths is not None:
+            real = self.augmented_real(real, labels, positions)
+        z, amounts = self.draw(positions)
         size = count // self.config.accumulate
         slices = [slice(first, first + size) for first in range(0, count, size)]
         return [
@@ -136,6 +147,13 @@ class GANStep:
             )
             for s in slices
         ]
+
+    def augmented_real(self, real: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
+        assert self.strengths is not None
+        seed = derive(self.config.seed, "augment", self.class_name)
+        amounts = counter_rng.uniform(seed, positions, AUGMENT_AMOUNTS)
+        amounts = amounts * self.strengths[labels][:, None]
+        return augment(real, self.config.augment, amounts, fill="reflection")
 
     def draw(self, positions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """z [b, z_dim], and the amounts of each augmentation [b, AMOUNTS], of positions [b] int64."""

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cxrdist.counter_rng import bits, to_normal, to_uniform
+from cxrdist.counter_rng import bits, to_normal, to_uniform, uniform
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.transforms import AugmentConfig
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.gan.plan import plan
-from cxrdist.gan.step import ENGINES, STATS, MeanStats
-from cxrdist.gan.trainer import ModelTrainer
+from cxrdist.gan.training.step import ENGINES, STATS, MeanStats
+from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.run.tracking import NoTracker
 from cxrdist.seeds import derive
 
@@ -123,7 +124,12 @@ class Scalars(TorchDispatchMode):
 def test_no_value_is_read_in_a_step(architecture: str, config: GANConfig, dist: Dist) -> None:
     options: dict[str, Any] = {"architecture": architecture, "diffaugment": ALL_AUGMENTATIONS}
     if architecture == "conditional":
-        options |= {"regularizer": "r1", "minibatch_std": True, "rate_decay": 0.5}
+        options |= {
+            "regularizer": "r1",
+            "minibatch_std": True,
+            "rate_decay": 0.5,
+            "augment": AugmentConfig(shift=0.1),
+        }
     trainer = built(replace(config, **options), dist)
     batches = [trainer.stream.read(step) for step in range(3)]
     trainer.step(0, batches[0])  # Adam creates its state
@@ -198,3 +204,16 @@ def test_the_moving_average_draws_and_is_kept(config: GANConfig, dist: Dist) -> 
     assert set(trainer.networks) == {"generator", "discriminator", "ema"}
     assert trainer.sampler is trainer.networks["ema"]
     assert set(built(config, dist).networks) == {"generator", "discriminator"}
+
+
+def test_real_images_are_augmented_as_much_as_their_class(config: GANConfig, dist: Dist) -> None:
+    stronger = AugmentConfig(brightness=0.2)
+    trainer = built(replace(config, architecture="conditional", augment=stronger, augment_images=5), dist)
+    batch = trainer.stream.read(0)
+    (part,) = trainer.step.parts(batch)
+    amounts = uniform(derive(0, "augment", "all classes"), torch.arange(4), 8)
+    strengths = trainer.step.strengths
+    assert strengths is not None and len(set(strengths.tolist())) > 1
+    for i, label in enumerate(batch.labels):
+        expected = batch.pixels[i].float() / 127.5 - 1 + 2 * 0.2 * amounts[i, 5] * strengths[label]
+        torch.testing.assert_close(part.real[i], expected.clamp(-1, 1))
