@@ -224,8 +224,8 @@ def options() -> argparse.ArgumentParser:
     made.add_argument(
         "--config",
         action="append",
-        help=f"preset that is measured; several are combined as by train_gan.py, and the last one names it; by default "
-        f"{' and '.join(CONFIGS)}",
+        help="preset that is measured; several are combined as by train_gan.py, and the last one names it; by "
+        f"default {' and '.join(CONFIGS)}",
     )
     made.add_argument(
         "--train-options", default="", help="more of train_gan.py, of this preset, as one word in quotes"

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from benchmarks.gan import reference_gan
+from benchmarks.gan import reference_gan, reference_nets
 from cxrdist.gan import diffaugment
 from cxrdist.nets import conditional
 
@@ -19,12 +19,12 @@ def inputs(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def test_the_networks_compute_what_the_projects_do() -> None:
-    cfg = reference_gan.config_of(64, CLASSES)
+    cfg = reference_nets.config_of(64, CLASSES)
     z, labels, images = inputs(64)
     for layout in (torch.contiguous_format, torch.channels_last):
         for ours, peer, x in (
-            (conditional.ConditionalGenerator(cfg), reference_gan.Generator(cfg, layout), z),
-            (conditional.ProjectionDiscriminator(cfg), reference_gan.Discriminator(cfg, layout), images),
+            (conditional.ConditionalGenerator(cfg), reference_nets.Generator(cfg, layout), z),
+            (conditional.ProjectionDiscriminator(cfg), reference_nets.Discriminator(cfg, layout), images),
         ):
             conditional.init_weights(ours, 3)
             peer.load_state_dict(ours.state_dict())
