@@ -47,21 +47,28 @@ def run_python(*words: str) -> None:
     subprocess.run([sys.executable, *words], env=env, check=True, stdout=sys.stderr)
 
 
-def measured(run: Path, start: Callable[[], None]) -> Cost:
+def measured(run: Path, words: Sequence[str], start: Callable[[], None]) -> Cost:
     """The cost of a command that writes ``run``, a folder or a file; that of the first call if ``run`` is finished.
 
-    A run that was interrupted starts again: the processor time of its first part is not known.
+    ``words``: the options of the command. Raises SystemExit if ``run`` was finished with others. A run that was
+    interrupted starts again: the processor time of its first part is not known.
     """
     file = run.with_name(f"{run.name}.cost.json")
     if file.exists():
-        return Cost(**json.loads(file.read_text()))
+        found = json.loads(file.read_text())
+        if found["options"] != list(words):
+            raise SystemExit(
+                f"{run}: was trained with other options ({' '.join(found['options'])}): remove it and {file.name}, or "
+                "name another --folder"
+            )
+        return Cost(**found["cost"])
     if run.is_dir():
         shutil.rmtree(run)
     run.parent.mkdir(parents=True, exist_ok=True)
     cpu, wall = _cpu_of_children(), time.monotonic()
     start()
     cost = Cost(round(_cpu_of_children() - cpu, 1), round(time.monotonic() - wall, 1))
-    file.write_text(json.dumps(asdict(cost)) + "\n")
+    file.write_text(json.dumps({"cost": asdict(cost), "options": list(words)}) + "\n")
     return cost
 
 

@@ -47,7 +47,7 @@ def train_preset(chosen: argparse.Namespace, config: str, seed: int) -> Trained:
     run = chosen.folder / f"{Path(config).stem}-{seed}"
     words = ["--config", str(CLONE / config), "--shards", chosen.shards, "--run", str(run)]
     words += ["--seed", str(seed)] + (["--budget", chosen.budget] if chosen.budget else [])
-    cost = measured(run, lambda: launch("train_gan.py", *words, processes=chosen.processes))
+    cost = measured(run, words, lambda: launch("train_gan.py", *words, processes=chosen.processes))
     generators = [load_generator(model.parent) for model in sorted(run.glob("*/model.json"))]
     images = {name: one.sample(name, chosen.images) for one in generators for name in one.classes}
     return Trained(images, cost, read_json(run / SUMMARY)["images_seen"])
@@ -59,7 +59,7 @@ def train_reference(chosen: argparse.Namespace, cpu_s: float, seed: int, classes
     out = chosen.folder / f"recipe-c-{seed}.npz"
     words = ["--shards", chosen.shards, "--cpu-seconds", str(cpu_s), "--seed", str(seed)]
     words += ["--images", str(chosen.images), "--out", str(out)]
-    cost = measured(out, lambda: run_python("-m", "benchmarks.gan.reference_gan", *words))
+    cost = measured(out, words, lambda: run_python("-m", "benchmarks.gan.reference_gan", *words))
     found = np.load(out)
     images = dict(zip(classes, found["images"], strict=True))
     # Without drawing the images, which the presets' costs do not include either.

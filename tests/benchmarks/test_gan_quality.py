@@ -195,9 +195,13 @@ def test_a_finished_run_keeps_its_cost_and_an_interrupted_one_starts_again(tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        jobs.measured(run, start)
-    cost = jobs.measured(run, start)
-    assert jobs.measured(run, start) == cost
+        jobs.measured(run, ["--seed", "0"], start)
+    cost = jobs.measured(run, ["--seed", "0"], start)
+    assert jobs.measured(run, ["--seed", "0"], start) == cost
+    with pytest.raises(
+        SystemExit, match="trained with other options \\(--seed 0\\): remove it and a-0.cost.json"
+    ):
+        jobs.measured(run, ["--seed", "1"], start)
     assert calls == [False, False]
     assert run.is_dir()
 
