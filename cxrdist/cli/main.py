@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
-from cxrdist.cli import imports, mix, shards, study
+from cxrdist.cli import advise, imports, mix, shards, study
 from cxrdist.config.parser import reported_where_written
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
@@ -17,6 +17,7 @@ COMMANDS: Commands = {
     "import": {**imports.COMMANDS},
     "shards": {**shards.COMMANDS},
     "mix": {**mix.COMMANDS},
+    "advise": advise.advise,
     "study": study.study,
     "report": study.report,
 }
@@ -29,6 +30,7 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist shards verify|index SET       check that a set is intact; rebuild its indexes
   cxrdist shards convert SET            convert a set to another encoding or a smaller size
   cxrdist mix show|order DS3            show what an epoch of a mix takes; which images each process reads, by step
+  cxrdist advise SET                    show how to train a GAN on a set on this machine, with reasons
   cxrdist study configs/study/demo.yaml run the whole experiment
   cxrdist report runs/... --out report  write a page about finished runs
 

@@ -13,17 +13,21 @@ Networks = tuple[nn.Module, nn.Module]
 
 def build(config: GANConfig, *, image_size: int, classes: int, seeds: tuple[int, int]) -> Networks:
     """G and D with initial weights, from one seed each. Raises UserError for a config that is not possible."""
-    of_g, of_d = seeds
+    networks = construct(config, image_size=image_size, classes=classes)
+    for network, seed in zip(networks, seeds, strict=True):
+        if isinstance(network, dcgan.Generator | dcgan.Discriminator):
+            dcgan.init_weights(network, seed)
+        elif isinstance(network, conditional.ConditionalGenerator | conditional.ProjectionDiscriminator):
+            conditional.init_weights(network, seed)
+    return networks
+
+
+def construct(config: GANConfig, *, image_size: int, classes: int) -> Networks:
+    """G and D before their weights are set. Raises UserError for a config that is not possible."""
     shape = network_config(config, image_size=image_size, classes=classes)
     if isinstance(shape, dcgan.DCGANConfig):
-        made = dcgan.Generator(shape), dcgan.Discriminator(shape)
-        dcgan.init_weights(made[0], of_g)
-        dcgan.init_weights(made[1], of_d)
-        return made
-    other = conditional.ConditionalGenerator(shape), conditional.ProjectionDiscriminator(shape)
-    conditional.init_weights(other[0], of_g)
-    conditional.init_weights(other[1], of_d)
-    return other
+        return dcgan.Generator(shape), dcgan.Discriminator(shape)
+    return conditional.ConditionalGenerator(shape), conditional.ProjectionDiscriminator(shape)
 
 
 def network_config(

@@ -78,17 +78,17 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
         )
     of_epoch = quotas(rule, train_counts(shards, None))
     if config.use_unlabelled:
-        of_epoch = {**of_epoch, UNLABELLED: {"real": unlabelled_quota(config, of_epoch, shards)}}
+        if not shards.unlabelled_samples:
+            raise OptionError(
+                "use_unlabelled",
+                f"{shards} has no unlabelled images; import it with --keep-unlabelled, or remove this option",
+            )
+        of_epoch = {**of_epoch, UNLABELLED: {"real": unlabelled_quota(config, of_epoch)}}
     return [_model(config, ALL_CLASSES, of_epoch, shards)]
 
 
-def unlabelled_quota(config: GANConfig, of_classes: Quotas, shards: ShardSet) -> int:
-    """Number of unlabelled images in an epoch. Raises UserError for a set that has none."""
-    if not shards.unlabelled_samples:
-        raise OptionError(
-            "use_unlabelled",
-            f"{shards} has no unlabelled images; import it with --keep-unlabelled, or remove this option",
-        )
+def unlabelled_quota(config: GANConfig, of_classes: Quotas) -> int:
+    """Number of unlabelled images in an epoch."""
     used = [origins["real"] for origins in of_classes.values() if origins.get("real")]
     if config.unlabelled_share is None:
         return max(1, round(sum(used) / len(used)))

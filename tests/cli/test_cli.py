@@ -157,6 +157,8 @@ def test_there_are_seven_commands() -> None:
         ),
         (["shards", "convert", "tiny", "--size", "64"], "--size: tiny has images of 32 px, which cannot be"),
         (["shards", "verify", "root"], "root: no manifest.json: not a shard set, or its import did"),
+        (["advise", "nowhere"], "nowhere: no such shard set; make one with `cxrdist import"),
+        (["advise", "tiny", "--size", "96"], "tiny-96: size is 96, but a conditional GAN makes images of 32, 64,"),
         (["mix", "show", "DS4", "--shards", "tiny"], "configs/mix: no mix is named 'DS4'; did you mean 'DS3'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

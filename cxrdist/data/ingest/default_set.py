@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from cxrdist.data.shards.open import DEFAULT_SET, open_finished_real
 from cxrdist.data.shards.schema import MANIFEST
@@ -26,3 +27,17 @@ def open_real(path: str) -> ShardSet:
         )
         ingest(Phantom(), IngestOptions(out=path))
     return open_finished_real(path)
+
+
+def default_counts() -> tuple[int, dict[str, int]]:
+    """The image size in pixels and ``{class: training images}`` of the default set, without creating it."""
+    from cxrdist.data.importers.phantom import Phantom
+    from cxrdist.data.ingest.options import IngestOptions
+    from cxrdist.data.ingest.plan import patients_of, splits_of
+
+    source, options = Phantom(), IngestOptions(out=DEFAULT_SET)
+    records = list(source.records())
+    labels = [str(record.label) for record in records]
+    splits = splits_of(records, patients_of(records), labels, "drawn", options)
+    train = Counter(label for label, split in zip(labels, splits, strict=True) if split == "train")
+    return options.size, {name: train[name] for name in source.classes}
