@@ -58,8 +58,8 @@ def measured(run: Path, words: Sequence[str], start: Callable[[], None]) -> Cost
         found = json.loads(file.read_text())
         if found["options"] != list(words):
             raise SystemExit(
-                f"{run}: was trained with other options ({' '.join(found['options'])}): remove it and {file.name}, or "
-                "name another --folder"
+                f"{run}: was trained with other options ({' '.join(found['options'])}): remove it and {file.name}, "
+                "or name another --folder"
             )
         return Cost(**found["cost"])
     if run.is_dir():
