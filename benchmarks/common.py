@@ -85,10 +85,7 @@ def report(result: dict[str, Any], columns: tuple[str, ...], json_file: Path | N
 def _cell(value: object) -> str:
     if value is None:
         return "-"
-    return (
-        f"{value:,.2f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-        if isinstance(value, int)
-        else str(value)
-    )
+    if isinstance(value, float):
+        is_small = 0 < abs(value) < 0.1  # a rate of 0.012 would be 0.01
+        return f"{value:.2g}" if is_small else f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

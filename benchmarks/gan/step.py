@@ -1,4 +1,5 @@
-"""Time of one training step of a DCGAN, of this project and of a plain PyTorch loop; two processes against one."""
+"""Time of one training step of a DCGAN and of a conditional GAN, of this project and of a plain PyTorch loop; two
+processes against one."""
 
 from __future__ import annotations
 
@@ -28,15 +29,16 @@ from benchmarks.common import (
 from benchmarks.gan.step_side import Side
 
 COLUMNS = (
-    *("side", "processes", "threads", "precision", "size", "batch", "ms", "img_s", "gflop"),
-    *("gflop_s", "of_bf16_matmul"),
+    *("side", "net", "processes", "threads", "precision", "size", "batch", "ms", "img_s", "gflop"),
+    *("gflop_s", "of_bf16_matmul", "peak_mib"),
 )
+SMALL_PX, SMALL_BATCH, SMALL_STEPS = 64, 20, 40
 CPU2 = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu2.yaml")
 
 
 def run(side: Side, *launcher: str) -> Row:
     """What one process, or those of one launch, measured."""
-    report_progress(f"{side.side} {' '.join(launcher[:1])} {side.size} px, batch {side.batch}")
+    report_progress(f"{side.side} {side.net} {' '.join(launcher[:1])} {side.size} px, batch {side.batch}")
     script = str(CLONE / "benchmarks/gan/step_side.py")
     ran = subprocess.run(
         [*launcher, script, json.dumps(asdict(side))],
@@ -55,6 +57,7 @@ def run(side: Side, *launcher: str) -> Row:
     rate = flops / reported["seconds"]
     return {
         "side": side.side,
+        "net": side.net,
         **{name: reported[name] for name in ("processes", "threads", "precision")},
         "size": side.size,
         "batch": side.batch,
@@ -64,6 +67,7 @@ def run(side: Side, *launcher: str) -> Row:
         "gflop_s": round(rate / 1e9, 1),
         # Several processes have several cores, and one of them measured the product's rate.
         "of_bf16_matmul": round(rate / reported["bf16_matmul_flops_s"] / reported["processes"], 3),
+        "peak_mib": reported["peak_mib"],
         "on": reported["device"],
     }
 
@@ -106,6 +110,19 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--maps", type=int, default=1024, help="feature maps at 4x4")
     made.add_argument("--kernel", type=int, default=5, help="pixels")
     made.add_argument("--steps", type=int, default=50 if on_gpu else 4, help="timed, in each run")
+    made.add_argument(
+        "--conditional-sizes",
+        type=int,
+        nargs="*",
+        default=[64, 256],
+        help="pixels, of conditional GANs: the networks of demo.yaml up to 64, of modern.yaml above",
+    )
+    made.add_argument(
+        "--conditional-steps",
+        type=int,
+        default=0,
+        help="timed, in each run; 0: 40 up to 64 px, --steps above",
+    )
     made.add_argument("--repeats", type=int, default=5, help="runs of each side, in turn")
     made.add_argument("--precision", default="auto", help="ours: auto, fp32 or bf16")
     made.add_argument("--compile", action="store_true", help="ours: torch.compile")
@@ -115,10 +132,28 @@ def options() -> argparse.ArgumentParser:
     return made
 
 
+def conditional(chosen: argparse.Namespace, size: int) -> Side:
+    """Our side with the networks, batch and losses of a preset; above 64 px the batch is that of the DCGAN. Steps are
+    a multiple of those between two with R1, so that each run has its share of R1."""
+    side = Side(
+        side="ours",
+        preset=f"configs/gan/{'demo' if size <= SMALL_PX else 'modern'}.yaml",
+        size=size,
+        batch=SMALL_BATCH if size <= SMALL_PX else chosen.batch,
+        maps=0,
+        kernel=0,
+        steps=chosen.conditional_steps or (SMALL_STEPS if size <= SMALL_PX else chosen.steps),
+        precision=chosen.precision,
+        compile=chosen.compile,
+    )
+    return replace(side, steps=-(-side.steps // side.r1_every) * side.r1_every)
+
+
 def main() -> None:
     chosen = options().parse_args()
     ours = Side(
         side="ours",
+        preset=None,
         **{name: getattr(chosen, name) for name in ("size", "batch", "maps", "kernel", "steps")},
         precision=chosen.precision,
         compile=chosen.compile,
@@ -129,6 +164,12 @@ def main() -> None:
     ratios = {"step_vs_eager": median_ratio(seconds(eager_runs), seconds(our_runs))}
     rows = [*eager_runs, *our_runs]
     loads.append(load())
+    for size in chosen.conditional_sizes:
+        side = conditional(chosen, size)
+        eager, own = in_turn(chosen.repeats, (replace(side, side="eager"), alone), (side, alone))
+        ratios[f"step_vs_eager_conditional_{size}"] = median_ratio(seconds(eager), seconds(own))
+        rows += [*eager, *own]
+        loads.append(load())
     if not torch.cuda.is_available():
         spread = replace(ours, batch=chosen.parallel_batch, steps=2)
         first_core = str(min(os.sched_getaffinity(0)))

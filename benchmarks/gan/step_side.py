@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
+from benchmarks.common import CLONE
+from benchmarks.gan.reference_gan import Amounts, Inputs, Rates, Trainer
+from benchmarks.gan.reference_nets import Discriminator, Generator
+from cxrdist import counter_rng
+from cxrdist.config.parser import parse
 from cxrdist.data.loading.stream import Batch
 from cxrdist.data.transforms import to_float
 from cxrdist.distributed.dist import Dist, Precision, set_threads
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.training.step import ENGINES, STATS, GANStep
-from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator, init_weights
+from cxrdist.gan.diffaugment import AMOUNTS, DiffAugmentConfig
+from cxrdist.gan.networks import build
+from cxrdist.gan.training.step import ENGINES, PURPOSES, STATS, GANStep
+from cxrdist.models import z_of
 from cxrdist.nets.strided import Down, Up
-from cxrdist.seeds import uniform
+from cxrdist.seeds import derive
 
 SEED, CLASS = 0, "Normal"
+CLASSES = 5
+"""Of a conditional GAN."""
 WARM_STEPS = 3
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
 
@@ -37,6 +49,8 @@ class Side:
 
     side: str
     """``ours`` or ``eager``."""
+    preset: str | None
+    """Config of a conditional GAN, relative to the clone; None: a DCGAN of ``maps`` and ``kernel``."""
     size: int
     batch: int
     """Global, over all processes."""
@@ -47,39 +61,45 @@ class Side:
     compile: bool
 
     @property
-    def config(self) -> GANConfig:
-        return GANConfig(
-            batch=self.batch, maps=self.maps, kernel=self.kernel, precision=self.precision, seed=SEED
-        )
+    def net(self) -> str:
+        return self.config.architecture
 
     @property
-    def network(self) -> DCGANConfig:
-        return DCGANConfig(size=self.size, z_dim=self.config.z_dim, maps=self.maps, kernel=self.kernel)
+    def config(self) -> GANConfig:
+        words = ["--batch", str(self.batch), "--precision", self.precision, "--seed", str(SEED)]
+        if self.preset is None:
+            words += ["--maps", str(self.maps), "--kernel", str(self.kernel)]
+        else:
+            # All images of a batch are compared, as by the peer.
+            words += ["--config", str(CLONE / self.preset), "--minibatch-std-images", "null"]
+        return parse(GANConfig, words, prog="step_side.py", example="")
+
+    @property
+    def r1_every(self) -> int:
+        """Steps until the next with R1; 1 if none has it."""
+        return self.config.r1_every if self.config.regularizer == "r1" else 1
 
 
 def batch_of(side: Side, rank: int = 0, world_size: int = 1) -> Batch:
-    """Random images at a rank's positions of the first global batch."""
+    """Random images at a rank's positions of the first global batch; their classes take turns."""
     share = side.batch // world_size
     first = rank * share
     positions = range(first, first + share)
     drawn = torch.Generator().manual_seed(first)
     pixels = torch.randint(0, 256, (share, 1, side.size, side.size), dtype=torch.uint8, generator=drawn)
-    zeros = np.zeros(share, np.int64)
+    labels = np.arange(first, first + share) % CLASSES if side.preset else np.zeros(share, np.int64)
     return Batch(
         pixels=pixels,
-        labels=torch.from_numpy(zeros),
+        labels=torch.from_numpy(labels),
         keys=np.zeros(share, "S40"),
-        strata=zeros,
-        samples=zeros,
+        strata=labels,
+        samples=np.zeros(share, np.int64),
         positions=positions,
     )
 
 
-def networks(side: Side) -> tuple[Generator, Discriminator]:
-    generator, discriminator = Generator(side.network), Discriminator(side.network)
-    init_weights(generator, 1)
-    init_weights(discriminator, 2)
-    return generator, discriminator
+def networks(side: Side) -> tuple[nn.Module, nn.Module]:
+    return build(side.config, image_size=side.size, classes=CLASSES, seeds=(1, 2))
 
 
 def ours(side: Side, dist: Dist) -> Step:
@@ -122,18 +142,37 @@ def torchs_own(layer: Down | Up) -> nn.Module:
     return made
 
 
+def draws(config: GANConfig, generator: nn.Module, positions: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """z [B, z_dim], and the amounts [B, AMOUNTS] of each augmentation, as our step draws them: the sides then have
+    the same losses."""
+    seed = derive(config.seed, "gan step", CLASS)
+    drawn = counter_rng.bits(seed, positions, config.z_dim + len(PURPOSES) * AMOUNTS)
+    amounts = counter_rng.to_uniform(drawn[:, config.z_dim :]).split(AMOUNTS, dim=1)
+    return z_of(generator, drawn[:, : config.z_dim]), amounts
+
+
 def eager(side: Side, device: torch.device) -> Step:
-    """The loop of PyTorch's DCGAN tutorial (pytorch.org/tutorials/beginner/dcgan_faces_tutorial): float32, NCHW, D
-    not frozen in G's half. Its images lie on the device as floats before the clock runs."""
-    config = side.config
-    generator, discriminator = (plain(net).to(device) for net in networks(side))
+    """A plain loop: float32, NCHW. Its images lie on the device as floats, with z and the amounts of augmentations,
+    before the clock runs."""
+    batch, made = batch_of(side), networks(side)
+    real, labels = to_float(batch.pixels.to(device)), batch.labels.to(device)
+    positions = counter_rng.positions_on(batch.positions, device)
+    z, amounts = draws(side.config, made[0], positions)
+    if side.preset is None:
+        return eager_dcgan(side.config, made, real, z)
+    of_real, of_fake, of_g = (reference_amounts(side.config.diffaugment, some, side.size) for some in amounts)
+    return eager_conditional(side.config, made, Inputs(real, labels, z, (of_real, of_fake, of_g)))
+
+
+def eager_dcgan(config: GANConfig, made: tuple[nn.Module, nn.Module], real: Tensor, z: Tensor) -> Step:
+    """The loop of PyTorch's DCGAN tutorial (pytorch.org/tutorials/beginner/dcgan_faces_tutorial), D not frozen in G's
+    half."""
+    device = real.device
+    generator, discriminator = (plain(net).to(device) for net in made)
     betas = (config.beta1, config.beta2)
     adam_g = torch.optim.Adam(generator.parameters(), config.learning_rate, betas)
     adam_d = torch.optim.Adam(discriminator.parameters(), config.learning_rate, betas)
     criterion = nn.BCEWithLogitsLoss()
-    batch = batch_of(side)
-    real = to_float(batch.pixels.to(device))
-    z = torch.from_numpy(uniform(SEED, f"z {CLASS}", batch.positions, config.z_dim)).to(device)
     ones, zeros = torch.ones(len(real), device=device), torch.zeros(len(real), device=device)
 
     def run(number: int) -> tuple[Tensor, Tensor]:
@@ -153,11 +192,47 @@ def eager(side: Side, device: torch.device) -> Step:
     return run
 
 
+def eager_conditional(config: GANConfig, made: tuple[nn.Module, nn.Module], inputs: Inputs) -> Step:
+    """The loop of ``reference_gan.py`` on our weights, in torch's default layout."""
+    shape: Any = made[0].cfg
+    generator, discriminator = Generator(shape), Discriminator(shape)
+    for peer, net in zip((generator, discriminator), made, strict=True):
+        peer.load_state_dict(net.state_dict())
+        peer.to(inputs.real.device)
+    rates = Rates(
+        learning_rate=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        r1_weight=config.r1_weight,
+        r1_every=config.r1_every,
+    )
+    trainer = Trainer(generator, discriminator, rates)
+    return lambda number: trainer.step(number, inputs)
+
+
+def reference_amounts(config: DiffAugmentConfig, uniform: Tensor, size: int) -> Amounts:
+    """Amounts [B, AMOUNTS] in [-1, 1) of our augmentation -> those of the reference loop."""
+    contrast, brightness, right, down = uniform[:, :4].unbind(1)
+    most_px = config.translation * size
+    return Amounts(
+        contrast=config.contrast * contrast,
+        brightness=2 * config.brightness * brightness,
+        right_px=(most_px * right).round().long(),
+        down_px=(most_px * down).round().long(),
+    )
+
+
 def waited(device: torch.device) -> float:
     """The time, once the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def peak_mib(device: torch.device) -> int:
+    """The most memory used so far: of the device, or of this process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -172,11 +247,26 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / statistics.median(times[2:])
 
 
+class Flops(TorchDispatchMode):
+    """Sums the floating-point operations of convolutions and matrix products. Torch's ``FlopCounterMode`` counts the
+    same, but its hooks on modules do not support the second derivatives of R1."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func.overloadpacket)
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
 def measured(side: Side, made: Callable[[Side], Step], device: torch.device) -> dict[str, object]:
     """Seconds and operations of a step on one rank, and what the device could do."""
-    with FlopCounterMode(display=False) as counter:
-        # Uncompiled: the counter does not see into compiled code.
-        made(replace(side, compile=False))(0)
+    counted = made(replace(side, compile=False))  # the counter does not see into compiled code
+    with Flops() as counter:
+        for number in range(side.r1_every):
+            counted(number)
     step = made(side)
     for number in range(WARM_STEPS):
         step(number)
@@ -186,7 +276,8 @@ def measured(side: Side, made: Callable[[Side], Step], device: torch.device) -> 
     seconds = (waited(device) - began) / side.steps
     return {
         "seconds": seconds,
-        "flops": counter.get_total_flops(),
+        "flops": counter.total / side.r1_every,
+        "peak_mib": peak_mib(device),
         "bf16_matmul_flops_s": matmul_rate(device, torch.bfloat16),
     }
 
