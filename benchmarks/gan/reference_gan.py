@@ -149,7 +149,7 @@ def batches(images: list[Tensor], rng: np.random.Generator) -> Iterator[tuple[Te
 
 def train(images: list[Tensor], cpu_seconds: float, seed: int) -> tuple[Generator, int]:
     """The moving average of a generator that was trained until this process has used ``cpu_seconds`` since its start,
-    and the images seen."""
+    for one step at least, and the images seen."""
     torch.manual_seed(seed)
     size = images[0].shape[-1]
     cfg = config_of(size, len(images))
@@ -163,7 +163,7 @@ def train(images: list[Tensor], cpu_seconds: float, seed: int) -> tuple[Generato
     began = time.process_time()
     for number, (real, labels) in enumerate(batches(images, np.random.default_rng(seed))):
         done = (time.process_time() - began) / max(cpu_seconds - began, 1e-9)
-        if done >= 1:
+        if done >= 1 and seen:
             break
         trainer.set_rate(min(1.0, max(LAST_RATE, 2 * (1 - done))))
         drawn = (Amounts.drawn(BATCH, size), Amounts.drawn(BATCH, size), Amounts.drawn(BATCH, size))

@@ -101,6 +101,7 @@ def keys(folder: Path, split: str) -> Counter[str]:
     return found
 
 
+@pytest.mark.slow
 def test_files_of_train_are_equal_and_workers_do_not_matter(tmp_path: Path) -> None:
     ingest(Phantom(images=50), options(tmp_path / "default"))
     importer = Phantom(images=50, val_images=2, test_images=3)

@@ -11,6 +11,8 @@ from torch.nn.functional import avg_pool2d
 from benchmarks.gan import judges
 from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, Space, pixel_space
 
+pytestmark = pytest.mark.slow
+
 SIZE, CLASSES = 64, ("left", "right")
 
 
