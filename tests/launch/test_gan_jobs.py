@@ -28,6 +28,7 @@ SMALL = ["--maps", "8", "--batch", "8", "--budget", "400 images", "--look-every-
 SMALL += ["--tracking.mode", "disabled"]
 # Everything that has a state: both optimizers, the moving average, BatchNorm's statistics, lazy R1, augmentation.
 MODERN = ["--config", "configs/gan/modern.yaml", *SMALL, "--precision", "fp32", "--r1-every", "3"]
+MODERN += ["--widths", "8,8,4", "--d-widths", "8,8,4"]
 DEMO = ["--config", "configs/gan/demo-dcgan.yaml", *SMALL, "--ema-half-life-images", "100"]
 DEMO += ["--diffaugment.translation", "0.1", "--images-per-class", "7"]
 
