@@ -126,12 +126,16 @@ class TrainedGenerator:
         if cfg.z_distribution == "uniform":
             whole = -(-self.z_dim // 4) * 4  # uniform() draws multiples of four numbers
             return uniform(seed, purpose, positions, whole)[:, : self.z_dim]
-        drawn = counter_rng.bits(
-            derive(seed, purpose),
-            counter_rng.positions_on(positions, torch.device("cpu")),
-            -(-self.z_dim // 2) * 2,
-        )
-        return z_of(self.network, drawn)[:, : self.z_dim].numpy()
+        return z_at(self.network, derive(seed, purpose), positions, torch.device("cpu")).numpy()
+
+
+def z_at(generator: nn.Module, seed: int, positions: range, device: torch.device) -> torch.Tensor:
+    """z [len(positions), z_dim] float32 on the device, of the generator's distribution: each row is a function of
+    (seed, position) alone (cxrdist.counter_rng)."""
+    cfg: Any = generator.cfg
+    width = -(-cfg.z_dim // 2) * 2  # bits are drawn in pairs
+    drawn = counter_rng.bits(seed, counter_rng.positions_on(positions, device), width)
+    return z_of(generator, drawn)[:, : cfg.z_dim]
 
 
 def z_of(generator: nn.Module, drawn: torch.Tensor) -> torch.Tensor:

@@ -52,6 +52,11 @@ def patients_of(reader: StratumReader, numbers: np.ndarray) -> np.ndarray:
     return np.array([patient or unknown for patient, unknown in zip(every.tolist(), own)], object)
 
 
+def patient_groups(reader: StratumReader, numbers: np.ndarray) -> Tensor:
+    """[n] int64: the samples ``numbers`` [n] int64 of a stratum, numbered by their patient."""
+    return torch.from_numpy(np.unique(patients_of(reader, numbers), return_inverse=True)[1])
+
+
 def split_logits(embedded: Mapping[Space, Tensor]) -> Features:
     """What ``Space.embed`` returned, [n, dims + logits] -> features and logits."""
     features = {}

@@ -42,7 +42,7 @@ from cxrdist.gan.evaluation.class_metrics import (
 )
 from cxrdist.gan.evaluation.classifier import ensure_classifier, load_classifier
 from cxrdist.gan.evaluation.config import EvaluateConfig
-from cxrdist.gan.evaluation.embed import Embedder, Features, drawn, patients_of
+from cxrdist.gan.evaluation.embed import Embedder, Features, drawn, patient_groups, patients_of
 from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, PIXELS, Space, spaces_of
 from cxrdist.gan.evaluation.memorization import TrainImages, find_nearest
 from cxrdist.gan.evaluation.metrics import brief, together
@@ -177,9 +177,9 @@ class Evaluation:
         found = {}
         for name, features in self.train.items():
             reader = self.shards.stratum("train", name, "real")
-            groups = np.unique(patients_of(reader, np.arange(reader.samples)), return_inverse=True)[1]
+            groups = patient_groups(reader, np.arange(reader.samples))
             pixels, sample = features[PIXELS], torch.from_numpy(self.sample("train", name))
-            found[name] = TrainImages.of(pixels, torch.from_numpy(groups).to(pixels.device), sample)
+            found[name] = TrainImages.of(pixels, groups.to(pixels.device), sample)
         return found
 
     def train_sample(self, class_name: str, space: str) -> Tensor:

@@ -45,12 +45,16 @@ def spaces_of(
     """The two spaces of the metrics, and the pixel space, which is used in the search for copies only."""
     ours = classifier_space(classifier, device)
     if features == "random":
-        network = RandomFeatures(image_size)
-        what = "means of the maps of a fixed untrained network, at several scales"
-        second = network_space("random", what, network, weights_sha256(network), device)
+        second = random_space(image_size, device)
     else:
         second = named_space(features, image_size, device)
     return [ours, second], pixel_space()
+
+
+def random_space(image_size: int, device: torch.device) -> Space:
+    network = RandomFeatures(image_size)
+    what = "means of the maps of a fixed untrained network, at several scales"
+    return network_space("random", what, network, weights_sha256(network), device)
 
 
 def classifier_space(classifier: DCNN, device: torch.device) -> Space:

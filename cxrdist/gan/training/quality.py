@@ -12,17 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cxrdist import counter_rng
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diversity import real_images
 from cxrdist.gan.evaluation.choice import Score, TrainSide, score
-from cxrdist.gan.evaluation.embed import patients_of
-from cxrdist.gan.evaluation.feature_spaces import Space, network_space, pixel_space
+from cxrdist.gan.evaluation.embed import patient_groups
+from cxrdist.gan.evaluation.feature_spaces import Space, pixel_space, random_space
 from cxrdist.gan.evaluation.memorization import TrainImages
 from cxrdist.gan.samples import generate
-from cxrdist.models import z_of
-from cxrdist.nets.features import RandomFeatures
+from cxrdist.models import z_at
 from cxrdist.seeds import derive
 
 DRAWN = 200
@@ -37,8 +35,7 @@ class Quality:
 
     def __init__(self, shards: ShardSet, classes: Sequence[str], seed: int, device: torch.device) -> None:
         self.seed, self.device = derive(seed, "quality"), device
-        network = RandomFeatures(shards.image_size)
-        self.features = network_space("random", "", network, "", device)
+        self.features = random_space(shards.image_size, device)
         self.pixels = pixel_space()
         self.train = {name: self._train_side(shards, name) for name in classes}
 
@@ -52,13 +49,8 @@ class Quality:
 
     def _drawn(self, generator: nn.Module, label: int) -> np.ndarray:
         """[DRAWN, H, W] uint8."""
-        z_dim = int(generator.cfg.z_dim)  # type: ignore[union-attr, arg-type]
-        batches = []
-        for first in range(0, DRAWN, BATCH):
-            positions = counter_rng.positions_on(range(first, first + BATCH), self.device)
-            z = z_of(generator, counter_rng.bits(self.seed, positions, z_dim))
-            batches.append(generate(generator, z, label))
-        return np.concatenate(batches)
+        z = z_at(generator, self.seed, range(DRAWN), self.device)
+        return np.concatenate([generate(generator, some, label) for some in z.split(BATCH)])
 
     @property
     def _spaces(self) -> tuple[Space, Space]:
@@ -69,10 +61,8 @@ class Quality:
         features, pixels = (
             embed(space, torch.from_numpy(images)[:, None], self.device) for space in self._spaces
         )
-        patients = patients_of(shards.stratum("train", class_name, "real"), numbers)
-        _, groups = np.unique(patients.astype(bytes), return_inverse=True)
-        everything = torch.arange(len(numbers))
-        return TrainSide(features, TrainImages.of(pixels, torch.from_numpy(groups), everything))
+        groups = patient_groups(shards.stratum("train", class_name, "real"), numbers)
+        return TrainSide(features, TrainImages.of(pixels, groups, torch.arange(len(numbers))))
 
 
 @torch.no_grad()

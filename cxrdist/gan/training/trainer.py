@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import nn
 
-from cxrdist import counter_rng
 from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
@@ -36,7 +35,7 @@ from cxrdist.gan.training.quality import Quality, reason_to_stop
 from cxrdist.gan.training.step import GANStep, MeanStats
 from cxrdist.gan.training.watch import Watch
 from cxrdist.logs import EVERY_RANK
-from cxrdist.models import export_generator, z_of
+from cxrdist.models import export_generator, z_at
 from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
 from cxrdist.run.folder import write_summary
 from cxrdist.run.tracking import MetricsFile, NoTracker
@@ -262,18 +261,15 @@ class ModelTrainer:
             return None
         self.scores.append(self.quality.score(self.sampler, images))
         values = {"kid_train": self.scores[-1].kid, "copy_rate": self.scores[-1].copy_rate}
-        known = {name: round(value, 6) for name, value in values.items() if value is not None}
-        self.tracker.log(images, {f"{self.model.name}/{name}": value for name, value in known.items()})
-        self.values |= known
+        self.values |= {name: round(value, 6) for name, value in values.items() if value is not None}
         return reason_to_stop(self.config, self.scores)
 
     def draw(self, images: int) -> dict[str, float]:
         """Save a sample grid per class, from the same z at every look. Returns each class's diversity
         (Diversity.of)."""
         spread = {}
-        positions = counter_rng.positions_on(range(DRAWN), self.dist.device)
         seed = derive(self.config.seed, "grid", self.model.name)
-        z = z_of(self.sampler, counter_rng.bits(seed, positions, self.config.z_dim))
+        z = z_at(self.sampler, seed, range(DRAWN), self.dist.device)
         for label, class_name in enumerate(self.model.classes):
             drawn = generate(self.sampler, z, label)
             grid = self.folder / "samples" / slug(class_name) / f"images-{images:09d}.png"
