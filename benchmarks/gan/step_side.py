@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -22,6 +23,7 @@ from benchmarks.gan.reference_gan import Amounts, Inputs, Rates, Trainer
 from benchmarks.gan.reference_nets import Discriminator, Generator
 from cxrdist import counter_rng
 from cxrdist.config.parser import parse
+from cxrdist.data.loading.device import DeviceCopies
 from cxrdist.data.loading.stream import Batch
 from cxrdist.data.transforms import to_float
 from cxrdist.distributed.dist import Dist, Precision, set_threads
@@ -59,6 +61,8 @@ class Side:
     steps: int
     precision: Precision
     compile: bool
+    cuda_graphs: bool = False
+    """Of compiled networks."""
 
     @property
     def net(self) -> str:
@@ -98,6 +102,13 @@ def batch_of(side: Side, rank: int = 0, world_size: int = 1) -> Batch:
     )
 
 
+def pinned(batch: Batch) -> Batch:
+    """As a training's batches are on machines with a GPU."""
+    if not torch.cuda.is_available():
+        return batch
+    return replace(batch, pixels=batch.pixels.pin_memory(), labels=batch.labels.pin_memory())
+
+
 def networks(side: Side) -> tuple[nn.Module, nn.Module]:
     return build(side.config, image_size=side.size, classes=CLASSES, seeds=(1, 2))
 
@@ -110,10 +121,11 @@ def ours(side: Side, dist: Dist) -> Step:
         for name, net in zip(ENGINES, networks(side), strict=True)
     )
     step = GANStep(config, generator, discriminator, dist, CLASS)
-    batch = batch_of(side, dist.rank, dist.world_size)
+    batch = pinned(batch_of(side, dist.rank, dist.world_size))
+    copies = DeviceCopies(dist.device)
 
     def run(number: int) -> tuple[Tensor, Tensor]:
-        stats = step(number, batch)
+        stats = step(number, copies.finish(*copies.start(batch)))
         return stats[STATS.index("loss_d")], stats[STATS.index("loss_g")]
 
     return run
@@ -267,6 +279,7 @@ def measured(side: Side, made: Callable[[Side], Step], device: torch.device) -> 
     with Flops() as counter:
         for number in range(side.r1_every):
             counted(number)
+    torch._inductor.config.triton.cudagraphs = side.cuda_graphs
     step = made(side)
     for number in range(WARM_STEPS):
         step(number)

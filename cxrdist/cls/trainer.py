@@ -159,7 +159,15 @@ class Trainer:
     def batches(self, step: int) -> ReadAhead:
         """This rank's parts of the global batches from ``step`` on."""
         stream, loader = self.stream, self.config.loader
-        return read_ahead(stream, step, self.steps, loader, peers=self.dist, substituted=self.substituted)
+        return read_ahead(
+            stream,
+            step,
+            self.steps,
+            loader,
+            peers=self.dist,
+            device=self.dist.device,
+            substituted=self.substituted,
+        )
 
     def progress(self, step: int) -> Progress:
         total, start = self.steps * self.config.batch, step * self.config.batch
@@ -181,11 +189,11 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        images = to_float(batch.pixels.to(self.dist.device, non_blocking=True))
+        images = to_float(batch.pixels)
         positions = counter_rng.positions_on(batch.positions, self.dist.device)
         amounts = counter_rng.uniform(derive(self.config.seed, "augment"), positions, AUGMENT_AMOUNTS)
         logits = self.ddp_model(augment(images, self.config.augment, amounts))
-        loss = cross_entropy(logits, batch.labels.to(self.dist.device, non_blocking=True))
+        loss = cross_entropy(logits, batch.labels)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

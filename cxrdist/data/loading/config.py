@@ -23,6 +23,9 @@ class LoaderConfig:
     """Stop when more samples than this were substituted, over all processes and the whole run."""
     ahead: int = 3
     """Batches that are read ahead of the one in use."""
+    device_cache: Literal["auto", "on", "off"] = "auto"
+    """Keep all images of the training on its device. auto: on GPUs, if they take at most a quarter of the free memory
+    and are read at least once anyway."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
@@ -31,6 +34,11 @@ class LoaderConfig:
             raise OptionError("most_substitutes", f"must be 0 or more, not {self.most_substitutes}")
         if self.ahead < 1:
             raise OptionError("ahead", f"must be 1 or more, not {self.ahead}")
+        if self.device_cache == "on" and self.on_corrupt == "substitute":
+            raise OptionError(
+                "device_cache",
+                "on needs --loader.on-corrupt raise: a cache is filled with whole samples only",
+            )
 
 
 class Peers(Protocol):

@@ -1,7 +1,9 @@
 """Reads batches ahead in a thread, and has all ranks agree on each batch before any of them uses it.
 
-    thread:   read batch k -> all ranks: did any rank fail? -> queue          (at most ``ahead`` batches)
-    caller:   queue -> batch k, or the error that all ranks raise at step k
+    thread:   read batch k -> all ranks: did any rank fail? -> start its copy to the device -> queue
+    caller:   queue -> batch k on the device, or the error that all ranks raise at step k
+
+At most ``ahead`` batches are in the queue.
 
 If one rank raised alone, the others would wait for it in the next gradient sync. So the ranks first exchange
 failures, on a process group that carries no gradients, and all of them raise the same error at the same step.
@@ -24,6 +26,7 @@ from cxrdist import logs
 from cxrdist.data.loading.buffers import Buffers, InUseArrays
 from cxrdist.data.loading.config import ALONE, LoaderConfig, Peers
 from cxrdist.data.loading.decode_pool import DecodePool
+from cxrdist.data.loading.device import CPU, DeviceCache, DeviceCopies, uses_cache
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.loading.stream import Batch, Stream
 from cxrdist.data.shards.index import KEY_DTYPE
@@ -38,6 +41,9 @@ HELD_BATCHES = 3
 Read = tuple[torch.Tensor, np.ndarray, list[Substitution]]
 """Pixels [b, 1, H, W] uint8, keys [b] S40, substitutions."""
 
+Copied = tuple[Batch, torch.cuda.Event | None]
+"""Of ``DeviceCopies.start``."""
+
 
 def read_ahead(
     stream: Stream,
@@ -46,14 +52,17 @@ def read_ahead(
     config: LoaderConfig | None = None,
     *,
     peers: Peers = ALONE,
+    device: torch.device = CPU,
     substituted: int = 0,
 ) -> ReadAhead:
-    """The batches of steps [start, stop) of a stream, read ahead; use it in a ``with`` block. ``substituted``: number
-    of samples that the run substituted before ``start``, on all ranks."""
+    """The batches of steps [start, stop) of a stream on ``device``, read ahead; use it in a ``with`` block.
+    ``substituted``: number of samples that the run substituted before ``start``, on all ranks."""
     config = config or LoaderConfig()
     is_encoded = any(reader.encoding != "npy" for reader in stream.readers)
     workers = config.workers if config.workers is not None else peers.spare_cores if is_encoded else 0
-    return ReadAhead(stream, range(start, stop), config, peers, workers=workers, substituted=substituted)
+    return ReadAhead(
+        stream, range(start, stop), config, peers, device=device, workers=workers, substituted=substituted
+    )
 
 
 class ReadAhead(Iterator[Batch]):
@@ -71,14 +80,16 @@ class ReadAhead(Iterator[Batch]):
         config: LoaderConfig,
         peers: Peers,
         *,
+        device: torch.device = CPU,
         workers: int = 0,
         substituted: int = 0,
     ) -> None:
         self.stream, self.config, self.peers, self.workers = stream, config, peers, workers
+        self._copies = DeviceCopies(device)
         self.start, self.stop = steps.start, steps.stop
         self.waited_s = 0.0
         self.substituted = substituted
-        self._ready: queue.SimpleQueue[tuple[Batch, int] | BaseException] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[tuple[Copied, int] | BaseException] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._given = 0
         self._is_closing = False
@@ -102,8 +113,8 @@ class ReadAhead(Iterator[Batch]):
         with self._changed:
             self._given += 1
             self._changed.notify()
-        batch, self.substituted = found
-        return batch
+        copied, self.substituted = found
+        return self._copies.finish(*copied)
 
     def __enter__(self) -> ReadAhead:
         return self
@@ -126,11 +137,14 @@ class ReadAhead(Iterator[Batch]):
                     if not self._may_read(step):
                         return
                     read, substituted = self._agreed(source, step, substituted)
-                    self._ready.put((self.stream.as_batch(step, *read), substituted))
+                    self._ready.put((self._copies.start(self.stream.as_batch(step, *read)), substituted))
         except BaseException as error:
             self._ready.put(error)
 
     def _source(self) -> _Source:
+        steps = range(self.start, self.stop)
+        if uses_cache(self.stream, steps, self.config, self._copies.device):
+            return _InCache(self.stream, self._copies, self.workers)
         if self.workers:
             return _InPool(self.stream, self.stop, self.config, self.workers)
         return _InThread(self.stream, self.stop, self.config)
@@ -255,3 +269,23 @@ class _InPool:
 
     def __exit__(self, *error: object) -> None:
         self._pool.close()
+
+
+class _InCache:
+    """Takes batches from images that lie on the device."""
+
+    def __init__(self, stream: Stream, copies: DeviceCopies, workers: int) -> None:
+        self.stream, self.copies, self.workers = stream, copies, workers
+        self._cache: DeviceCache | None = None
+
+    def read(self, step: int) -> Read:
+        # Filled here, not in the constructor, so that all ranks raise if it fails on one.
+        if self._cache is None:
+            self._cache = DeviceCache(self.stream, self.copies, workers=self.workers)
+        return self._cache.take(*self.stream.planned(step)), self.stream.keys(step), []
+
+    def __enter__(self) -> _InCache:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass

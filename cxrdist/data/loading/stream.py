@@ -141,6 +141,11 @@ class Stream:
         return len(range(*self.part.indices(self.batch)))
 
     @property
+    def bytes_in_use(self) -> int:
+        """Bytes of the pixels of all images that any rank may read."""
+        return sum(self.samples_in_use) * self.image_size**2
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Shape of this rank's part of a batch: [b, 1, H, W]."""
         return self.per_rank, 1, self.image_size, self.image_size

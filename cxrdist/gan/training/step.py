@@ -73,7 +73,8 @@ class Part:
 
 
 class GANStep:
-    """Updates D, then G, on this rank's share of a global batch, in ``config.accumulate`` parts.
+    """Updates D, then G, on this rank's share of a global batch, which is on the device, in ``config.accumulate``
+    parts.
 
     ``strengths``: [labels] float32, the factor of the amounts of ``config.augment`` for each label. z and
     augmentations are functions of (seed, position), drawn on the device, so the step does not depend on how the batch
@@ -129,8 +130,7 @@ class GANStep:
     def parts(self, batch: Batch) -> list[Part]:
         """This rank's share of the batch, in equal parts."""
         device, count = self.dist.device, len(batch.positions)
-        real = to_float(batch.pixels.to(device, non_blocking=True))
-        labels = batch.labels.to(device, non_blocking=True)
+        real, labels = to_float(batch.pixels), batch.labels
         positions = counter_rng.positions_on(batch.positions, device)
         if self.strengths is not None:
             real = self.augmented_real(real, labels, positions)

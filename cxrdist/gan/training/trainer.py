@@ -127,7 +127,9 @@ class ModelTrainer:
     def batches(self, step: int, last: int) -> ReadAhead:
         """This rank's parts of the global batches of steps [step, last)."""
         stream, loader = self.stream, self.config.loader
-        return read_ahead(stream, step, last, loader, peers=self.dist, substituted=self.substituted)
+        return read_ahead(
+            stream, step, last, loader, peers=self.dist, device=self.dist.device, substituted=self.substituted
+        )
 
     def progress(self, step: int) -> Progress:
         total, start = self.model.steps * self.config.batch, step * self.config.batch
