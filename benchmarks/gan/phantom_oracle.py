@@ -104,10 +104,13 @@ class Embedded:
 
 @torch.no_grad()
 def embed(network: DCNN, images: np.ndarray) -> Embedded:
-    """Images [n, H, W] uint8."""
+    """Images [n, H, W] uint8; those that are larger than the oracle's are averaged down."""
+    size = network.cfg.size
+    if images.shape[-1] % size:
+        raise SystemExit(f"images of {images.shape[-1]} px do not average down to the oracle's {size} px")
     parts = []
     for some in torch.from_numpy(images)[:, None].split(BATCH):
-        floats = to_float(some)
+        floats = avg_pool2d(to_float(some), images.shape[-1] // size)
         maps = network.stages(floats.contiguous(memory_format=torch.channels_last))
         predicted = network.mlp(maps.contiguous().flatten(1)).argmax(1)
         pixels = avg_pool2d(floats, floats.shape[-1] // COPY_SIDE).flatten(1)

@@ -147,6 +147,11 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--oracle-budget", default="36000 images", help="as train_cls.py takes it")
     made.add_argument("--size", type=int, default=64, help="pixels, of the default set")
     made.add_argument(
+        "--judge-size",
+        type=int,
+        help="pixels of the oracle; larger images are averaged down; by default the set's",
+    )
+    made.add_argument(
         "--reference", action=argparse.BooleanOptionalAction, default=True, help="also run recipe C"
     )
     made.add_argument(
@@ -165,7 +170,7 @@ def main(words: Sequence[str]) -> None:
     shards = ShardSet(chosen.shards)
     phantoms = phantom_set(
         chosen.folder / "judge-phantoms",
-        shards.image_size,
+        chosen.judge_size or shards.image_size,
         learned=chosen.oracle_images,
         fresh=chosen.fresh,
     )

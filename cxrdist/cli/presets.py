@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from cxrdist.config.parser import parse
-from cxrdist.config.presets import PRESETS
+from cxrdist.config.presets import preset_of
 from cxrdist.config.yaml_files import find
 from cxrdist.data.shards.manifest import read_manifest
 from cxrdist.data.shards.schema import MANIFEST
@@ -28,5 +28,4 @@ def parse_with_preset(
         return config
     shards = store_of(str(getattr(config, "shards")))  # noqa: B009
     size = read_manifest(shards).image_size if shards.exists(MANIFEST) else PHANTOM_SIZE
-    preset = next(name for largest, name in PRESETS[kind].items() if size <= largest)
-    return parse(cls, argv, prog=prog, example=example, default_config=find(preset))
+    return parse(cls, argv, prog=prog, example=example, default_config=find(preset_of(kind, size)))

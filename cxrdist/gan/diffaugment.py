@@ -31,8 +31,12 @@ class DiffAugmentConfig:
     cutout: float = 0.0
     """Side of a black square, as a fraction of the image's side, 0 to 0.75. Off in every preset, since no radiograph
     has one."""
+    probability: float = 1.0
+    """Fraction of the images that are augmented, 0 to 1; D sees the others as they are."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise OptionError("probability", f"must be from 0 to 1, not {self.probability}")
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
@@ -46,10 +50,12 @@ def diffaugment(images: Tensor, config: DiffAugmentConfig, amounts: Tensor) -> T
     first, so that a shift fills with black in every image; shifts are whole pixels, so that they do not blur. Grey
     values are not clamped, since G would get no gradient from clamped pixels. Returns the input if everything is off.
     """
-    if config == DiffAugmentConfig():
+    if not (config.contrast or config.brightness or config.translation or config.cutout):
         return images
     height, width = images.shape[-2:]
-    contrast, brightness, right, down, centre_x, centre_y, _, _ = amounts.unbind(1)  # each [B] in [-1, 1)
+    # each [B] in [-1, 1)
+    contrast, brightness, right, down, centre_x, centre_y, chance, _ = amounts.unbind(1)
+    originals = images
     if config.contrast or config.brightness:
         images = images * _per_image(1 + config.contrast * contrast, images.dtype)
         images = images + _per_image(2 * config.brightness * brightness, images.dtype)
@@ -67,6 +73,9 @@ def diffaugment(images: Tensor, config: DiffAugmentConfig, amounts: Tensor) -> T
             left_px=((centre_x + 1) / 2 * width).floor() - side[1] // 2,
             side_px=side,
         )
+    if config.probability < 1:
+        is_augmented = (chance + 1) / 2 < config.probability  # [B]
+        images = torch.where(is_augmented[:, None, None, None], images, originals)
     return images
 
 

@@ -68,7 +68,7 @@ def test_another_size_begins_with_how_to_make_that_set(tiny_set: Path, capsys: C
     lines = advise(capsys, str(tiny_set), "--size", "128")
     assert lines[0] == f"{tiny_set}-128: 18 training images of 3 classes, 128 px"
     assert lines[-2] == f"# import the source again with --size 128 --out {tiny_set}-128, then:"
-    assert f"--config configs/gan/modern.yaml --shards {tiny_set}-128 " in lines[-1]
+    assert f"--config configs/gan/px128.yaml --shards {tiny_set}-128 " in lines[-1]
 
 
 def test_what_is_no_set(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,6 +75,17 @@ def test_amounts_by_hand() -> None:
     pixels = (2 * amounts[:, 2:4]).round()  # a quarter of 8 pixels
     assert len(pixels.unique()) > 1
     assert moved.equal(shift(images, right_px=pixels[:, 0], down_px=pixels[:, 1]))
+
+
+def test_the_stated_fraction_is_augmented_and_the_others_stay_as_they_are() -> None:
+    images, amounts = noise(2000), drawn(3, range(2000))
+    always = diffaugment(images, ALL, amounts)
+    sometimes = diffaugment(images, dataclasses.replace(ALL, probability=0.4), amounts)
+    is_augmented = (amounts[:, 6] + 1) / 2 < 0.4
+    assert sometimes[is_augmented].equal(always[is_augmented])
+    assert sometimes[~is_augmented].equal(images[~is_augmented])
+    assert 740 < is_augmented.sum() < 860  # 800, within three standard deviations
+    assert diffaugment(images, dataclasses.replace(ALL, probability=0), amounts).equal(images)
 
 
 def test_a_square_of_the_stated_size_is_cut() -> None:

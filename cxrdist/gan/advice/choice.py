@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from cxrdist.config.budget import budget_steps
-from cxrdist.config.presets import PRESETS
+from cxrdist.config.presets import PRESETS, preset_of
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.mix.rules import Quotas, quotas, rule_from
 from cxrdist.errors import UserError
@@ -20,10 +20,9 @@ from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import unlabelled_quota
 from cxrdist.nets.conditional import stages_of
 
-SMALL_PX, SMALL_PRESET = next(iter(PRESETS["gan"].items()))
-LARGE_PRESET = "configs/gan/modern.yaml"
+SMALL_PX = next(iter(PRESETS["gan"]))
 FEW_PRESET = "configs/gan/nih64.yaml"
-"""Over the small preset, for radiographs with small classes."""
+"""Over the preset for small images, for radiographs with small classes."""
 
 COPIED_BELOW = 40
 """Training images of a class below which near copies are to be expected: of 25 images, 42 to 63 % (docs/gans.md)."""
@@ -134,9 +133,9 @@ def option_words(field: str, value: Any) -> list[str]:
 
 def presets_for(training: TrainingSet) -> tuple[str, ...]:
     """The config files that are advised for a set."""
-    if training.image_size > SMALL_PX:
-        return (LARGE_PRESET,)
-    return (SMALL_PRESET, FEW_PRESET) if training.copied and not training.is_phantom else (SMALL_PRESET,)
+    preset = preset_of("gan", training.image_size)
+    has_few = training.copied and not training.is_phantom
+    return (preset, FEW_PRESET) if has_few and training.image_size <= SMALL_PX else (preset,)
 
 
 def choose(
@@ -205,6 +204,4 @@ def launch_words(machine: Machine) -> list[str]:
     """The options of ``accelerate launch``."""
     if len(machine.gpus) > 1:
         return ["--config_file", "configs/accelerate/gpu.yaml", "--num_processes", str(len(machine.gpus))]
-    if machine.gpus or machine.processes == 1:
-        return []
-    return ["--config_file", "configs/accelerate/cpu2.yaml"]
+    return ["--num_processes", "1"]

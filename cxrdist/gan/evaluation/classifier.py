@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cxrdist.config.presets import PRESETS
+from cxrdist.config.presets import preset_of
 from cxrdist.config.yaml_files import find, load_yaml
 from cxrdist.data.shards.lineage import family
 from cxrdist.data.shards.shard_set import ShardSet
@@ -59,10 +59,7 @@ def training_command(folder: Path, shards: ShardSet, place: str) -> list[str]:
     most = next(images for side, images in MAX_IMAGES.items() if size <= side)
     budget = min(most, max(MIN_IMAGES, EPOCHS * train_images))
     words = ["--mix", "DS1", "--shards", place, "--run", str(folder)]
-    for preset in (
-        next(name for side, name in PRESETS["cls"].items() if size <= side),
-        "configs/cls/augment.yaml",
-    ):
+    for preset in (preset_of("cls", size), "configs/cls/augment.yaml"):
         words += ["--config", str(find(preset))]
     words += ["--budget", f"{budget} images", "--evaluations", "1", "--tracking.mode", "disabled"]
     return [sys.executable, str(find("launch/train_cls.py")), *words]
