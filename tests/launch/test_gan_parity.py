@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,7 +173,10 @@ def spread(request: pytest.FixtureRequest, references: dict[str, Found], tmp_pat
 def test_gradients_and_weights_are_those_of_a_plain_loop(
     name: str, spread: Found, references: dict[str, Found]
 ) -> None:
-    ours, theirs = spread[name], references[RUNS[name]["architecture"]]
+    check_parity(spread[name], references[RUNS[name]["architecture"]])
+
+
+def check_parity(ours: Found, theirs: Found) -> None:
     assert list(ours["weights"]) == list(range(STEPS))
     differences = gradient_differences(ours, theirs)
     assert differences[0] < GRADIENT_TOLERANCE and sorted(differences)[STEPS // 2] < GRADIENT_TOLERANCE
@@ -180,6 +184,18 @@ def test_gradients_and_weights_are_those_of_a_plain_loop(
     assert weight_difference(ours, theirs, STEPS - 1) < WEIGHT_TOLERANCE
     for step in range(STEPS):
         torch.testing.assert_close(ours["stats"][step], theirs["stats"][step], rtol=1e-2, atol=1e-5)
+
+
+def test_four_processes_find_it_too(references: dict[str, Found], tmp_path: Path) -> None:
+    """Two images on each; a group of minibatch std lies on two of them, or on all four."""
+    runs = {name: RUNS[name] for name in ("minibatch std", "minibatch std in 2 parts")}
+    job = json.dumps({"out": str(tmp_path / "found"), "runs": runs})
+    done = launch("../tests/helpers/parity_job.py", job, cwd=tmp_path, processes=4, config=MODES["DDP"])
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = torch.load(tmp_path / "found", weights_only=True)
+    assert found["described"].startswith("4 processes on CPU")
+    for name in runs:
+        check_parity(found[name], references["minibatch std"])
 
 
 def test_the_tolerances_tell_a_wrong_step(references: dict[str, Found]) -> None:
