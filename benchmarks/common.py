@@ -31,6 +31,11 @@ def parser(description: str, example: str) -> argparse.ArgumentParser:
     return made
 
 
+def python_path() -> str:
+    """For processes of a benchmark: this clone before whatever the caller has there."""
+    return os.pathsep.join(filter(None, (str(CLONE), os.environ.get("PYTHONPATH"))))
+
+
 def device() -> str:
     """``AMD EPYC, 2 cores, 47 GiB``."""
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

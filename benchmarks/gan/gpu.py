@@ -1,4 +1,4 @@
-"""One check of a GPU, at most eight minutes: that it computes what the CPU does, how fast a training step is, and
+"""One check of a GPU, about eight minutes: that it computes what the CPU does, how fast a training step is, and
 what two minutes of the presets for 256 px draw.
 
 Exits with 1 if the GPU draws other numbers, or delivers other images, than the CPU.
@@ -7,6 +7,7 @@ Exits with 1 if the GPU draws other numbers, or delivers other images, than the 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -29,14 +30,16 @@ from cxrdist.data.shards.shard_set import ShardSet
 
 SIZE, BATCH, STEPS = 256, 64, 48
 IMAGES = 2000
+LIMIT_S = 460
 PRESETS = {"dcgan": "paper", "conditional": "modern"}
-VARIANTS: dict[str, dict[str, bool]] = {
-    "ours": {},
+COMPILED: dict[str, dict[str, bool]] = {
     "ours, compiled": {"compile": True},
     "ours, CUDA graphs": {"compile": True, "cuda_graphs": True},
 }
 KEPT_TIME = 0.9
-"""A training also starts, draws and writes checkpoints."""
+"""A training also starts, draws and writes a checkpoint."""
+HELD_CYCLES = 20_000_000
+"""The device waits so long before it reads a batch: a copy that the next one overwrites would be seen."""
 
 
 def draws_equal(device: torch.device) -> dict[str, bool | float]:
@@ -61,57 +64,95 @@ def batches_equal(shards: Path, device: torch.device) -> dict[str, bool | float]
     stream = Stream(found, None, quotas, StreamOptions(batch=BATCH, seed=1))
     equal: dict[str, bool | float] = {}
     for cache in ("off", "on"):
-        config = LoaderConfig(device_cache=cache)
-        with read_ahead(stream, 0, 60, config, device=device) as batches:
-            equal[f"batches equal, device cache {cache}"] = all(
-                torch.equal(batch.pixels.cpu(), stream.read(step).pixels)
-                and torch.equal(batch.labels.cpu(), stream.read(step).labels)
-                for step, batch in enumerate(batches)
-            )
+        kept = []
+        with read_ahead(stream, 0, 60, LoaderConfig(device_cache=cache), device=device) as batches:
+            for batch in batches:
+                if device.type == "cuda":
+                    torch.cuda._sleep(HELD_CYCLES)
+                kept.append((batch.pixels.clone(), batch.labels.clone()))
+                del batch
+        equal[f"batches equal, device cache {cache}"] = all(
+            torch.equal(pixels.cpu(), stream.read(step).pixels)
+            and torch.equal(labels.cpu(), stream.read(step).labels)
+            for step, (pixels, labels) in enumerate(kept)
+        )
     return equal
 
 
-def steps_of(net: str) -> tuple[list[Row], dict[str, float]]:
-    """Rows and ratios of the training step of a network. A variant that fails has its error in its row."""
-    preset = None if net == "dcgan" else f"configs/gan/{PRESETS[net]}.yaml"
-    common: dict[str, Any] = {"preset": preset, "size": SIZE, "batch": BATCH, "maps": 1024, "kernel": 5}
-    common |= {"steps": STEPS, "precision": "auto"}
-    rows = [run(Side(side="eager", compile=False, **common), sys.executable)]
-    ratios = {}
-    for name, options in VARIANTS.items():
-        try:
-            row = run(Side(**{"side": "ours", "compile": False, **common, **options}), sys.executable)
-        except subprocess.CalledProcessError:
-            rows.append({"side": name, "net": net, "failed": True})
-            continue
-        rows.append({**row, "side": name})
-        ratios[f"{net} {name}: step vs eager"] = round(rows[0]["ms"] / row["ms"], 3)
-        ratios[f"{net} {name}: of bf16 matmul"] = row["of_bf16_matmul"]
-    return rows, ratios
+def side_of(net: str, side: str, **options: bool) -> Side:
+    return Side(
+        side=side,
+        preset=None if net == "dcgan" else f"configs/gan/{PRESETS[net]}.yaml",
+        size=SIZE,
+        batch=BATCH,
+        maps=1024,
+        kernel=5,
+        steps=STEPS,
+        precision="auto",
+        **{"compile": False, **options},
+    )
+
+
+def make_set(shards: Path) -> None:
+    """The same command goes on with an import that was interrupted, and changes nothing in a finished one."""
+    words = ["--size", str(SIZE), "--images", str(IMAGES), "--encoding", "npy", "--out", str(shards)]
+    run_python("-m", "cxrdist", "import", "phantom", *words)
 
 
 def train(
     net: str, shards: Path, folder: Path, img_s: float, seconds: float
 ) -> tuple[float, list[np.ndarray]]:
-    """Train a preset for about so long. Returns data_wait, and the last grid of each class."""
+    """Train a preset anew for about so long. Returns data_wait, and the last grid of each class."""
     gan = folder / PRESETS[net]
+    shutil.rmtree(gan, ignore_errors=True)
     images = max(BATCH, int(KEPT_TIME * seconds * img_s) // BATCH * BATCH)
-    words = [
-        "--config",
-        str(CLONE / f"configs/gan/{PRESETS[net]}.yaml"),
-        "--shards",
-        str(shards),
-        "--run",
-        str(gan),
-    ]
-    words += ["--budget", f"{images} images", *(["--classes", "Normal"] if net == "dcgan" else [])]
-    launch("train_gan.py", *words, processes=1)
+    words = ["--config", str(CLONE / f"configs/gan/{PRESETS[net]}.yaml"), "--shards", str(shards)]
+    words += ["--run", str(gan), "--budget", f"{images} images", "--look-every-images", str(images)]
+    launch("train_gan.py", *words, *(["--classes", "Normal"] if net == "dcgan" else []), processes=1)
     (summary,) = gan.glob("*/summary.json")
     grids = []
     for samples in sorted(gan.glob("*/samples/*")):
         with Image.open(max(samples.glob("*.png"))) as grid:
             grids.append(np.asarray(grid)[:SIZE])  # its first line
     return json.loads(summary.read_text())["data_wait"], grids
+
+
+class Figures:
+    """What was found so far, written after each part: the command may be ended from outside."""
+
+    def __init__(self, json_file: Path | None) -> None:
+        self.began_s, self.json_file = time.monotonic(), json_file
+        self.rows: list[Row] = []
+        self.ratios: dict[str, float] = {}
+        self.checks: dict[str, bool | float] = {}
+        self.failed: list[str] = []
+
+    @property
+    def left_s(self) -> float:
+        return LIMIT_S - (time.monotonic() - self.began_s)
+
+    def add_step(self, name: str, eager: Row, row: Row) -> None:
+        self.rows.append({**row, "side": name})
+        self.ratios[f"{row['net']} {name}: step vs eager"] = round(eager["ms"] / row["ms"], 3)
+        self.ratios[f"{row['net']} {name}: of bf16 matmul"] = row["of_bf16_matmul"]
+        self.write()
+
+    def write(self) -> None:
+        if self.json_file:
+            self.json_file.parent.mkdir(parents=True, exist_ok=True)
+            self.json_file.write_text(json.dumps(self.result(), indent=1) + "\n")
+
+    def result(self) -> dict[str, Any]:
+        return {
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU",
+            "versions": versions("cxrdist", "torch", "accelerate"),
+            "load_1_min": [load()],
+            "rows": self.rows,
+            "ratios": self.ratios,
+            "checks": self.checks,
+            "failed": self.failed,
+            "seconds": round(time.monotonic() - self.began_s),
+        }
 
 
 def main() -> None:
@@ -127,40 +168,35 @@ def main() -> None:
         sys.exit(
             "no GPU that torch can use: this is a check of one; `python -m benchmarks.gan.step` is for CPUs"
         )
-    began, device = time.monotonic(), torch.device("cuda")
-    checks = draws_equal(device)
-    shards = chosen.folder.resolve() / "set"
-    if not shards.exists():
-        words = ["--size", str(SIZE), "--images", str(IMAGES), "--encoding", "npy", "--out", str(shards)]
-        run_python("-m", "cxrdist", "import", "phantom", *words)
-    checks |= batches_equal(shards, device)
-    rows: list[Row] = []
-    ratios: dict[str, float] = {}
-    lines = []
+    figures, device, folder = Figures(chosen.json), torch.device("cuda"), chosen.folder.resolve()
+    make_set(folder / "set")
+    figures.checks = draws_equal(device) | batches_equal(folder / "set", device)
+    eager, lines = {}, []
     for net, preset in PRESETS.items():
-        of_net, found = steps_of(net)
-        rows += of_net
-        ratios |= found
-        img_s = next(row["img_s"] for row in of_net if row["side"] == "ours")
-        waited, grids = train(net, shards, chosen.folder.resolve(), img_s, chosen.seconds)
-        ratios[f"{preset}.yaml: data_wait"] = waited
+        eager[net] = run(side_of(net, "eager"), sys.executable)
+        figures.rows.append(eager[net])
+        ours = run(side_of(net, "ours"), sys.executable)
+        figures.add_step("ours", eager[net], ours)
+        waited, grids = train(net, folder / "set", folder, ours["img_s"], chosen.seconds)
+        figures.ratios[f"{preset}.yaml: data_wait"] = waited
         lines += grids
+        figures.write()
     if chosen.picture:
         chosen.picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.vstack(lines)).save(chosen.picture)
-    result = {
-        "device": torch.cuda.get_device_name(device),
-        "versions": versions("cxrdist", "torch", "accelerate"),
-        "load_1_min": [load()],
-        "rows": rows,
-        "ratios": ratios,
-        "checks": checks,
-        "seconds": round(time.monotonic() - began),
-    }
-    report(result, COLUMNS, chosen.json)
-    for name, value in checks.items():
+    for net in PRESETS:
+        for name, compiled in COMPILED.items():
+            try:
+                row = run(side_of(net, "ours", **compiled), sys.executable, timeout_s=max(1, figures.left_s))
+                figures.add_step(name, eager[net], row)
+            except subprocess.SubprocessError as error:  # the reason is on stderr
+                figures.failed.append(f"{net}, {name}: {type(error).__name__}")
+    report(figures.result(), COLUMNS, chosen.json)
+    for name, value in figures.checks.items():
         report_progress(f"{name}: {value}")
-    if not all(value for value in checks.values() if isinstance(value, bool)):
+    for failure in figures.failed:
+        report_progress(f"did not run, or not in {LIMIT_S} s: {failure}")
+    if not all(value for value in figures.checks.values() if isinstance(value, bool)):
         sys.exit("the GPU does not compute what the CPU does")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common import CLONE, report_progress
+from benchmarks.common import CLONE, python_path, report_progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def launch(script: str, *words: str, processes: int) -> None:
 def run_python(*words: str) -> None:
     """A Python command in the clone; what it prints goes to stderr. Raises CalledProcessError if it fails."""
     report_progress(" ".join(words))
-    env = {**os.environ, "PYTHONPATH": str(CLONE)}
+    env = {**os.environ, "PYTHONPATH": python_path()}
     subprocess.run([sys.executable, *words], env=env, check=True, stdout=sys.stderr)
 
 

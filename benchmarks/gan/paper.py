@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.common import CLONE, Row, device, load, parser, report, report_progress, versions
+from benchmarks.common import CLONE, Row, device, load, parser, python_path, report, report_progress, versions
 
 # In the paper's proportions the rarest class is 7.1 % of the images: 2,000 of it in train.
 IMAGES = 29_500
@@ -24,7 +24,7 @@ COLUMNS = ("class", "images", "s", "img_s", "data_wait", "loss_d", "loss_g", "de
 
 def run(*words: str) -> None:
     report_progress(" ".join(words))
-    environment = {**os.environ, "PYTHONPATH": str(CLONE)}
+    environment = {**os.environ, "PYTHONPATH": python_path()}
     subprocess.run([sys.executable, *words], cwd=CLONE, env=environment, check=True, stdout=sys.stderr)
 
 

@@ -22,6 +22,7 @@ from benchmarks.common import (
     load,
     median_ratio,
     parser,
+    python_path,
     report,
     report_progress,
     versions,
@@ -36,8 +37,9 @@ SMALL_PX, SMALL_BATCH, SMALL_STEPS = 64, 20, 40
 CPU2 = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu2.yaml")
 
 
-def run(side: Side, *launcher: str) -> Row:
-    """What one process, or those of one launch, measured."""
+def run(side: Side, *launcher: str, timeout_s: float | None = None) -> Row:
+    """What one process, or those of one launch, measured. Raises subprocess.SubprocessError if it fails or takes
+    longer."""
     report_progress(f"{side.side} {side.net} {' '.join(launcher[:1])} {side.size} px, batch {side.batch}")
     script = str(CLONE / "benchmarks/gan/step_side.py")
     ran = subprocess.run(
@@ -45,12 +47,13 @@ def run(side: Side, *launcher: str) -> Row:
         cwd=CLONE,
         env={
             **os.environ,
-            "PYTHONPATH": str(CLONE),
+            "PYTHONPATH": python_path(),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         },
         check=True,
         stdout=subprocess.PIPE,
         text=True,
+        timeout=timeout_s,
     )
     reported = json.loads(next(line for line in ran.stdout.splitlines() if line.startswith("{")))
     flops = reported["flops"] * reported["processes"]
@@ -93,7 +96,7 @@ def data_wait(chosen: argparse.Namespace) -> float:
         trained = [sys.executable, "launch/train_gan.py", *words]
         for command in (made, trained):
             report_progress(" ".join(command[1:3]))
-            env = {**os.environ, "PYTHONPATH": str(CLONE)}
+            env = {**os.environ, "PYTHONPATH": python_path()}
             subprocess.run(command, cwd=CLONE, env=env, check=True, stdout=sys.stderr)
         summary: dict[str, Any] = json.loads(Path(folder, "gan", "normal", "summary.json").read_text())
     return float(summary["data_wait"])

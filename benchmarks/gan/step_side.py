@@ -222,8 +222,10 @@ def eager_conditional(config: GANConfig, made: tuple[nn.Module, nn.Module], inpu
 
 
 def reference_amounts(config: DiffAugmentConfig, uniform: Tensor, size: int) -> Amounts:
-    """Amounts [B, AMOUNTS] in [-1, 1) of our augmentation -> those of the reference loop."""
-    contrast, brightness, right, down = uniform[:, :4].unbind(1)
+    """Amounts [B, AMOUNTS] in [-1, 1) of our augmentation -> those of the reference loop, 0 for images that are not
+    augmented."""
+    is_augmented = (uniform[:, 6] + 1) / 2 < config.probability
+    contrast, brightness, right, down = (uniform[:, :4] * is_augmented[:, None]).unbind(1)
     most_px = config.translation * size
     return Amounts(
         contrast=config.contrast * contrast,

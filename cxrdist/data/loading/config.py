@@ -11,7 +11,7 @@ from cxrdist.errors import OptionError
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderConfig:
-    """How images are read. No option changes which images are read, or their order."""
+    """How images are read. No option changes which images a batch has, or their order."""
 
     workers: int | None = None
     """Processes that decode PNG and JPEG; 0: decode in a thread of the job itself. null: one per free core on GPUs,
@@ -24,8 +24,8 @@ class LoaderConfig:
     ahead: int = 3
     """Batches that are read ahead of the one in use."""
     device_cache: Literal["auto", "on", "off"] = "auto"
-    """Keep all images of the training on its device. auto: on GPUs, if they take at most a quarter of the free memory
-    and are read at least once anyway."""
+    """Keep all images of the training on its device. auto: on GPUs, if they take at most a tenth of the free memory
+    and the training reads as many images anyway."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:

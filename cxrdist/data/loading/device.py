@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from cxrdist.errors import UserError
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-CACHED_PART = 0.25
-"""The part of the device's free memory that the images of ``--loader.device-cache auto`` may take."""
+CACHED_PART = 0.1
+"""The part of the device's free memory that the images of ``--loader.device-cache auto`` may take: activations come
+later."""
 CHUNK_BYTES = 2**25
 """Images that are read and copied at once into a cache."""
 
@@ -35,8 +37,13 @@ class DeviceCopies:
     """Copies batches to a device. ``start`` is called by the thread that reads, ``finish`` by the one that trains."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _copy_stream(device) if device.type == "cuda" else None
+        self.device = device if self._stream is None else self._stream.device  # with its index
+
+    def current(self) -> contextlib.AbstractContextManager[object]:
+        """A thread that works on the device runs in this block: its current device is at first GPU 0, on which it
+        would otherwise make a context of half a GiB."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.device(self.device)
 
     def ahead(self) -> contextlib.AbstractContextManager[object]:
         """Work on the device inside this block runs beside that of the training."""
@@ -63,6 +70,12 @@ class DeviceCopies:
         return batch
 
 
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all trainings of a process: memory that is freed belongs to its stream."""
+    return torch.cuda.Stream(device)
+
+
 class DeviceCache:
     """All images that a stream uses, on a device as uint8. Filling it checks the hash of each image.
 
@@ -73,19 +86,17 @@ class DeviceCache:
         self.copies = copies
         counts = np.array(stream.samples_in_use, np.int64)
         self._first = np.cumsum(counts) - counts  # [strata] int64: the row of each stratum's first sample
-        free_bytes = free_memory_bytes(copies.device)
-        if free_bytes is not None and stream.bytes_in_use > free_bytes:
-            raise UserError(
-                f"{counts.sum():,} images take {stream.bytes_in_use / 2**30:.1f} GiB, but the device has "
-                f"{free_bytes / 2**30:.1f} GiB free: use --loader.device-cache off",
-                every_rank=True,
-            )
         log.info("keeping %d images on the device (%.0f MiB)", counts.sum(), stream.bytes_in_use / 2**20)
-        side = stream.image_size
+        shape = (int(counts.sum()), 1, stream.image_size, stream.image_size)
         with copies.ahead():
-            self.images = torch.empty(
-                (int(counts.sum()), 1, side, side), dtype=torch.uint8, device=copies.device
-            )
+            try:
+                self.images = torch.empty(shape, dtype=torch.uint8, device=copies.device)
+            except torch.OutOfMemoryError:
+                raise UserError(
+                    f"{counts.sum():,} images take {stream.bytes_in_use / 2**30:.1f} GiB, and the device has no "
+                    "such room left: use --loader.device-cache off",
+                    every_rank=True,
+                ) from None
             for first, pixels in _chunks(stream, workers):
                 self.images[first : first + len(pixels)].copy_(pixels, non_blocking=True)
 
@@ -104,7 +115,10 @@ def _chunks(stream: Stream, workers: int) -> Iterator[tuple[int, torch.Tensor]]:
     counts = stream.samples_in_use
     strata = np.repeat(np.arange(len(counts)), counts)
     samples = np.concatenate([np.arange(count) for count in counts])
-    size = max(1, min(CHUNK_BYTES // stream.image_size**2, len(strata)))
+    size = min(CHUNK_BYTES // stream.image_size**2, len(strata))
+    if workers:  # enough chunks to share
+        size = min(size, -(-len(strata) // (4 * workers)))
+    size = max(1, size)
     firsts = range(0, len(strata), size)
 
     def empty(first: int) -> torch.Tensor:
@@ -142,11 +156,15 @@ def uses_cache(stream: Stream, steps: range, config: LoaderConfig, device: torch
     return (
         free_bytes is not None
         and config.on_corrupt == "raise"
+        and not stream.has_remote  # those are fetched in the order of the training
         and stream.bytes_in_use <= CACHED_PART * free_bytes
         and sum(stream.samples_in_use) <= len(steps) * stream.per_rank
     )
 
 
 def free_memory_bytes(device: torch.device) -> int | None:
-    """Of a GPU; None for the CPU, where images are in the page cache anyway."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    """Of a GPU, with what torch holds but does not use; None for the CPU, where images are in the page cache."""
+    if device.type != "cuda":
+        return None
+    unused_bytes = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused_bytes

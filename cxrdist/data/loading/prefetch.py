@@ -131,7 +131,7 @@ class ReadAhead(Iterator[Batch]):
 
     def _run(self) -> None:
         try:
-            with self._source() as source:
+            with self._copies.current(), self._source() as source:
                 substituted = self.substituted
                 for step in range(self.start, self.stop):
                     if not self._may_read(step):

@@ -18,7 +18,6 @@ from cxrdist.gan.advice.machine import Machine
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import unlabelled_quota
-from cxrdist.nets.conditional import stages_of
 
 SMALL_PX = next(iter(PRESETS["gan"]))
 FEW_PRESET = "configs/gan/nih64.yaml"
@@ -145,10 +144,6 @@ def choose(
     options: dict[str, Any] = {"shards": training.place, "run": run}
     if (batch := batch_for(preset.batch, len(training.classes), machine.processes)) != preset.batch:
         options["batch"] = batch
-    stages = stages_of(training.image_size)
-    for field in ("widths", "d_widths"):
-        if len(widths := getattr(preset, field)) < stages:
-            options[field] = continued(widths, stages)
     if preset.use_unlabelled and not training.unlabelled:
         options |= {"use_unlabelled": False, "unlabelled_share": None}
     if training.copied and FEW_PRESET not in preset_files:
@@ -172,14 +167,6 @@ def batch_for(preset_batch: int, classes: int, processes: int) -> int:
     among the processes."""
     batch = preset_batch if preset_batch >= LEAST_OF_CLASS * classes else GOOD_OF_CLASS * classes
     return -(-batch // processes) * processes
-
-
-def continued(widths: tuple[int, ...], stages: int) -> tuple[int, ...]:
-    """Feature maps of more stages, each with half of those before."""
-    longer = list(widths)
-    while len(longer) < stages:
-        longer.append(max(1, longer[-1] // 2))
-    return tuple(longer)
 
 
 def uses(config: GANConfig, training: TrainingSet, images: int) -> dict[str, float]:

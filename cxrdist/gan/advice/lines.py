@@ -56,13 +56,6 @@ def networks(choice: Choice) -> Iterator[Line]:
             "so look at the samples early"
         )
     yield Line("preset", f"{' and '.join(choice.preset_files)}: one conditional GAN of all classes", reason)
-    if "widths" in choice.options:
-        yield Line(
-            "widths",
-            f"one more stage than the preset, for {training.image_size} px: "
-            f"{', '.join(map(str, config.widths))} maps",
-            "each stage halves the maps of the one before, as the preset's do; not measured",
-        )
     per_class = config.batch * choice.images_per_class / choice.images
     of_classes = f"{config.batch}: {per_class:.3g} of each class on average"
     if "batch" not in choice.options:
@@ -71,8 +64,9 @@ def networks(choice: Choice) -> Iterator[Line]:
         )
     else:
         reason = (
-            f"the preset's {choice.preset.batch} are changed so that {choice.machine.processes} processes share "
-            f"them equally and D can compare images of each of {len(training.classes)} classes; measured with "
+            f"the preset's {choice.preset.batch} are changed so that "
+            f"{counted(choice.machine.processes, 'process', 'processes')} can share them equally, and D can compare "
+            f"images of each of {len(training.classes)} classes; measured with "
             f"{GOOD_OF_CLASS} of each"
         )
     yield Line("batch", of_classes, reason)

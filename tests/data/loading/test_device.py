@@ -66,8 +66,12 @@ def test_filling_a_cache_checks_each_image(tiny_set: Path, tmp_path: Path) -> No
 
 def test_a_set_that_does_not_fit_is_refused(tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = stream(tiny_set)
-    monkeypatch.setattr(device_module, "free_memory_bytes", lambda device: reader.bytes_in_use - 1)
-    with pytest.raises(UserError, match=r"images take .* GiB free: use --loader.device-cache off"):
+
+    def no_room(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("of a GPU")
+
+    monkeypatch.setattr(torch, "empty", no_room)
+    with pytest.raises(UserError, match=r"images take .* no such room left: use --loader.device-cache off"):
         DeviceCache(reader, DeviceCopies(CPU))
 
 
@@ -75,14 +79,14 @@ def test_auto_caches_on_gpus_what_fits_and_is_used(tiny_set: Path, monkeypatch: 
     reader, auto = stream(tiny_set), LoaderConfig()
     images, enough = sum(reader.samples_in_use), range(1000)
     assert not uses_cache(reader, enough, auto, CPU)  # the page cache holds them already
-    monkeypatch.setattr(device_module, "free_memory_bytes", lambda device: 4 * reader.bytes_in_use)
+    monkeypatch.setattr(device_module, "free_memory_bytes", lambda device: 10 * reader.bytes_in_use)
     assert uses_cache(reader, enough, auto, CPU)
     assert uses_cache(reader, range(-(-images // 8)), auto, CPU)
     assert not uses_cache(reader, range((images - 1) // 8), auto, CPU)
     assert not uses_cache(reader, enough, LoaderConfig(on_corrupt="substitute"), CPU)
     assert not uses_cache(reader, enough, LoaderConfig(device_cache="off"), CPU)
     assert uses_cache(reader, range(0), LoaderConfig(device_cache="on"), CPU)
-    monkeypatch.setattr(device_module, "free_memory_bytes", lambda device: 4 * reader.bytes_in_use - 1)
+    monkeypatch.setattr(device_module, "free_memory_bytes", lambda device: 10 * reader.bytes_in_use - 10)
     assert not uses_cache(reader, enough, auto, CPU)
 
 

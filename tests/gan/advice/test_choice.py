@@ -133,13 +133,6 @@ def test_the_launch_fits_the_machine() -> None:
     assert launch_words(replace(TWO_CORES, gpus=(gpu,) * 4)) == several
 
 
-def test_more_stages_than_the_preset_has_are_added() -> None:
-    widths = (512, 512, 256, 128, 64, 32, 16)
-    choice = choice_for(replace(EQUAL, image_size=512))
-    assert (choice.options["widths"], choice.options["d_widths"]) == (widths, widths)
-    assert "--widths 512,512,256,128,64,32,16" in choice.command
-
-
 def test_a_size_that_no_network_has() -> None:
     with pytest.raises(
         UserError, match=r"^shards/equal: size is 96, but .* 512 pixels: choose one of these with --size$"
