@@ -19,7 +19,7 @@ from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import unlabelled_quota
 
-SMALL_PX = next(iter(PRESETS["gan"]))
+SMALL_PX, MEDIUM_PX, _ = PRESETS["gan"]
 FEW_PRESET = "configs/gan/nih64.yaml"
 """Over the preset for small images, for radiographs with small classes."""
 
