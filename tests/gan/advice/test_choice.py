@@ -177,9 +177,9 @@ def test_the_values_are_those_of_the_preset() -> None:
     assert advice["preset"] == ["configs/gan/demo.yaml: one conditional GAN of all classes"]
     assert advice["batch"] == [f"{preset.batch}: {preset.batch / 5:g} of each class on average"]
     assert advice["R1 weight"] == [f"{preset.r1_weight:g}, every {preset.r1_every} steps"]
-    assert advice["budget"] == ["60,000 images, 12,000 for each class on average"]
-    assert preset.budget == "60000 images"
-    assert advice["time"] == ["about 2 min 30 s on 2 cores"]
+    assert advice["budget"] == ["70,000 images, 14,000 for each class on average"]
+    assert preset.budget == "70000 images"
+    assert advice["time"] == ["about 2 min 55 s on 2 cores"]
     assert advice["memory"] == ["about 0.4 GiB in 1 process, of 24 GiB"]
 
 
