@@ -51,8 +51,8 @@ def networks(choice: Choice) -> Iterator[Line]:
     training, config = choice.training, choice.config
     if training.image_size <= SMALL_PX:
         reason = (
-            "on 790 phantoms of 64 px, 300 CPU seconds of the networks of demo.yaml: KID x 1000 0.3, label agreement "
-            ".77; DCGANs of each class: 9.8 and .27"
+            "three trainings of demo.yaml on 790 phantoms of 64 px, 3 min on two cores each: label agreement .82 (of "
+            "real phantoms .90), coverage .91, recall .87; DCGANs of each class: agreement .27"
         )
     elif training.image_size <= MEDIUM_PX:
         reason = (
