@@ -16,8 +16,8 @@ PROBE_IMAGES = 10
 
 # Measured: demo.yaml's networks trained about 200 images of 64 px per CPU second of one core (AMD EPYC; 190 to 230
 # over several runs), at 0.188 GFLOP an image by `cost_of`. Other networks are scaled by their FLOPs, an estimate.
-# Wide networks are faster: the paper's DCGAN at 256 px trained 13.5 images a second on two cores in bf16
-# (benchmarks/results/gan_step.json), and this constant gives 3.2.
+# Wide networks are faster: those of modern.yaml trained 17 images of 256 px a second on two cores in bf16
+# (benchmarks/results/gan_step.json), and this constant gives 4.8.
 FLOPS_PER_CORE_S = 200 * 0.188e9
 
 # Passes of an image through a network, in units of a forward pass. A backward pass counts 1 for the gradient of the
