@@ -82,6 +82,11 @@ def report(result: dict[str, Any], columns: tuple[str, ...], json_file: Path | N
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
     for name, value in result["ratios"].items():
         print(f"{name:<48} {value:g}")
+    write_json(result, json_file)
+
+
+def write_json(result: dict[str, Any], json_file: Path | None) -> None:
+    """Where a file is named."""
     if json_file:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(result, indent=1) + "\n")

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common import CLONE, Row, load, parser, report, report_progress, versions
-from benchmarks.gan.jobs import launch, run_python
+from benchmarks.common import CLONE, Row, load, parser, report, report_progress, versions, write_json
+from benchmarks.gan.jobs import first_line, launch, run_python
 from benchmarks.gan.step import COLUMNS, run
 from benchmarks.gan.step_side import Side
 from cxrdist import counter_rng
@@ -102,7 +102,8 @@ def make_set(shards: Path) -> None:
 def train(
     net: str, shards: Path, folder: Path, img_s: float, seconds: float
 ) -> tuple[float, list[np.ndarray]]:
-    """Train a preset anew for about so long. Returns data_wait, and the last grid of each class."""
+    """Train a preset anew for about so long. Returns data_wait, and a line of the last grid of each
+    class."""
     gan = folder / PRESETS[net]
     shutil.rmtree(gan, ignore_errors=True)
     images = max(BATCH, int(KEPT_TIME * seconds * img_s) // BATCH * BATCH)
@@ -110,10 +111,7 @@ def train(
     words += ["--run", str(gan), "--budget", f"{images} images", "--look-every-images", str(images)]
     launch("train_gan.py", *words, *(["--classes", "Normal"] if net == "dcgan" else []), processes=1)
     (summary,) = gan.glob("*/summary.json")
-    grids = []
-    for samples in sorted(gan.glob("*/samples/*")):
-        with Image.open(max(samples.glob("*.png"))) as grid:
-            grids.append(np.asarray(grid)[:SIZE])  # its first line
+    grids = [first_line(samples, SIZE) for samples in sorted(gan.glob("*/samples/*"))]
     return json.loads(summary.read_text())["data_wait"], grids
 
 
@@ -138,9 +136,7 @@ class Figures:
         self.write()
 
     def write(self) -> None:
-        if self.json_file:
-            self.json_file.parent.mkdir(parents=True, exist_ok=True)
-            self.json_file.write_text(json.dumps(self.result(), indent=1) + "\n")
+        write_json(self.result(), self.json_file)
 
     def result(self) -> dict[str, Any]:
         return {

@@ -93,6 +93,12 @@ def rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
+def first_line(samples: Path, size: int) -> np.ndarray:
+    """The first line of the newest grid that a training drew in a folder, of images of ``size`` pixels."""
+    with Image.open(max(samples.glob("*.png"))) as grid:
+        return np.asarray(grid)[:size]
+
+
 def save_picture(file: Path, rows: Sequence[Sequence[np.ndarray]]) -> None:
     """A line of pictures per row: groups of images [n, H, W] uint8 side by side, with a gap between groups."""
     lines = []

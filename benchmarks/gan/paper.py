@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import CLONE, Row, device, load, parser, python_path, report, report_progress, versions
+from benchmarks.gan.jobs import first_line
 
 # In the paper's proportions the rarest class is 7.1 % of the images: 2,000 of it in train.
 IMAGES = 29_500
@@ -56,8 +57,7 @@ def main() -> None:
         row |= {key: model["metrics"][key] for key in ("loss_d", "loss_g")}
         rows.append(row | {"device": model["device"], "precision": model["precision"]})
         (samples,) = gan.glob(f"*/samples/{name.lower().replace(' ', '-')}")
-        with Image.open(max(samples.glob("*.png"))) as grid:
-            grids.append(np.asarray(grid)[: chosen.size])
+        grids.append(first_line(samples, chosen.size))
     if chosen.picture:
         chosen.picture.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.vstack(grids)).save(chosen.picture)

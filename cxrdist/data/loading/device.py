@@ -115,34 +115,36 @@ def _chunks(stream: Stream, workers: int) -> Iterator[tuple[int, torch.Tensor]]:
     counts = stream.samples_in_use
     strata = np.repeat(np.arange(len(counts)), counts)
     samples = np.concatenate([np.arange(count) for count in counts])
-    size = min(CHUNK_BYTES // stream.image_size**2, len(strata))
+    size = CHUNK_BYTES // stream.image_size**2
     if workers:  # enough chunks to share
         size = min(size, -(-len(strata) // (4 * workers)))
     size = max(1, size)
-    firsts = range(0, len(strata), size)
+    chunks = [slice(first, first + size) for first in range(0, len(strata), size)]
 
-    def empty(first: int) -> torch.Tensor:
-        shape = (min(size, len(strata) - first), 1, stream.image_size, stream.image_size)
+    def empty(chunk: slice) -> torch.Tensor:
+        shape = (len(strata[chunk]), 1, stream.image_size, stream.image_size)
         return torch.empty(shape, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
 
     if not workers:
         gather = Gather(stream.readers)
-        for first in firsts:
-            pixels, keys = empty(first), np.empty(min(size, len(strata) - first), KEY_DTYPE)
-            rows = slice(first, first + len(keys))
-            gather.fill(strata[rows], samples[rows], pixels.numpy(), keys)
-            yield first, pixels
+        for chunk in chunks:
+            pixels = empty(chunk)
+            keys = np.empty(len(pixels), KEY_DTYPE)
+            gather.fill(strata[chunk], samples[chunk], pixels.numpy(), keys)
+            yield chunk.start, pixels
         return
-    pool = DecodePool(stream.readers, workers=workers, batch=size, slots=workers + 1)
+    pool = DecodePool(stream.readers, workers=workers, batch=size, slots=workers)
+    submitted = 0
     try:
-        for i, first in enumerate(firsts):
-            for ahead in firsts[i : i + workers + 1] if i == 0 else firsts[i + workers : i + workers + 1]:
-                pool.submit(ahead, strata[ahead : ahead + size], samples[ahead : ahead + size])
-            found, _, _ = pool.result(first)
-            pixels = empty(first)
+        for number, chunk in enumerate(chunks):
+            for ahead in chunks[submitted : number + workers]:
+                pool.submit(submitted, strata[ahead], samples[ahead])
+                submitted += 1
+            found, _, _ = pool.result(number)
+            pixels = empty(chunk)
             pixels.numpy()[:] = found
-            pool.free(first)
-            yield first, pixels
+            pool.free(number)
+            yield chunk.start, pixels
     finally:
         pool.close()
 

@@ -59,7 +59,7 @@ def test_filling_a_cache_checks_each_image(tiny_set: Path, tmp_path: Path) -> No
         config = LoaderConfig(workers=workers, device_cache="on")
         with pytest.raises(UserError, match=key), read_ahead(stream(copy), 0, 9, config) as batches:
             next(batches)
-    # The fourth image is not among the first two of each class.
+    # The third image is not among the first two of each class.
     with read_ahead(stream(copy, limit=2), 0, 9, LoaderConfig(device_cache="on")) as batches:
         assert len(list(batches)) == 9
 
