@@ -1,24 +1,8 @@
-"""Optimizer settings of the classifier (paper 2.2): L2 on weights only, and sigmoid decay of the learning rate."""
+"""The classifier's sigmoid decay of the learning rate (paper 2.2)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
-
-from torch import nn
-
-
-def decayed_parameters(model: nn.Module, weight_decay: float = 1e-4) -> list[dict[str, Any]]:
-    """Parameter groups for torch.optim.Adam: weights with L2, then biases and norms without.
-
-    Adam's own (coupled) weight decay is the gradient of ``weight_decay / 2 * sum(w ** 2)`` in the loss;
-    AdamW's is not. Frozen parameters are excluded.
-    """
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
 
 
 def sigmoid_decay(

@@ -20,7 +20,7 @@ from cxrdist import counter_rng
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.metrics import MeanLoss
-from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
+from cxrdist.cls.optim import sigmoid_decay
 from cxrdist.cls.sources import describe_data, digests_of
 from cxrdist.config.budget import budget_steps, evenly_spaced
 from cxrdist.config.parser import to_dict
@@ -35,6 +35,7 @@ from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AUGMENT_AMOUNTS, augment, to_float
 from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.engines import adam_groups
 from cxrdist.errors import UserError
 from cxrdist.nets.dcnn import DCNN, init_weights
 from cxrdist.run.checkpoint import (
@@ -120,7 +121,7 @@ class Trainer:
         self.ddp_model = self.dist.wrap(self.model)
         self.model = self.dist.unwrap(self.ddp_model)
         self.optimizer = torch.optim.Adam(
-            decayed_parameters(self.model, self.config.l2),
+            adam_groups(self.model, self.config.l2),
             lr=self.config.learning_rate,
             betas=(self.config.beta1, 0.999),
         )

@@ -27,7 +27,7 @@ from accelerate.utils import (
 from torch import nn
 
 from cxrdist.distributed import zero
-from cxrdist.distributed.engines import Engine, InPrecision, LocalEngine
+from cxrdist.distributed.engines import Engine, InPrecision, LocalEngine, adam_groups
 from cxrdist.distributed.machine import (
     Precision,
     local_processes,
@@ -35,6 +35,7 @@ from cxrdist.distributed.machine import (
     set_threads,
     warn_if_crowded,
 )
+from cxrdist.distributed.zero_engine import ZeroEngine, zero_engine
 from cxrdist.errors import UserError, from_os
 from cxrdist.process import available_cores, keep_all_freed_memory
 
@@ -54,21 +55,25 @@ class Dist:
     """The processes of one job: ``rank``, ``world_size``, ``device``, and all collective operations.
 
     ``engines``: names of the networks that the job trains through ``engine``; a job without engines uses ``wrap``.
-    Raises UserError for a launch under which the job would not train correctly.
+    ``zero_stages``: stages of ZeRO that the job allows. ZeRO-3 is for networks whose passes all go through the
+    engine: no second derivatives, no pass through the frozen network. Raises UserError for a launch under which the
+    job would not train correctly.
     """
 
-    def __init__(self, precision: Precision = "auto", engines: Sequence[str] = ()) -> None:
+    def __init__(
+        self, precision: Precision = "auto", engines: Sequence[str] = (), zero_stages: Sequence[int] = (1, 2)
+    ) -> None:
         self._is_alone = False
-        self._zero_engines: list[zero.ZeroEngine] = []
+        self._zero_engines: list[ZeroEngine] = []
         launched_world_size = int(os.environ.get("WORLD_SIZE", "1"))
         on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"
         self.threads = set_threads(on_cpu)
         if on_cpu and engines:
             keep_all_freed_memory()
         self.precision = resolve_precision(precision, on_cpu)
-        refuse_launchers()
+        zero.refuse_other_launchers()
         self.engine_names = tuple(engines)
-        self._plugins = zero.plugins(engines, on_cpu=on_cpu) if zero.is_launched() else {}
+        self._plugins = zero.plugins(engines, zero_stages, on_cpu=on_cpu) if zero.is_launched() else {}
         self.accelerator = Accelerator(
             # Without cpu=True two processes of a CPU launch do not form a process group; with it, DeepSpeed is off.
             cpu=on_cpu and not self._plugins,
@@ -165,14 +170,16 @@ class Dist:
         *,
         learning_rate: float,
         betas: tuple[float, float],
+        l2: float = 0.0,
         parts: int = 1,
         compile: bool = False,
     ) -> Engine:
         """An engine that trains a network with Adam, with gradients averaged over the ranks.
 
-        ``name``: one of the names that this Dist was made with. ``parts``: number of backward passes in a step. All
-        parameters must be trainable now: one that is frozen here and unfrozen later is never synced. The model moves
-        to the device, and its BatchNorm layers may be replaced: use ``Engine.module`` from here on.
+        ``name``: one of the names that this Dist was made with. ``l2``: coupled weight decay of the weights, not of
+        biases and norms; see ``adam_groups``. ``parts``: number of backward passes in a step. Parameters that are
+        frozen now are neither synced nor updated, and must stay frozen; to train others, make another engine. The
+        model moves to the device, and its BatchNorm layers may be replaced: use ``Engine.module`` from here on.
         """
         assert name in self.engine_names, name
         # DeepSpeed accepts only the standard memory format, and on CPU Adam is fastest in it.
@@ -183,9 +190,9 @@ class Dist:
         if compile:
             network.compile()
         fused = True if is_on_cpu and not self._plugins else None
-        optimizer = torch.optim.Adam(network.parameters(), learning_rate, betas, fused=fused)
+        optimizer = torch.optim.Adam(adam_groups(network, l2), learning_rate, betas, fused=fused)
         if self._plugins:
-            engine = zero.zero_engine(self.accelerator, name, network, optimizer, parts)
+            engine = zero_engine(self.accelerator, name, network, optimizer, parts)
             self._zero_engines.append(engine)
             return engine
         return LocalEngine(network, self._synced(network), optimizer, parts)
@@ -304,11 +311,3 @@ class Dist:
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-
-
-def refuse_launchers() -> None:
-    """Raises UserError for launches that accelerate supports and these jobs do not, before accelerate acts on
-    them."""
-    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")):
-        if os.environ.get(variable, "false").lower() == "true":
-            raise UserError(f"launched with {name}, which these jobs do not support: {zero.DDP_ADVICE}")

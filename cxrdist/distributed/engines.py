@@ -32,13 +32,29 @@ class InPrecision(nn.Module):
             return self.network(*inputs).float()
 
 
+def adam_groups(network: nn.Module, l2: float = 0.0) -> list[dict[str, Any]]:
+    """Parameter groups for torch.optim.Adam: weights with L2, then biases and norms without; one group without L2.
+
+    Adam's own (coupled) weight decay is the gradient of ``l2 / 2 * sum(w ** 2)`` in the loss; AdamW's is not. Frozen
+    parameters and groups without parameters are left out.
+    """
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    if not l2:
+        return [{"params": trainable}]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": l2},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 class Engine(ABC):
     """One network and its Adam. A training step consists of ``parts`` parts, each within ``part`` with a forward pass
     and one call of ``backward``, and then a call of ``step``.
 
     Every loss is the mean over its part of the batch; the parts, and the ranks' shares of them, have equal size. Each
-    part has one ``backward``, of the sum of its losses: ZeRO-1 and 2 count each call as a part, and lose gradients
-    without an error if there are more.
+    part has one ``backward``, of the sum of its losses: ZeRO counts each call as a part, and loses gradients without
+    an error if there are more.
     """
 
     def __init__(self, network: InPrecision, parts: int) -> None:
@@ -48,12 +64,13 @@ class Engine(ABC):
     @property
     def module(self) -> nn.Module:
         """The network without its wrappers: float32, not compiled, not synced. Second derivatives (R1) use it, within
-        ``Dist.autocast()``."""
+        ``Dist.autocast()``. Under ZeRO-3 it has its buffers only; its weights come with ``copy_weights_to``."""
         return self.network.network
 
     def unsynced(self, *inputs: Tensor | None) -> Tensor:
         """Forward pass without a sync of gradients: for G's pass through a frozen D, and for images that need no
-        gradient. The DDP wrapper of a frozen network would wait for gradients that are never computed."""
+        gradient. The DDP wrapper of a frozen network would wait for gradients that are never computed. Not under
+        ZeRO-3."""
         return self.network(*inputs)
 
     @abstractmethod
@@ -85,7 +102,18 @@ class Engine(ABC):
     @abstractmethod
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
         """Load a state that ``optimizer_state`` returned, on any number of ranks, under DDP or ZeRO. Load the weights
-        into ``module`` before. All ranks must call this."""
+        before: with ``load_weights_from``, or, except under ZeRO-3, into ``module``. Raises ValueError for a state of
+        other parameter groups. All ranks must call this."""
+
+    def copy_weights_to(self, module: nn.Module) -> None:
+        """Copy the weights, and this rank's buffers, to a plain module of the same architecture; see
+        ``Dist.average_buffers``. All ranks must call this."""
+        module.load_state_dict(self.module.state_dict())
+
+    def load_weights_from(self, module: nn.Module) -> None:
+        """Take the weights and buffers of a plain module of the same architecture, which has the same ones on every
+        rank. All ranks must call this."""
+        self.module.load_state_dict(module.state_dict())
 
 
 class LocalEngine(Engine):

@@ -1,17 +1,19 @@
-"""One network in training, on one process: what torch's own parts would get wrong in silence."""
+"""One network in training, on one process: L2, and what torch's own parts would get wrong in silence."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cxrdist.distributed.dist import Dist
-from cxrdist.distributed.engines import LocalEngine, in_layout_of
+from cxrdist.distributed.engines import LocalEngine, adam_groups, in_layout_of
 from cxrdist.errors import UserError
+from cxrdist.nets.dcnn import DCNN, DCNNConfig, init_weights
 
 
 @pytest.fixture
@@ -81,6 +83,72 @@ def test_parts_add_up_to_the_gradient_of_the_whole(dist: Dist) -> None:
     of_whole, of_parts = (engine.module.get_parameter("weight").grad for engine in (whole, parts))
     assert of_whole is not None and of_parts is not None
     assert torch.allclose(of_whole, of_parts, atol=1e-7)
+
+
+def classifier(seed: int = 0) -> DCNN:
+    made = DCNN(DCNNConfig(size=16, classes=3, widths=(4, 6), hidden=8))
+    init_weights(made, seed)
+    return made
+
+
+def test_l2_groups_equal_the_written_out_loss() -> None:
+    lam = 0.1
+    by_group, written, plain = classifier(), classifier(), classifier()
+    images = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([0, 1, 2, 0, 1, 2])
+
+    def adam_step(net: nn.Module, groups: list[dict[str, Any]], l2: float) -> list[Tensor]:
+        adam = torch.optim.Adam(groups, lr=1e-3, betas=(0.5, 0.999))
+        loss = nn.functional.cross_entropy(net(images), target)
+        for name, p in net.named_parameters():
+            if name.endswith("weight"):
+                loss = loss + l2 / 2 * p.square().sum()
+        loss.backward()
+        adam.step()
+        return [adam.state[p]["exp_avg"] for p in net.parameters()]  # half the gradient that Adam saw
+
+    groups = adam_groups(by_group, lam)
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(4, lam), (4, 0.0)]
+    seen = adam_step(by_group, groups, 0)
+    torch.testing.assert_close(seen, adam_step(written, [{"params": list(written.parameters())}], lam))
+    torch.testing.assert_close(list(by_group.parameters()), list(written.parameters()))
+    undecayed = adam_step(plain, adam_groups(plain), 0)
+    assert [torch.equal(p, q) for p, q in zip(seen, undecayed)] == [False, True] * 4
+
+
+def test_groups_leave_frozen_parameters_out() -> None:
+    net = classifier()
+    net.stages.requires_grad_(False)
+    last = list(net.mlp.parameters())
+    assert [[id(p) for p in g["params"]] for g in adam_groups(net)] == [[id(p) for p in last]]
+    groups = adam_groups(net, 1e-4)
+    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(2, 1e-4), (2, 0.0)]
+    assert len(adam_groups(nn.Linear(2, 2, bias=False), 1e-4)) == 1
+
+
+def test_an_engine_passes_l2_on_to_adam(dist: Dist) -> None:
+    plain = dist.engine("net", classifier(), learning_rate=1e-2, betas=(0.5, 0.9))
+    assert [(len(g["params"]), g["weight_decay"]) for g in plain.optimizer_state()["param_groups"]] == [
+        (8, 0)
+    ]
+    decayed = dist.engine("net", classifier(), learning_rate=1e-2, betas=(0.5, 0.9), l2=1e-3)
+    groups = decayed.optimizer_state()["param_groups"]
+    assert [(g["params"], g["weight_decay"]) for g in groups] == [([0, 1, 2, 3], 1e-3), ([4, 5, 6, 7], 0.0)]
+
+
+def test_weights_and_buffers_go_to_a_plain_module_and_back(dist: Dist) -> None:
+    def made(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        norm = nn.BatchNorm2d(2)
+        norm.running_mean = torch.rand(2)
+        return nn.Sequential(nn.Conv2d(1, 2, 3), norm)
+
+    ours, other, plain = dist.engine("net", made(0), learning_rate=1e-2, betas=(0.5, 0.9)), made(1), made(2)
+    ours.copy_weights_to(plain)
+    assert all(torch.equal(value, made(0).state_dict()[name]) for name, value in plain.state_dict().items())
+    ours.load_weights_from(other)
+    ours.copy_weights_to(plain)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in plain.state_dict().items())
 
 
 def test_what_has_the_layout_is_not_copied() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from cxrdist.distributed.dist import Dist
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.slow
 STAGE = {"zero_optimization": {"stage": 2}}
 REFUSED: list[tuple[Any, str]] = [
     ({"zero_optimization": {"stage": 3}}, "stage 3 partitions the weights, and neither R1"),
+    (
+        {"zero_optimization": {"stage": 2, "stage3_prefetch_bucket_size": 5}},
+        "zero_optimization.stage3_prefetch_bucket_size: not tested",
+    ),
     ({"zero_optimization": {"stage": 0}}, "stage 0: must be 1 or 2; without ZeRO, launch with"),
     ({**STAGE, "fp16": {"enabled": True}}, "fp16: not tested against DDP"),
     ({**STAGE, "bf16": {"enabled": True}, "optimizer": {"type": "Adam"}}, "bf16, optimizer: not tested"),
@@ -45,14 +50,43 @@ def test_what_was_not_shown_to_be_right_is_refused(tmp_path: Path, config: Any, 
     assert str(path) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["zero1", "zero2"])
+@pytest.mark.parametrize(
+    ("name", "zero", "stages"),
+    [
+        ("zero1", {"stage": 1}, (1, 2)),
+        ("zero2", {"stage": 2}, (1, 2)),
+        ("zero3", {"stage": 3, "reduce_bucket_size": 50000000}, (1, 2, 3)),
+    ],
+)
 def test_the_configs_given_are_taken_and_found_from_anywhere(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, zero: dict[str, int], stages: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    taken = checked_config(f"configs/deepspeed/{name}.json", "")
-    assert taken["zero_optimization"] == {"stage": int(name[-1])}
+    taken = checked_config(f"configs/deepspeed/{name}.json", "", stages)
+    assert taken["zero_optimization"] == zero
     assert taken["gradient_clipping"] == 0.0
+
+
+def test_a_job_that_allows_stage_3_allows_its_sizes_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "ds.json"
+    sizes = {"stage": 3, "stage3_prefetch_bucket_size": 5, "stage3_param_persistence_threshold": 0}
+    path.write_text(json.dumps({"zero_optimization": sizes}))
+    assert checked_config(str(path), "", (1, 2, 3))["zero_optimization"] == sizes
+    path.write_text(json.dumps({"zero_optimization": {**sizes, "offload_param": {"device": "cpu"}}}))
+    with pytest.raises(UserError, match=r": zero_optimization\.offload_param: not tested against DDP"):
+        checked_config(str(path), "", (1, 2, 3))
+    path.write_text(json.dumps({"zero_optimization": {"stage": 0}}))
+    with pytest.raises(UserError, match="stage 0: must be 1, 2 or 3; without ZeRO, launch with"):
+        checked_config(str(path), "", (1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ["zero1_cpu", "zero2", "zero2_cpu", "zero3", "zero3_cpu"])
+def test_no_launch_config_partitions_networks_as_they_are_built(name: str) -> None:
+    given = yaml.safe_load((CLONE / f"configs/accelerate/{name}.yaml").read_text())
+    assert given["deepspeed_config"] == {
+        "deepspeed_config_file": f"configs/deepspeed/{name.removesuffix('_cpu')}.json",
+        "zero3_init_flag": False,
+    }
 
 
 def test_a_config_that_is_not_there_is_named() -> None:
@@ -90,7 +124,7 @@ def test_deepspeed_and_use_cpu_are_refused_together(monkeypatch: pytest.MonkeyPa
 
 def test_a_job_without_engines_is_not_launched_with_deepspeed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
-    with pytest.raises(UserError, match="which only GAN training supports"):
+    with pytest.raises(UserError, match="which only training jobs support"):
         Dist("fp32")
 
 
@@ -101,12 +135,12 @@ def test_other_launchers_are_refused(variable: str, name: str, monkeypatch: pyte
         Dist("fp32", engines=ENGINES)
 
 
-def test_a_classifier_under_deepspeed_ends_with_one_line(tmp_path: Path, tiny_set: Path) -> None:
-    words = ["--mix", "DS1", "--shards", str(tiny_set), "--run", "r"]
-    done = launch("train_cls.py", *words, cwd=tmp_path, processes=2, config="zero2_cpu.yaml")
+def test_a_synthesis_under_deepspeed_ends_with_one_line(tmp_path: Path, tiny_set: Path) -> None:
+    words = ["--mix", "DS3", "--shards", str(tiny_set), "--gan", "g", "--out", "s"]
+    done = launch("synthesize.py", *words, cwd=tmp_path, processes=2, config="zero2_cpu.yaml")
     assert done.returncode != 0
-    assert done.stderr.count("error: launched with DeepSpeed, which only GAN training supports: launch") == 1
-    assert not (tmp_path / "r").exists()
+    assert done.stderr.count("error: launched with DeepSpeed, which only training jobs support: launch") == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_batch_divides_into_ranks_and_parts() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from cxrdist.cls.optim import decayed_parameters, sigmoid_decay
+from cxrdist.cls.optim import sigmoid_decay
 from cxrdist.gan.training.losses import d_loss, g_loss
 from cxrdist.nets import dcgan, dcnn
 from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator
@@ -228,42 +227,7 @@ def test_d_and_g_steps_leave_the_other_alone(kind: Any) -> None:
     assert all(p.grad is None for p in d.parameters())
 
 
-# The classifier's optimiser.
-
-
-def test_l2_groups_equal_the_written_out_loss() -> None:
-    lam = 0.1
-    by_group = DCNN(TINY_DCNN)
-    dcnn.init_weights(by_group, 0)
-    written = copy.deepcopy(by_group)
-    images = torch.randn(6, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    target = torch.tensor([0, 1, 2, 0, 1, 2])
-
-    def adam_step(net: nn.Module, groups: list[dict[str, Any]], l2: float) -> list[Tensor]:
-        adam = torch.optim.Adam(groups, lr=1e-3, betas=(0.5, 0.999))
-        loss = nn.functional.cross_entropy(net(images), target)
-        for name, p in net.named_parameters():
-            if name.endswith("weight"):
-                loss = loss + l2 / 2 * p.square().sum()
-        loss.backward()
-        adam.step()
-        return [adam.state[p]["exp_avg"] for p in net.parameters()]  # half the gradient that Adam saw
-
-    groups = decayed_parameters(by_group, lam)
-    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(4, lam), (4, 0.0)]
-    plain = copy.deepcopy(by_group)
-    seen = adam_step(by_group, groups, 0)
-    torch.testing.assert_close(seen, adam_step(written, [{"params": list(written.parameters())}], lam))
-    torch.testing.assert_close(list(by_group.parameters()), list(written.parameters()))
-    undecayed = adam_step(plain, decayed_parameters(plain, 0.0), 0)
-    assert [torch.equal(p, q) for p, q in zip(seen, undecayed)] == [False, True] * 4
-
-
-def test_l2_groups_leave_frozen_parameters_out() -> None:
-    net = DCNN(TINY_DCNN)
-    net.stages.requires_grad_(False)
-    groups = decayed_parameters(net)
-    assert [(len(g["params"]), g["weight_decay"]) for g in groups] == [(2, 1e-4), (2, 0.0)]
+# The classifier's learning rate.
 
 
 def test_sigmoid_decay() -> None:
