@@ -3,7 +3,7 @@
     records of an importer
       -> labels.assign        one class each, or left out with a reason
       -> near-duplicate films count as one patient (on request: decodes all images first)
-      -> split_patients       train, val, test, disjoint by patient
+      -> splits               train, val, test, disjoint by patient
       -> shard tasks          per stratum, sorted by key, a fixed number of samples each
       -> worker processes     decode, resize, encode, write the tar, index it, hash it
       -> tables, manifest     written last

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from cxrdist.data.imaging.codecs import ENCODINGS, EncodingName
 from cxrdist.data.imaging.radiograph import FITS, Fit
 from cxrdist.data.ingest.labels import LabelRule
+from cxrdist.data.ingest.splits.folds import FEWEST_FOLDS
 from cxrdist.errors import OptionError, check_choice
 
 SplitWay = Literal["drawn", "official"]
@@ -37,6 +38,11 @@ class IngestOptions:
     """Validation images of each class: a fraction, or a number such as the paper's 1000."""
     test: float | int = 0.15
     """Test images of each class: a fraction or a number."""
+    folds: int | None = None
+    """Cross-validation: deal all patients into this many folds, 3 or more, stratified by class and drawn from --seed.
+    Each --fold makes a set of its own. Excludes --val, --test and --split official."""
+    fold: int | None = None
+    """The fold (0 to folds - 1) that is test in this set; the next one is val, all others are train."""
     seed: int = 0
     """Seed of the split by patient."""
     classes: tuple[str, ...] = ()
@@ -71,6 +77,7 @@ class IngestOptions:
                     "must be a fraction of the images (0 < x < 1) or a whole number of images per class, "
                     f"not {wanted}",
                 )
+        self._check_folds()
         if self.dedup and not self.find_duplicates:
             raise OptionError("dedup", "needs the near-duplicates: remove --no-find-duplicates")
         if self.min_shards < 1:
@@ -79,3 +86,28 @@ class IngestOptions:
             raise OptionError("size", f"must be from 16 to 2048 pixels, not {self.size}")
         if self.workers < 0:
             raise OptionError("workers", f"must be 0 (one per core) or more, not {self.workers}")
+
+    def _check_folds(self) -> None:
+        if self.folds is None and self.fold is None:
+            return
+        if self.folds is None:
+            raise OptionError("fold", "needs the number of folds: add --folds")
+        if self.folds < FEWEST_FOLDS:
+            raise OptionError(
+                "folds", f"must be {FEWEST_FOLDS} or more (test, val and train), not {self.folds}"
+            )
+        if self.fold is None:
+            raise OptionError("folds", f"needs the fold that is test: add --fold, 0 to {self.folds - 1}")
+        if not 0 <= self.fold < self.folds:
+            raise OptionError(
+                "fold", f"must be from 0 to {self.folds - 1} with --folds {self.folds}, not {self.fold}"
+            )
+        if self.split == "official":
+            raise OptionError(
+                "split", "official, but --folds draws the splits; remove one of the two options"
+            )
+        for name in ("val", "test"):
+            if getattr(self, name) != getattr(IngestOptions, name):
+                raise OptionError(
+                    name, f"--folds makes {name} one of the folds; remove one of the two options"
+                )

@@ -25,7 +25,9 @@ from cxrdist.data.ingest.fingerprints import (
 )
 from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
-from cxrdist.data.ingest.split import TRAIN_VAL, official_split, split_patients
+from cxrdist.data.ingest.splits.drawn import split_patients
+from cxrdist.data.ingest.splits.folds import fold_split
+from cxrdist.data.ingest.splits.official import TRAIN_VAL, official_split, official_splits
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
@@ -174,9 +176,13 @@ def replace_drawn(importer: Importer, records: list[Record], options: IngestOpti
     """All records with a split: that of an additional image, or the one that is drawn.
 
     Records drawn into one of ``importer.added_splits`` are left out. Raises OptionError if the size of such a split
-    is also given as --val or --test.
+    is also given as --val or --test, or if the splits are folds.
     """
     for split in importer.added_splits:
+        if options.folds is not None:
+            raise OptionError(
+                f"{split}_images", f"--folds makes {split} one of the folds; remove one of the two options"
+            )
         if getattr(options, split) != getattr(IngestOptions, split):
             raise OptionError(
                 split, f"--{split}-images sets the number of {split} images; remove one of the two options"
@@ -287,7 +293,7 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
     has_split = any(record.split for record in records) and not importer.added_splits
     if options.split == "official" and not has_split:
         raise OptionError("split", f"official, but {importer.release} {importer.no_official_split}")
-    return options.split or (importer.default_split if has_split else "drawn")
+    return options.split or (importer.default_split if has_split and options.folds is None else "drawn")
 
 
 def splits_of(
@@ -302,12 +308,6 @@ def splits_of(
         patients = [record.patient for record in records]
         official = official_splits(records)
         return official_split(patients, labels, official, together, val=options.val, seed=options.seed)
+    if options.folds is not None and options.fold is not None:
+        return fold_split(together, labels, folds=options.folds, fold=options.fold, seed=options.seed)
     return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed)
-
-
-def official_splits(records: list[Record]) -> list[str]:
-    """The source's own split of each image; a source that only separates test has train-val for all others."""
-    splits = [record.split or "" for record in records]
-    if "val" in splits:
-        return splits
-    return [TRAIN_VAL if split == "train" else split for split in splits]

@@ -32,9 +32,7 @@ def provenance_of(
         "split": plan.split_way,
         "find_duplicates": plan.finds_duplicates,
         "dedup": plan.dedup,
-        # 20.0 and 20 ask for the same set.
-        "val": options.val if options.val < 1 else int(options.val),
-        "test": options.test if options.test < 1 else int(options.test),
+        **sizes_of(options),
         "seed": options.seed,
         "classes": list(plan.classes),
         "min_shards": options.min_shards,
@@ -57,6 +55,17 @@ def provenance_of(
         "notes": dict(sorted(Counter(note for record in plan.records for note in record.notes).items())),
     }
     return checked_provenance(provenance, f"import {importer.name}")
+
+
+def sizes_of(options: IngestOptions) -> dict[str, Any]:
+    """The options that size val and test: folds, or shares and numbers of images."""
+    if options.folds is not None:
+        return {"folds": options.folds, "fold": options.fold}
+    # 20.0 and 20 ask for the same set.
+    return {
+        name: value if value < 1 else int(value)
+        for name, value in (("val", options.val), ("test", options.test))
+    }
 
 
 def with_found(

@@ -18,7 +18,9 @@ log = logging.getLogger(__name__)
 def print_plan(plan: ImportPlan, provenance: Provenance) -> None:
     """Print the table and the rules of an import, and log warnings about its images."""
     print_table(plan)
-    rules = {name: provenance.option(name) for name in ("label_rule", "split", "dedup", "fit")}
+    rules = {
+        name: provenance.option(name) for name in ("label_rule", "split", "folds", "fold", "dedup", "fit")
+    }
     say(f"rules: {options_text(rules | (provenance.source_options or {}))}")
     if plan.unknown_patients:
         log.warning(

@@ -60,6 +60,9 @@ def made_lines(provenance: Provenance) -> Iterator[tuple[str, str]]:
         yield "made by", provenance.importer
     if options := options_text({k: v for k, v in (provenance.options or {}).items() if k != "classes"}):
         yield "options", options
+    folds, fold = provenance.option("folds"), provenance.option("fold")
+    if isinstance(folds, int) and isinstance(fold, int) and 0 <= fold < folds:
+        yield "fold", f"fold {fold} of {folds} is test, fold {(fold + 1) % folds} val, all others train"
     if options := options_text(provenance.source_options or {}):
         yield "source", options
     if provenance.salt_fingerprint:

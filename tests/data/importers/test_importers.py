@@ -23,7 +23,7 @@ from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.labels import assign
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import split_way
-from cxrdist.data.ingest.split import split_patients
+from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.errors import UserError
 
 HEADER = (

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cxrdist.data.ingest.options import IngestOptions
-from cxrdist.data.ingest.split import official_split, split_patients
+from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.errors import OptionError, UserError
 
 PAPER = {
@@ -85,7 +85,7 @@ def test_another_seed_is_another_split() -> None:
 
 def test_another_process_splits_the_same() -> None:
     program = (
-        "from cxrdist.data.ingest.split import split_patients as s;"
+        "from cxrdist.data.ingest.splits.drawn import split_patients as s;"
         "print(s([str(i) for i in range(40)], ['AB'[i % 2] for i in range(40)], val=.2, test=.2, seed=7))"
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
@@ -170,39 +170,3 @@ def test_shares_that_sum_to_one_are_refused() -> None:
         UserError, match=r"^val: val 0\.5 and test 0\.5 leave no images for train: .* below 1$"
     ):
         split_patients(patients, labels, val=0.5, test=0.5, seed=0)
-
-
-# ---- the source's own split
-
-
-def test_an_official_split_is_taken_as_it_is() -> None:
-    said = ["train", "val", "test", "train"]
-    assert official_split(list("abcd"), ["x"] * 4, said, list("abcd"), val=0.5, seed=0) == said
-
-
-def test_train_val_is_drawn_apart_by_patient_and_test_stays() -> None:
-    patients = [f"p{i // 2}" for i in range(20)] + ["t0", "t1"]
-    said = ["train-val"] * 20 + ["test"] * 2
-    splits = official_split(patients, ["x"] * 22, said, patients, val=4, seed=0)
-    assert Counter(splits) == {"train": 16, "val": 4, "test": 2}
-    assert all(splits[i] == splits[i + 1] for i in range(0, 20, 2))
-    assert splits[20:] == ["test", "test"]
-
-
-def test_an_official_split_that_divides_a_patient_is_refused() -> None:
-    with pytest.raises(UserError, match=r"divides 1 patients .* use --split drawn"):
-        official_split(list("aab"), ["x"] * 3, ["train", "val", "test"], list("aab"), val=0.5, seed=0)
-
-
-def test_an_official_split_that_lacks_a_class_is_refused() -> None:
-    with pytest.raises(UserError, match="no val image of x"):
-        official_split(list("ab"), ["x"] * 2, ["train", "test"], list("ab"), val=0.5, seed=0)
-
-
-def test_what_is_drawn_of_an_official_split_keeps_films_together() -> None:
-    patients = [f"p{i}" for i in range(12)] + ["t"]
-    films = [f"f{i // 2}" for i in range(12)] + ["f0"]  # a film of test's is another's, too: test stays
-    said = ["train-val"] * 12 + ["test"]
-    splits = official_split(patients, ["x"] * 13, said, films, val=4, seed=0)
-    assert all(splits[i] == splits[i + 1] for i in range(0, 12, 2))
-    assert Counter(splits) == {"train": 8, "val": 4, "test": 1}
