@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
-from cxrdist.cli import advise, imports, mix, shards, study
+from cxrdist.cli import advise, compare, imports, mix, shards, study
 from cxrdist.config.parser import reported_where_written
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
@@ -20,6 +20,7 @@ COMMANDS: Commands = {
     "advise": advise.advise,
     "study": study.study,
     "report": study.report,
+    "compare": compare.compare,
 }
 
 USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
@@ -33,6 +34,7 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist advise SET                    show how to train a GAN on a set on this machine, with reasons
   cxrdist study configs/study/demo.yaml run the whole experiment
   cxrdist report runs/... --out report  write a page about finished runs
+  cxrdist compare RUN RUN ...           show how finished runs differ: options, final metrics, curves
 
 Each has --help. Training, evaluation and synthesis run under accelerate:
   accelerate launch launch/train_gan.py | evaluate_gan.py | synthesize.py | train_cls.py

@@ -22,8 +22,8 @@ from cxrdist.cls.evaluate import SplitEvaluator
 from cxrdist.cls.metrics import MeanLoss
 from cxrdist.cls.optim import sigmoid_decay
 from cxrdist.cls.sources import describe_data, digests_of
+from cxrdist.cls.tracking import describe_cls, log_cls
 from cxrdist.config.budget import budget_steps, evenly_spaced
-from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.loading.mix_log import MixLog
 from cxrdist.data.loading.mix_sets import repeated_strata, train_counts
@@ -112,7 +112,9 @@ class Trainer:
                     self.look(step, losses.mean(), batches)
                     losses.clear()
                 progress.at(step * self.config.batch, self.best_note)
-        self.tracker.finish(self.finish(step))
+        summary = self.finish(step)
+        log_cls(self.tracker, self.real, self.synthetic, summary)
+        self.tracker.finish(summary)
 
     def build(self) -> None:
         self.model = DCNN(self.config.network(self.real.image_size, len(self.real.classes)))
@@ -152,10 +154,12 @@ class Trainer:
         self.tracker = start(
             self.folder,
             self.config.tracking,
-            job="cls",
-            settings=to_dict(self.config),
+            describe_cls(self.config, self.rule, self.real, self.synthetic, self.dist),
             is_main=self.dist.is_main,
         )
+        if self.metrics is not None:
+            self.tracker.replay(self.metrics.kept)
+        self.looked_at = (step * self.config.batch, time.monotonic())
 
     def batches(self, step: int) -> ReadAhead:
         """This rank's parts of the global batches from ``step`` on."""
@@ -207,9 +211,12 @@ class Trainer:
         self.substituted = batches.substituted
         values = self.validate(step, loss)
         self.data_wait = batches.waited_s / (look_s - self.began_s - self.validation_s)
-        self.log_metrics(step, values, {"data_wait": self.data_wait})
+        (before, before_s), images = self.looked_at, step * self.config.batch
+        rate = round((images - before) / max(look_s - before_s, 1e-9), 2)
+        self.log_metrics(step, values, {"data_wait": self.data_wait, "throughput/images_per_s": rate})
         self.checkpoint(step)
-        self.validation_s += time.monotonic() - look_s
+        self.looked_at = (images, time.monotonic())
+        self.validation_s += self.looked_at[1] - look_s
 
     def log_metrics(
         self, step: int, values: Mapping[str, Any], timing: Mapping[str, float] | None = None

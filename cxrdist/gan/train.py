@@ -26,6 +26,7 @@ from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
+from cxrdist.gan.tracking import describe_gan, gan_data, replay_finished
 from cxrdist.gan.training.step import ENGINES, check_parts
 from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
@@ -59,19 +60,30 @@ def train(config: GANConfig) -> None:
         say(f"GAN: {names} of {shards}, {shards.image_size} px; {dist.describe()}")
         if apart:
             train_apart(config, unfinished, shards, dist)
-            dist.on_main(lambda: summarise(folder, shards, config, dist))
+            summary = dist.on_main(lambda: summarise(folder, shards, config, dist))
+            if dist.is_main:
+                # Each model has a W&B run; this one has the looks and figures of all, and those of the evaluation.
+                joint = start(folder, config.tracking, describe_gan(config, shards, dist))
+                replay_finished(joint, folder, summary["models"])
+                finish_run(joint, config, shards, summary)
         else:
-            tracker = start(
-                folder, config.tracking, job="gan", settings=to_dict(config), is_main=dist.is_main
-            )
+            tracker = start(folder, config.tracking, describe_gan(config, shards, dist), is_main=dist.is_main)
+            if dist.is_main:
+                replay_finished(tracker, folder, done)
             for number, model in enumerate(unfinished, 1):
                 title = f"GAN {number}/{len(unfinished)} {model.name}"
                 train_model(ModelTrainer(config, model, shards, dist, tracker, title))
                 dist.forget_models()
-            tracker.finish(dist.on_main(lambda: summarise(folder, shards, config, dist)))
+            finish_run(tracker, config, shards, dist.on_main(lambda: summarise(folder, shards, config, dist)))
     generators = "1 generator" if len(unfinished) == 1 else f"{len(unfinished)} generators"
     say(f"{folder}: {generators} in {duration(time.monotonic() - began_s)}")
     dist.close()
+
+
+def finish_run(tracker: NoTracker, config: GANConfig, shards: ShardSet, summary: dict[str, Any]) -> None:
+    tracker.use_artifact("real-set", shards.digest, Path(str(shards)).name)
+    tracker.log_artifact("gan", summary["weights_sha256"], Path(config.run).name)
+    tracker.finish(summary)
 
 
 def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet, dist: Dist) -> None:
@@ -82,25 +94,23 @@ def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet
         log.warning(
             "%s of %s processes are idle: only %s models to train", idle, dist.world_size, len(models)
         )
-    alone = dist.alone()
+    alone, folder = dist.alone(), Path(config.run)
     failed = []
     for model in dealt[dist.rank]:
         # A W&B run belongs to one process, so each model has its own.
-        group = config.tracking.group or Path(config.run).name
+        group = config.tracking.group or folder.name
         tracker = NoTracker()
         try:
             tracker = start(
-                Path(config.run) / model.folder,
+                folder / model.folder,
                 dataclasses.replace(config.tracking, group=group),
-                job="gan",
-                settings=to_dict(config),
-                is_main=True,
+                describe_gan(config, shards, alone, model.name),
             )
             train_model(ModelTrainer(config, model, shards, alone, tracker, f"GAN {model.name}"))
         except UserError as error:
             failed.append(str(error))
             log.warning("GAN stopped: %s", error, extra=EVERY_RANK)
-        tracker.finish({"model": model.name})
+        tracker.finish(finished_summary(folder / model.folder, {"real": shards.digest}) or {})
     if all_failed := [text for texts in dist.meet(failed) for text in texts]:
         raise UserError("; ".join(all_failed))
 
@@ -148,11 +158,14 @@ def summarise(folder: Path, shards: ShardSet, config: GANConfig, dist: Dist) -> 
         "architecture": config.architecture,
         "models": models,
         "shards": {"real": shards.digest},
+        "data": gan_data(shards),
         "metrics": {name: values["metrics"] for name, values in models.items()},
         "images_seen": sum(m["images_seen"] for m in models.values()),
         "seconds": round(sum(m["seconds"] for m in models.values()), 1),
         "world_size": dist.world_size,
         "device": dist.device_name,
+        "precision": dist.precision,
+        "threads": dist.threads,
         "weights_sha256": joint_digest(models, "weights_sha256"),
         "order_sha256": joint_digest(models, "order_sha256"),
         **environment(),

@@ -29,7 +29,7 @@ ARMS_DARK = ("#6699cc", "#eecc66", "#ee99aa", "#55bb99", "#cc88dd", "#99bbcc")
 The paper's mixes have the first three; other mixes use the rest in turn."""
 MARKERS = "osD^vP"
 
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 8.5,
     "axes.titlesize": 9.5,
@@ -56,7 +56,7 @@ _STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
 }
 _WIDTH_IN = 9.6
-_PNG_DPI = 170
+PNG_DPI = 170
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def arm(study: Study, mix: str) -> int:
 
 def counts_figure(study: Study) -> Drawn:
     """The paper's Fig. 4: images per class in an epoch of each mix, real (solid) and synthetic (hatched)."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         names, mixes = study.classes, study.mixes
         fig = Figure(figsize=(_WIDTH_IN, 1.0 + 0.27 * len(names)))
         panels = fig.subplots(1, len(mixes), sharex=True, sharey=True, squeeze=False)[0]
@@ -119,7 +119,7 @@ def curves_figure(study: Study) -> Drawn | None:
     """
     if not any(run.curve for run in study.cls):
         return None
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         fig = Figure(figsize=(_WIDTH_IN, 3.5))
         panels = fig.subplots(1, 2, sharey=True)
         for panel, key, label in zip(
@@ -208,7 +208,7 @@ def mean_confusion(runs: Sequence[ClsRun]) -> np.ndarray:
 
 def confusion_figure(study: Study) -> Drawn:
     """Confusion matrices on test, one per mix: for each true class (row), the % predicted as each class."""
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         names, mixes = study.classes, study.mixes
         side_in = (_WIDTH_IN - 1.3) / max(3, len(mixes))
         fig = Figure(figsize=(1.3 + side_in * len(mixes), side_in + 1.4))
@@ -254,7 +254,7 @@ def _hatched(colour: str) -> dict[str, Any]:
 
 def _both(fig: Figure, name: str) -> Drawn:
     png = io.BytesIO()
-    fig.savefig(png, format="png", dpi=_PNG_DPI, facecolor="white", metadata={"Software": None})
+    fig.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
     # The layout is computed once, so that the SVG has the same one.
     fig.set_layout_engine("none")
     with rc_context({"svg.hashsalt": name}):

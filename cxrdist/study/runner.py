@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cxrdist.config.parser import to_dict
 from cxrdist.config.yaml_files import find, find_named, load_yaml
 from cxrdist.console import duration, say
 from cxrdist.data.mix.rules import OTHERS, MixRule, WeightRule, rule_from
@@ -31,6 +32,7 @@ from cxrdist.run.tracking import TrackingConfig
 from cxrdist.study.evaluation import EVALUATION, read_evaluation
 from cxrdist.study.report import write_report
 from cxrdist.study.tables import print_table
+from cxrdist.study.tracking import track_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +119,7 @@ def run_study(config: StudyConfig) -> int:
             run_step(step)
     runs = [config.folder]
     page = write_report(runs, Path(config.report))
+    track_study(config.folder, config.name, config.tracking, to_dict(config))
     say("")
     print_table(runs)
     say(f"\n{duration(time.monotonic() - began_s)} in all. Report: {page}")
@@ -210,7 +213,11 @@ def already_evaluated(gan: Path) -> str | None:
 def tracking_words(config: StudyConfig) -> list[str]:
     group = config.tracking.group or config.name
     words = {"mode": config.tracking.mode, "project": config.tracking.project, "group": group}
-    return [word for key, value in words.items() for word in (f"--tracking.{key}", value)]
+    flags = [name for name in ("system_metrics", "thumbnails") if getattr(config.tracking, name)]
+    return [
+        *(word for key, value in words.items() for word in (f"--tracking.{key}", value)),
+        *(f"--tracking.{name.replace('_', '-')}" for name in flags),
+    ]
 
 
 def script(name: str) -> str:

@@ -129,7 +129,7 @@ def synthesize(config: SynthConfig) -> None:
     with locked_run(config.run_folder, "synth", to_dict(config), dist):
         if manifest := dist.on_main(lambda: finished_before(store, provenance)):
             if dist.is_main and not (config.run_folder / SUMMARY).exists():
-                report(config, manifest, time.monotonic() - began_s, dist)
+                report(config, manifest, real, time.monotonic() - began_s, dist)
             dist.close()
             return
         for source in sources:
@@ -141,7 +141,7 @@ def synthesize(config: SynthConfig) -> None:
             manifest = dist.on_main(lambda: conclude(store, real, config, provenance, shards))
         seconds = time.monotonic() - began_s
         if dist.is_main:
-            report(config, manifest, seconds, dist)
+            report(config, manifest, real, seconds, dist)
     say(f"{store}: {total:,} images in {duration(seconds)}, digest {manifest.digest[:12]}")
     dist.close()
 

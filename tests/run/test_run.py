@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from cxrdist.distributed import machine
 from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.machine import resolve_precision
 from cxrdist.errors import UserError
-from cxrdist.run import tracking
 from cxrdist.run.checkpoint import (
     load_checkpoint,
     load_weights,
@@ -24,7 +22,7 @@ from cxrdist.run.checkpoint import (
     weights_sha256,
 )
 from cxrdist.run.folder import RunFolder, finished_summary, write_summary
-from cxrdist.run.tracking import MetricsFile, TrackingConfig, resolve_mode
+from cxrdist.run.tracking import MetricsFile
 
 
 def model(value: float = 0.5) -> nn.Sequential:
@@ -139,21 +137,6 @@ def test_a_finished_run_on_another_set_is_refused(tmp_path: Path) -> None:
         finished_summary(tmp_path, {"real": "def"})
 
 
-def test_training_outlives_wandb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    class Broken:
-        def log(self, *_: object) -> None:
-            raise ConnectionResetError("gone")
-
-    tracker = tracking.WandbTracker.__new__(tracking.WandbTracker)
-    tracker.run, tracker.lost = Broken(), False
-    tracker.log(1, {})
-    tracker.log(2, {})
-    assert capsys.readouterr() == (
-        "",
-        "warning: W&B failed (ConnectionResetError: gone); from here on metrics are only in metrics.jsonl\n",
-    )
-
-
 def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A launcher that started two, of which each sees itself alone, as accelerate's may on CPU."""
 
@@ -187,45 +170,3 @@ def test_bf16_is_automatic_only_where_the_cpu_multiplies_it(monkeypatch: pytest.
         monkeypatch.setattr(Path, "read_text", lambda _, flags=flags: flags)
         assert resolve_precision("auto", on_cpu=True) == expected
     assert resolve_precision("bf16", on_cpu=True) == "bf16"
-
-
-def test_wandb_goes_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_mode("auto") == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    assert resolve_mode("auto") == "online"
-    assert resolve_mode("disabled") == "disabled"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert resolve_mode("auto") == "disabled"
-
-
-def test_an_offline_wandb_run_says_nothing_of_host_user_or_paths(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    settings = {"seed": 3, "shards": "/home/jane.doe/hospital/shards", "run": str(folder)}
-    tracker = tracking.start(
-        folder, TrackingConfig(mode="offline"), job="cls", settings=settings, is_main=True
-    )
-    tracker.log(64, {"val/accuracy": 0.5})
-    tracker.finish({"images_seen": 64})
-    note = f"W&B offline: `wandb sync {folder}/wandb/offline-run-*` uploads this run later\n"
-    assert capsys.readouterr() == ("", note)
-    (record,) = (folder / "wandb").glob("offline-run-*/*.wandb")
-    end = time.monotonic() + 60  # W&B's own process writes the last of it after finish() has returned
-    while b"images_seen" not in record.read_bytes():
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    assert b"val/accuracy" in record.read_bytes()
-    assert b"jane.doe" not in record.read_bytes()
-
-
-def test_other_ranks_track_nothing(tmp_path: Path) -> None:
-    tracker = tracking.start(tmp_path, TrackingConfig(mode="offline"), job="cls", settings={}, is_main=False)
-    tracker.log(1, {})
-    tracker.finish({})
-    assert list(tmp_path.iterdir()) == []

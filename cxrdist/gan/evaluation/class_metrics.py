@@ -18,9 +18,6 @@ from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, LOGITS, PIXEL_SIDE
 from cxrdist.gan.evaluation.memorization import TrainImages, rounded
 from cxrdist.gan.evaluation.metrics import Metrics, Sets, compare
 
-SHARES = ("agreement", "near_copies", "diversity")
-"""Keys of ``ClassMetrics.results()``."""
-
 
 @dataclass(frozen=True)
 class ClassImages:

@@ -12,13 +12,15 @@ from cxrdist.console import say
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, canonical_json, read_json, remove_temporaries, slug, write_atomic
-from cxrdist.gan.evaluation.class_metrics import SHARES, lines
+from cxrdist.gan.evaluation.class_metrics import lines
 from cxrdist.gan.evaluation.config import EvaluateConfig
-from cxrdist.gan.evaluation.metrics import brief, table
+from cxrdist.gan.evaluation.metrics import table
 from cxrdist.models import TrainedGenerator, export_generator, load_generator, mismatch_with
 from cxrdist.run.checkpoint import is_whole, weights_sha256
 from cxrdist.run.folder import SUMMARY, environment, joint_digest, write_summary
 from cxrdist.run.tracking import start
+from cxrdist.run.tracking.description import Description, without_paths
+from cxrdist.run.tracking.figures import evaluation_figures
 
 EVALUATION = "evaluation.json"
 
@@ -135,17 +137,25 @@ def conclude(folder: Path, result: dict[str, Any], config: EvaluateConfig) -> No
             for space, copies in found["copies"].items()
         )
         say(f"{name}: as close to a training image as the closest 1% of {config.split}: {near}")
-    tracker = start(folder, config.tracking, job="evaluate", settings=to_dict(config), is_main=True)
-    for name, model in result["models"].items():
-        for look in model["checkpoints"]:
-            values = {f"{name}/{key}": look[key] for key in ("kid_train", "copy_rate")}
-            tracker.log(look["images"] or 0, values)
-    tracker.finish(
-        {
-            "evaluation": {
-                **{name: brief(found) for name, found in spaces.items()},
-                "overall": brief(result["overall"]),
-            },
-            "class_metrics": {name: {key: found[key] for key in SHARES} for name, found in shares.items()},
-        }
+    track(folder, result, config)
+
+
+def track(folder: Path, result: Mapping[str, Any], config: EvaluateConfig) -> None:
+    """Log the figures to the W&B run of the GAN: they judge it, and are compared beside its options."""
+    options = to_dict(config)
+    description = Description(
+        job="gan-eval",
+        name=f"gan-eval-{folder.name}",
+        tags=("gan-eval", config.split),
+        config=without_paths({"evaluation": options}),
     )
+    tracker = start(folder, config.tracking, description, joins=True)
+    summary = read_json(folder / SUMMARY)
+    names = {slug(name): name for name in summary["models"]}
+    for place, model in result["models"].items():
+        for look in model["checkpoints"]:
+            values = {f"{names[place]}/evaluated/{key}": look[key] for key in ("kid_train", "copy_rate")}
+            tracker.log(look["images"] or 0, values)
+    tracker.use_artifact("real-set", result["shards"]["real"], Path(config.shards).name)
+    tracker.log_artifact("gan", summary["weights_sha256"], folder.name)
+    tracker.finish({"metrics": evaluation_figures(result)})

@@ -22,13 +22,14 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.batch_gather import BatchGather
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.files import remove_temporaries, slug
+from cxrdist.files import remove_temporaries
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diversity import Diversity
 from cxrdist.gan.evaluation.choice import Score
 from cxrdist.gan.networks import build
 from cxrdist.gan.plan import ModelPlan, augment_strengths, look_steps, rate_factor
 from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
+from cxrdist.gan.tracking import grid_path, replay_model, row_of
 from cxrdist.gan.training.ema import EMA
 from cxrdist.gan.training.init import Origin, lineage_of, start_from
 from cxrdist.gan.training.quality import Quality, reason_to_stop
@@ -94,6 +95,9 @@ class ModelTrainer:
         self.build()
         step = self.resume()
         self.metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
+        if self.metrics is not None:
+            replay_model(self.tracker, self.folder, self.model.name, self.model.classes, self.metrics.kept)
+        self.logged_at = (step * self.config.batch, self.seconds)
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
         looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
         stats = MeanStats(self.dist)
@@ -237,7 +241,7 @@ class ModelTrainer:
         values = {**self.values, **{f"spread/{name}": round(value, 4) for name, value in spread.items()}}
         assert self.metrics is not None
         self.metrics.log(images, values)
-        self.tracker.log(images, {f"{self.model.name}/{name}": value for name, value in values.items()})
+        self.tracker.log(images, row_of(self.model.name, values) | self.throughput(images))
         state = {
             "stream": self.stream.state_dict(step),
             "order_sha256": order,
@@ -257,6 +261,11 @@ class ModelTrainer:
             raise collapse
         return stopped
 
+    def throughput(self, images: int) -> dict[str, float]:
+        """Training images a second since the last look, with drawing and checkpoint, for the tracker alone."""
+        (before, before_s), self.logged_at = self.logged_at, (images, self.seconds)
+        return {"throughput/images_per_s": round((images - before) / max(self.seconds - before_s, 1e-9), 2)}
+
     def judge(self, images: int) -> str | None:
         """Measure KID against train and near copies, if they may stop the training. Returns the reason to stop."""
         if self.config.patience_images is None and self.config.copy_limit is None:
@@ -274,7 +283,7 @@ class ModelTrainer:
         z = z_at(self.sampler, seed, range(DRAWN), self.dist.device)
         for label, class_name in enumerate(self.model.classes):
             drawn = generate(self.sampler, z, label)
-            grid = self.folder / "samples" / slug(class_name) / f"images-{images:09d}.png"
+            grid = grid_path(self.folder, class_name, images)
             save_grid(grid, drawn[: GRID_SIDE**2])
             self.tracker.picture(images, f"{class_name}/samples", grid)
             spread[class_name] = self.diversity.of(class_name, drawn)
