@@ -12,7 +12,7 @@ from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import OptionError, UserError
 from cxrdist.files import slug
 from cxrdist.nets.dcnn import DCNNConfig
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
-from cxrdist.run.tracking import NoTracker
 from cxrdist.run.tracking.description import Description, cls_name, data_of, describe
+from cxrdist.run.tracking.no_tracker import NoTracker
 
 
 def describe_cls(

@@ -46,7 +46,8 @@ from cxrdist.run.checkpoint import (
     weights_sha256,
 )
 from cxrdist.run.folder import environment, write_summary
-from cxrdist.run.tracking import MetricsFile, start
+from cxrdist.run.tracking.metrics_file import MetricsFile
+from cxrdist.run.tracking.start import start
 from cxrdist.seeds import derive
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import OptionError
 from cxrdist.gan.diffaugment import DiffAugmentConfig
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

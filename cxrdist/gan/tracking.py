@@ -15,9 +15,9 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
-from cxrdist.run.tracking import NoTracker
 from cxrdist.run.tracking.description import Description, data_of, describe, gan_name
 from cxrdist.run.tracking.metrics_file import Row, read_rows
+from cxrdist.run.tracking.no_tracker import NoTracker
 
 SPREAD = "spread/"
 

@@ -32,7 +32,8 @@ from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import ALL_CLASSES
 from cxrdist.run.folder import environment, finished_summary, joint_digest, locked_run, write_summary
-from cxrdist.run.tracking import NoTracker, start
+from cxrdist.run.tracking.no_tracker import NoTracker
+from cxrdist.run.tracking.start import start
 
 log = logging.getLogger(__name__)
 

@@ -28,11 +28,10 @@ from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import OptionError, UserError
 from cxrdist.process import available_cores, die_with_parent
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.study.evaluation import EVALUATION, read_evaluation
 from cxrdist.study.report import write_report
 from cxrdist.study.tables import print_table
-from cxrdist.study.tracking import track_study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +106,8 @@ class Step:
 
 
 def run_study(config: StudyConfig) -> int:
+    from cxrdist.study.tracking import track_study  # loads torch, which --help does not need
+
     began_s = time.monotonic()
     steps = steps_of(config)
     say(f"study {config.name}: {len(steps)} steps, then the report")

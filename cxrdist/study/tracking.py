@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from cxrdist.run.folder import environment, joint_digest
-from cxrdist.run.tracking import TrackingConfig, start
+from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.run.tracking.description import Description, without_paths
+from cxrdist.run.tracking.start import start
 from cxrdist.study.collect import ClsRun, collect
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_auroc")

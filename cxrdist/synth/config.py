@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cxrdist.data.shards.open import DEFAULT_SET, synthetic_place
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

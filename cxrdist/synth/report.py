@@ -12,8 +12,8 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.files import read_json
 from cxrdist.run.folder import SUMMARY, environment, write_summary
-from cxrdist.run.tracking import start
 from cxrdist.run.tracking.description import Description, data_of, describe
+from cxrdist.run.tracking.start import start
 from cxrdist.synth.config import SynthConfig
 
 

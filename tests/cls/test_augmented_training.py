@@ -23,7 +23,7 @@ from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AugmentConfig, augment, to_float
 from cxrdist.distributed.dist import Dist
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.seeds import derive
 from tests.helpers.launching import launch
 

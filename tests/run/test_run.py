@@ -22,7 +22,7 @@ from cxrdist.run.checkpoint import (
     weights_sha256,
 )
 from cxrdist.run.folder import RunFolder, finished_summary, write_summary
-from cxrdist.run.tracking import MetricsFile
+from cxrdist.run.tracking.metrics_file import MetricsFile
 
 
 def model(value: float = 0.5) -> nn.Sequential:

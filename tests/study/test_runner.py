@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cxrdist.errors import OptionError
-from cxrdist.study import runner
+from cxrdist.study import runner, tracking
 from cxrdist.study.runner import StudyConfig, already_evaluated, steps_of
 from tests.helpers.launching import CLONE
 
@@ -104,6 +104,7 @@ def test_a_finished_step_starts_no_process(
     monkeypatch.setattr(runner, "run_step", lambda step: started.append(step.title))
     monkeypatch.setattr(runner, "write_report", lambda runs, out: out / "index.html")
     monkeypatch.setattr(runner, "print_table", lambda runs: None)
+    monkeypatch.setattr(tracking, "track_study", lambda *_: None)
     assert runner.run_study(StudyConfig(report=str(tmp_path))) == 0
     assert started == ["first"]
     assert "second: nothing to do\n" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from typing import Literal
 
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import OptionError
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 
 COPY_LIMIT = 0.10
 """Twice the near-copy rate of real images."""

@@ -18,9 +18,9 @@ from cxrdist.gan.evaluation.metrics import table
 from cxrdist.models import TrainedGenerator, export_generator, load_generator, mismatch_with
 from cxrdist.run.checkpoint import is_whole, weights_sha256
 from cxrdist.run.folder import SUMMARY, environment, joint_digest, write_summary
-from cxrdist.run.tracking import start
 from cxrdist.run.tracking.description import Description, without_paths
 from cxrdist.run.tracking.figures import evaluation_figures
+from cxrdist.run.tracking.start import start
 
 EVALUATION = "evaluation.json"
 

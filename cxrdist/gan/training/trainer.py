@@ -39,7 +39,8 @@ from cxrdist.logs import EVERY_RANK
 from cxrdist.models import export_generator, z_at
 from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
 from cxrdist.run.folder import write_summary
-from cxrdist.run.tracking import MetricsFile, NoTracker
+from cxrdist.run.tracking.metrics_file import MetricsFile
+from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.seeds import derive
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""The W&B run of one run folder."""
+"""The W&B run of one run folder: rows, pictures, charts, artifacts, summary."""
 
 from __future__ import annotations
 

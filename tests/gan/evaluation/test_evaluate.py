@@ -48,7 +48,7 @@ from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.nets.features import RandomFeatures
 from cxrdist.run.checkpoint import save_checkpoint, weights_sha256
 from cxrdist.run.folder import joint_digest, write_summary
-from cxrdist.run.tracking import TrackingConfig
+from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.seeds import uniform
 from tests.helpers.launching import launch
 

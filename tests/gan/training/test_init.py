@@ -19,7 +19,7 @@ from cxrdist.gan.plan import plan
 from cxrdist.gan.training import init
 from cxrdist.gan.training.step import ENGINES
 from cxrdist.gan.training.trainer import ModelTrainer
-from cxrdist.run.tracking import NoTracker
+from cxrdist.run.tracking.no_tracker import NoTracker
 
 SMALL: dict[str, Any] = {
     "architecture": "conditional",

@@ -22,7 +22,7 @@ from cxrdist.gan.plan import plan
 from cxrdist.gan.training.quality import DRAWN, Quality, reason_to_stop
 from cxrdist.gan.training.step import ENGINES
 from cxrdist.gan.training.trainer import ModelTrainer
-from cxrdist.run.tracking import NoTracker
+from cxrdist.run.tracking.no_tracker import NoTracker
 
 CONFIG = GANConfig(architecture="conditional", patience_images=200, copy_limit=0.2)
 

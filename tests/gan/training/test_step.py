@@ -21,7 +21,7 @@ from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.gan.plan import plan
 from cxrdist.gan.training.step import ENGINES, STATS, MeanStats
 from cxrdist.gan.training.trainer import ModelTrainer
-from cxrdist.run.tracking import NoTracker
+from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.seeds import derive
 
 ALL_AUGMENTATIONS = DiffAugmentConfig(translation=0.1, brightness=0.1, contrast=0.1, cutout=0.25)

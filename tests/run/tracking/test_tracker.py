@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cxrdist.run.tracking import MetricsFile, NoTracker, TrackingConfig, start
-from cxrdist.run.tracking.config import resolve_mode
+from cxrdist.run.tracking.config import TrackingConfig, resolve_mode
 from cxrdist.run.tracking.description import Description, without_paths
 from cxrdist.run.tracking.identity import IDENTITY, group_of, read_identity
+from cxrdist.run.tracking.metrics_file import MetricsFile
+from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.run.tracking.record_file import files_of
+from cxrdist.run.tracking.start import start
 from cxrdist.run.tracking.tracker import WandbTracker
 from tests.helpers.launching import CLONE
 from tests.helpers.wandb_records import recorded
@@ -149,7 +151,9 @@ def test_an_evaluation_joins_the_run_of_its_gan(folder: Path) -> None:
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from cxrdist.run.tracking import MetricsFile, TrackingConfig, start
+from cxrdist.run.tracking.config import TrackingConfig
+from cxrdist.run.tracking.metrics_file import MetricsFile
+from cxrdist.run.tracking.start import start
 from tests.run.tracking.test_tracker import KEPT, description
 folder, rows = Path(sys.argv[1]), int(sys.argv[2])
 metrics, tracker = MetricsFile(folder, 0), start(folder, TrackingConfig(mode="offline"), description())
