@@ -170,7 +170,7 @@ class Zero3Engine(ZeroEngine):
         # the cache of a method that is hidden by decorators (0.19.8).
         FWD_MODULE_STACK[:] = [network for network in FWD_MODULE_STACK if network is not self.network]
         for one in gc.get_objects():
-            if isinstance(one, functools._lru_cache_wrapper) and "deepspeed.runtime.zero" in one.__module__:
+            if type(one) is functools._lru_cache_wrapper and "deepspeed.runtime.zero" in one.__module__:
                 one.cache_clear()
 
     def unsynced(self, *inputs: Tensor | None) -> Tensor:
