@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.files import slug
+from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.study.compare.compare import compare
 from cxrdist.study.compare.local import local_runs
 from cxrdist.study.compare.online import online_runs
+from cxrdist.study.tracking import track_study
 from tests.helpers.launching import replaced, run, summary
 from tests.helpers.wandb_records import Recorded, recorded
 
@@ -134,6 +137,31 @@ def test_a_resumed_job_is_one_run(work: Path, tiny_set: Path, tmp_path: Path) ->
     assert len(found.runs) == 2 and len({one.run_id for one in found.runs}) == 1
     assert found.steps() == [*range(len(whole.rows))]
     assert [row["images"] for row in found.rows] == [row["images"] for row in whole.rows]
+
+
+def test_a_gan_whose_classes_are_trained_apart_has_a_joint_run(tiny_set: Path, tmp_path: Path) -> None:
+    short = replaced(GAN, "--budget", "64 images", "--look-every-images", "32", "--placement", "class")
+    run("train_gan.py", *short, "--shards", str(tiny_set), "--run", "gan", cwd=tmp_path, processes=2)
+    joint, its = recorded(tmp_path / "gan"), summary(tmp_path / "gan")
+    assert ids(joint)[:2] == ("gan-demo-dcgan-32px", "gan")
+    for name, model in its["models"].items():
+        assert joint.summary[f"{name}/loss_d"] == model["metrics"]["loss_d"]
+        assert [row["images"] for row in joint.rows if f"{name}/loss_d" in row] == [32, 64]
+        alone = recorded(tmp_path / "gan" / slug(name))
+        assert ids(alone)[:3] == (f"gan-demo-dcgan-32px-{slug(name)}", "gan", "gan")
+        assert [(row["images"], row[f"{name}/loss_d"]) for row in alone.rows] == [
+            (row["images"], row[f"{name}/loss_d"]) for row in joint.rows if f"{name}/loss_d" in row
+        ]
+
+
+def test_a_study_has_the_means_of_its_mixes(work: Path) -> None:
+    track_study(work, "tiny", TrackingConfig(mode="offline"), {"name": "tiny"})
+    found = recorded(work)
+    assert ids(found) == ("study-tiny", "study", "tiny", ["study", "DS1", "DS3"])
+    of_mix = {mix: summary(work / mix.lower()) for mix in ("DS1", "DS3")}
+    assert found.used == [f"classifier-{its['weights_sha256'][:16]}" for its in of_mix.values()]
+    for mix, its in of_mix.items():
+        assert found.summary[f"{mix}/test/accuracy"] == its["metrics"]["test"]["accuracy"]
 
 
 class Api:
