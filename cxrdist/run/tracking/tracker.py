@@ -28,8 +28,8 @@ MAX_ROWS = 10_000
 
 
 class WandbTracker(NoTracker):
-    """Sends to W&B. The first exception of W&B is logged as a warning, and nothing is sent after it: training must
-    not fail because of its tracker.
+    """Sends to W&B. The first exception of W&B is logged as a warning, and nothing is sent after it (after one at a
+    chart or an artifact, no more of those): training must not fail because of its tracker.
 
     Rows are numbered over all processes of a run folder, and W&B's step is that number. A resumed job computes the
     rows after its checkpoint again, with the same values, so rows that W&B has are not sent again, and ``replay``
@@ -41,6 +41,8 @@ class WandbTracker(NoTracker):
     ) -> None:
         self.folder, self.config, self.description, self.identity = folder, config, description, identity
         self.lost = False
+        self.without: set[str] = set()
+        """What W&B does not take of this run: charts, artifacts."""
         self.row = 0
         """Number of the next row."""
         self.used: dict[str, list[str]] = {}
@@ -172,11 +174,12 @@ class WandbTracker(NoTracker):
 
     def _add(self, name: str, content: Callable[[], Any]) -> None:
         """Log something that belongs to the end of a run, as a row without images."""
-        self._attempt(lambda: self.run.log({name: content()}, step=max(self.row, self.known)))
+        step = max(self.row, self.known)
+        self._attempt_extra(lambda: self.run.log({name: content()}, step=step), "charts")
 
     def use_artifact(self, kind: str, digest: str, name: str) -> None:
         self.used.setdefault(kind, []).append(digest)
-        self._attempt(lambda: self._use(self._artifact(kind, digest, name, {})))
+        self._attempt_extra(lambda: self._use(self._artifact(kind, digest, name, {})), "artifacts")
 
     def _use(self, artifact: Any) -> None:
         if not self.run.offline:
@@ -187,7 +190,8 @@ class WandbTracker(NoTracker):
         self.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
 
     def log_artifact(self, kind: str, digest: str, name: str) -> None:
-        self._attempt(lambda: self.run.log_artifact(self._artifact(kind, digest, name, self.used)))
+        made = lambda: self.run.log_artifact(self._artifact(kind, digest, name, self.used))  # noqa: E731
+        self._attempt_extra(made, "artifacts")
 
     def _artifact(self, kind: str, digest: str, name: str, made_from: Mapping[str, Sequence[str]]) -> Any:
         """An artifact that holds a digest and no data: equal digests are one artifact in all runs."""
@@ -210,9 +214,18 @@ class WandbTracker(NoTracker):
             send()
         except Exception as error:
             self.lost = True
-            log.warning(
-                "W&B failed (%s: %s); from here on metrics are only in %s",
-                type(error).__name__,
-                error,
-                METRICS,
-            )
+            log.warning("W&B failed (%s); from here on metrics are only in %s", _one_line(error), METRICS)
+
+    def _attempt_extra(self, send: Callable[[], object], what: str) -> None:
+        """The same of charts and artifacts, without which the metrics still are of use."""
+        if self.lost or what in self.without:
+            return
+        try:
+            send()
+        except Exception as error:
+            self.without.add(what)
+            log.warning("W&B failed to take %s (%s); this run has none", what, _one_line(error))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -269,6 +269,23 @@ def test_training_outlives_wandb(folder: Path, capsys: pytest.CaptureFixture[str
     whole.finish()
 
 
+def test_figures_outlive_artifacts(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = start(folder, OFFLINE, description())
+    assert isinstance(tracker, WandbTracker)
+    monkeypatch.delattr(type(tracker.run), "_log_artifact")
+    capsys.readouterr()
+    tracker.use_artifact("gan", "b" * 64, "gan")
+    tracker.log_artifact("classifier", "c" * 64, "cls")
+    tracker.finish({"metrics": {"test": {"accuracy": 0.5}}})
+    assert capsys.readouterr().err == (
+        "warning: W&B failed to take artifacts (AttributeError: 'Run' object has no attribute '_log_artifact'); "
+        "this run has none\n"
+    )
+    assert recorded(folder).summary["test/accuracy"] == 0.5
+
+
 def test_training_outlives_a_start_that_fails_twice(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
