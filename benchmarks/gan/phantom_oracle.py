@@ -87,7 +87,9 @@ def oracle(folder: Path, shards: ShardSet, budget: str, processes: int) -> DCNN:
         words += ["--widths", "[32,64,128]", "--hidden", "256", "--batch", "64", "--learning-rate", "1e-3"]
         words += ["--budget", budget, "--evaluations", "1"]
         launch("train_cls.py", *words, processes=processes)
-    return load_classifier(folder, shards)
+    network = load_classifier(folder, shards).network
+    assert isinstance(network, DCNN)
+    return network
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,12 @@ def weights_sha256(model: nn.Module) -> str:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write weights and buffers to a safetensors file, which is complete or absent."""
-    write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}))
+    # A copy of each, since safetensors refuses weights that two layers share.
+    copies = {
+        name: weights.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, weights in model.state_dict().items()
+    }
+    write_atomic(path, save(copies))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -49,11 +49,11 @@ def _check(generator: TrainedGenerator, folder: Path, gan_run: Path, shards: Sha
         return
     if problem.kind == "lineage":
         reason = (
-            f"was trained on another set ({problem.generator[:12]}) than the train split of {shards} "
+            f"was trained on another set ({problem.model[:12]}) than the train split of {shards} "
             f"({problem.shards[:12]})"
         )
     else:
-        reason = f"generates images of {problem.generator} px, but {shards} has {problem.shards} px"
+        reason = f"generates images of {problem.model} px, but {shards} has {problem.shards} px"
     raise UserError(
         f"{folder}: this generator {reason}; train one on this set with `{_training(gan_run, shards)}-other`"
     )

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cxrdist import models
 from cxrdist.config.presets import preset_of
-from cxrdist.config.yaml_files import find, load_yaml
-from cxrdist.data.shards.lineage import family
+from cxrdist.config.yaml_files import find
+from cxrdist.data.shards.lineage import descends_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.files import read_json
-from cxrdist.nets.dcnn import DCNN, DCNNConfig
+from cxrdist.models import MODEL_FILE, TrainedClassifier
 from cxrdist.process import die_with_parent
-from cxrdist.run.checkpoint import load_weights, weights_sha256
-from cxrdist.run.folder import CONFIG, SUMMARY
+from cxrdist.run.folder import SUMMARY
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,8 @@ def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def load_classifier(folder: Path, shards: ShardSet) -> DCNN:
-    """The classifier of a finished run of train_cls.py.
+def load_classifier(folder: Path, shards: ShardSet, *, allow_code: bool = False) -> TrainedClassifier:
+    """The classifier of a finished run of train_cls.py. ``allow_code``: as in cxrdist.models.load_classifier.
 
     Raises UserError if the run is not finished, or was trained on anything but real images of the train split of
     ``shards`` or of a set of its family (cxrdist.data.shards.lineage).
@@ -88,33 +88,22 @@ def load_classifier(folder: Path, shards: ShardSet) -> DCNN:
     summary: dict[str, Any] = read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else {}
     if summary.get("job") != "cls" or summary.get("status") != "finished":
         raise UserError(f"{folder}: not a finished run of train_cls.py; finish it, or remove --classifier")
+    if not (folder / MODEL_FILE).exists():
+        raise UserError(
+            f"{folder}: has no {MODEL_FILE}, as a run of an earlier version of cxrdist: remove it, and train it again"
+        )
+    classifier = models.load_classifier(folder, allow_code=allow_code)
     instead = "remove --classifier to train one on the real train split alone"
-    if summary["shards"]["synthetic"] is not None:
+    if classifier.lineage["synthetic_digest"] is not None:
         raise UserError(
             f"{folder}: this classifier was trained on synthetic images, so its features may rate similar images as "
             f"close to real ones: {instead}"
         )
-    if summary["shards"]["real"] not in family(shards):
+    if not descends_from(classifier.lineage, shards):
         raise UserError(
-            f"{folder}: this classifier was trained on another set ({summary['shards']['real'][:12]}) than {shards} "
-            f"({shards.digest[:12]}), perhaps on its held-out patients: {instead}"
+            f"{folder}: this classifier was trained on another set ({classifier.lineage['real_digest'][:12]}) than "
+            f"{shards} ({shards.digest[:12]}), perhaps on its held-out patients: {instead}"
         )
-    if summary["classes"] != shards.classes or summary["data"]["image_size"] != shards.image_size:
+    if list(classifier.classes) != shards.classes or classifier.image_size != shards.image_size:
         raise UserError(f"{folder}: this classifier has other classes or another image size: {instead}")
-    network = DCNN(network_config(load_yaml(folder / CONFIG), shards))
-    load_weights(folder / "model.safetensors", network)
-    if weights_sha256(network) != summary["weights_sha256"]:
-        raise UserError(f"{folder}/model.safetensors: changed since it was trained; train it again")
-    return network
-
-
-def network_config(config: dict[str, Any], shards: ShardSet) -> DCNNConfig:
-    """The network's config, from the run's config.yaml and the set."""
-    return DCNNConfig(
-        size=shards.image_size,
-        classes=len(shards.classes),
-        widths=tuple(config["widths"]),
-        hidden=config["hidden"],
-        kernel=config["kernel"],
-        bias=config["bias"],
-    )
+    return classifier

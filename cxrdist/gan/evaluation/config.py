@@ -34,6 +34,8 @@ class EvaluateConfig:
     """k of precision, recall, density and coverage: the radius of a ball is the distance to the k-th neighbour."""
     classifier: str | None = None
     """Run of train_cls.py on real images of this set; null: <run>/classifier, trained if it does not exist."""
+    allow_code: bool = False
+    """Run the code that the classifier's folder names as its network (package.module:build)."""
     features: str = "random"
     """Second feature space: random, a fixed untrained network; or package.module:function, a function that returns
     a callable from images [B, 1, H, W] uint8 to features [B, D]."""

@@ -79,8 +79,8 @@ def evaluate(config: EvaluateConfig) -> None:
         classifier = Path(config.classifier or folder / "classifier")
         if config.classifier is None:
             dist.on_main(lambda: ensure_classifier(classifier, shards, config.shards))
-        network = load_classifier(classifier, shards)
-        spaces, pixels = spaces_of(config.features, network, shards.image_size, dist.device)
+        trained = load_classifier(classifier, shards, allow_code=config.allow_code)
+        spaces, pixels = spaces_of(config.features, trained, shards.image_size, dist.device)
         say(f"evaluation of {folder} on {config.split} of {shards}; {dist.describe()}")
         result = Evaluation(config, shards, models, [*spaces, pixels], dist).run()
         if dist.is_main:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cxrdist.data.transforms import to_float
-from cxrdist.errors import OptionError, nearest
+from cxrdist.errors import OptionError, UserError
+from cxrdist.models import TrainedClassifier
+from cxrdist.nets.classifiers import features_and_logits
 from cxrdist.nets.dcnn import DCNN
 from cxrdist.nets.features import RandomFeatures
 from cxrdist.run.checkpoint import weights_sha256
+from cxrdist.user_code import described, find_function
 
 CLASSIFIER, PIXELS, LOGITS = "classifier", "pixels", "logits"
 PIXEL_SIDE = 32
@@ -40,7 +39,7 @@ class Space:
 
 
 def spaces_of(
-    features: str, classifier: DCNN, image_size: int, device: torch.device
+    features: str, classifier: TrainedClassifier, image_size: int, device: torch.device
 ) -> tuple[list[Space], Space]:
     """The two spaces of the metrics, and the pixel space, which is used in the search for copies only."""
     ours = classifier_space(classifier, device)
@@ -57,21 +56,28 @@ def random_space(image_size: int, device: torch.device) -> Space:
     return network_space("random", what, network, weights_sha256(network), device)
 
 
-def classifier_space(classifier: DCNN, device: torch.device) -> Space:
-    """The means of the classifier's last feature maps; its logits come from the same forward pass.
+def classifier_space(classifier: TrainedClassifier, device: torch.device) -> Space:
+    """The classifier's penultimate features; its logits come from the same forward pass.
 
-    The means correspond to Inception's pool3 features, which FID uses. The hidden layer after them is closer to the
-    classes, but has 256 to 1,024 units, more than a rare class has images; these are 64 in every preset.
+    Of a DCNN the means of the last feature maps, which correspond to Inception's pool3 features, which FID uses. The
+    hidden layer after them is closer to the classes, but has 256 to 1,024 units, and the maps themselves have 4,096
+    values, more than a rare class has images; the means are 64 in every preset.
     """
-    digest, dims = weights_sha256(classifier), classifier.cfg.widths[-1]
-    classifier.to(device).requires_grad_(False).eval()
+    network, size = classifier.network.to(device), classifier.image_size
 
     def embed(images: Tensor) -> Tensor:
-        maps = classifier.stages(to_float(images))
-        return torch.cat((maps.mean((2, 3)), classifier.mlp(maps.flatten(1))), 1)
+        features, logits = features_and_logits(network, to_float(images))
+        if isinstance(network, DCNN):
+            features = features.unflatten(1, (network.cfg.widths[-1], -1)).mean(2)
+        return torch.cat((features, logits), 1)
 
+    with torch.no_grad():
+        black = torch.zeros(1, 1, size, size, dtype=torch.uint8, device=device)
+        dims = embed(black).shape[1] - len(classifier.classes)
     what = "means of the classifier's last feature maps"
-    return Space(CLASSIFIER, what, dims, digest, embed, logits=classifier.cfg.classes)
+    if not isinstance(network, DCNN):
+        what = f"penultimate features of the classifier, {classifier.config.network}"
+    return Space(CLASSIFIER, what, dims, classifier.weights_sha256, embed, logits=len(classifier.classes))
 
 
 def network_space(
@@ -98,10 +104,10 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
 
     Raises UserError if the function is not found, fails, or returns something else; so does ``embed`` of the result.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)  # a launcher puts launch/ first; kept, since the function may import later
-    make = _function(name)
+    try:
+        make = find_function(name)
+    except UserError as error:
+        raise OptionError("features", str(error)) from error.__cause__
     embed = _called(name, make)
     if isinstance(embed, nn.Module):
         embed = embed.to(device).eval()
@@ -135,30 +141,4 @@ def _called(name: str, function: Callable[..., Any], *images: Tensor, every_rank
     try:
         return function(*images)
     except Exception as error:  # the user's code may raise anything
-        raise OptionError("features", f"{name}: {_description(error)}", every_rank=every_rank) from error
-
-
-def _function(name: str) -> Callable[..., Any]:
-    module_name, _, function_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise OptionError(
-            "features", f"{name}: {error}; searched in {Path.cwd()} and the installed packages"
-        ) from None
-    except Exception as error:  # the user's code may raise anything
-        raise OptionError("features", f"{name}: {_description(error)}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise OptionError(
-            "features",
-            f"{name}: {module_name} has no function {function_name}{nearest(function_name, known)}",
-        )
-    return function
-
-
-def _description(error: Exception) -> str:
-    """Type, message and location of an exception, in one line."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {' '.join(str(error).split())} ({where.filename}, line {where.lineno})"
+        raise OptionError("features", f"{name}: {described(error)}", every_rank=every_rank) from error

@@ -59,11 +59,11 @@ def _check_set(folder: Path, model: TrainedGenerator, shards: ShardSet) -> None:
         return
     if problem.kind == "lineage":
         reason = (
-            f"was trained on another set ({problem.generator[:12]}) than {shards} ({problem.shards[:12]}), perhaps "
+            f"was trained on another set ({problem.model[:12]}) than {shards} ({problem.shards[:12]}), perhaps "
             "on images that are held out here"
         )
     else:
-        reason = f"generates images of {problem.generator} px, but {shards} has {problem.shards} px"
+        reason = f"generates images of {problem.model} px, but {shards} has {problem.shards} px"
     raise UserError(f"{folder}: this generator {reason}: name the set it was trained on with --shards")
 
 

@@ -290,7 +290,7 @@ def test_killed_between_the_two_files_of_an_export_the_run_can_be_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cxrdist.models.write_atomic", killed)
+        patch.setattr("cxrdist.models.description.write_atomic", killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(config)
     normal = Path(trained.run) / "normal"
@@ -519,8 +519,8 @@ def test_refusals_are_one_line_and_exit_2(tmp_path: Path, tiny_set: Path) -> Non
 @pytest.mark.parametrize(
     ("key", "value", "why"),
     [
-        ("synthetic", "1" * 64, "trained on synthetic images"),
-        ("real", "1" * 64, "trained on another set"),
+        ("synthetic_digest", "1" * 64, "trained on synthetic images"),
+        ("real_digest", "1" * 64, "trained on another set"),
     ],
 )
 def test_a_classifier_that_may_know_too_much_is_refused(
@@ -529,10 +529,10 @@ def test_a_classifier_that_may_know_too_much_is_refused(
     run = tmp_path / "cls"
     shutil.copytree(work / "cls", run, ignore=shutil.ignore_patterns("checkpoints"))
     shards = ShardSet(tiny_set)
-    assert load_classifier(run, shards).cfg.widths == (4, 8)
-    summary = read(run / "summary.json")
-    summary["shards"][key] = value
-    write_summary(run, summary)
+    assert load_classifier(run, shards).config.options["widths"] == [4, 8]
+    model = read(run / "model.json")
+    model["lineage"][key] = value
+    (run / "model.json").write_text(json.dumps(model))
     with pytest.raises(UserError, match=why):
         load_classifier(run, shards)
 

@@ -1,11 +1,7 @@
 """Exported generators: written by training, loaded and sampled without its code or state.
 
-    from cxrdist.models import load_generator
-    generator = load_generator("runs/gan/normal")
-    images = generator.sample("Normal", 16)  # [16, H, W] uint8
-
 generator.safetensors   weights and buffers
-model.json              architecture and config of the network, classes, lineage, metrics, digest of the weights
+model.json              architecture and config of the network, preset, classes, lineage, metrics, weights_sha256
 """
 
 from __future__ import annotations
@@ -14,27 +10,29 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from cxrdist import counter_rng
 from cxrdist.data.transforms import to_uint8
 from cxrdist.errors import UserError, nearest
-from cxrdist.files import SHA256, canonical_json, read_json, write_atomic
+from cxrdist.models.description import (
+    GENERATOR,
+    MODEL_FILE,
+    check_shapes,
+    first_line,
+    load_exported,
+    read_model,
+    write_model,
+)
 from cxrdist.nets import conditional, conditional_v1, dcgan
-from cxrdist.run.checkpoint import load_weights, save_weights, weights_sha256
+from cxrdist.nets.configs import config_of
 from cxrdist.seeds import derive, uniform
 
-if TYPE_CHECKING:
-    from cxrdist.data.shards.shard_set import ShardSet
-
-FORMAT = 2
-GENERATOR_FILE = "generator.safetensors"
-MODEL_FILE = "model.json"
+FORMAT = GENERATOR.formats[-1]
 ALL_CLASSES = "all classes"
 """Name of the single model of a conditional run."""
 BATCH = 16
@@ -50,17 +48,6 @@ _NETWORKS: dict[int, dict[str, tuple[type, type[nn.Module]]]] = {
     },
 }
 """``{format of model.json: {architecture: (config, generator)}}``."""
-_RESTORE = "restore the file, or train the model again"
-_KEYS: dict[str, type] = {
-    "architecture": str,
-    "network": dict,
-    "preset": str,
-    "classes": list,
-    "image_size": int,
-    "lineage": dict,
-    "metrics": dict,
-    "weights_sha256": str,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +148,7 @@ def export_generator(
     ValueError for a module that is not one of the known generators.
     """
     version, architecture = _kind_of(generator)
-    save_weights(folder / GENERATOR_FILE, generator)
     cfg: Any = generator.cfg
-    digest = weights_sha256(generator)
     model = {
         "format": version,
         "architecture": architecture,
@@ -173,12 +158,10 @@ def export_generator(
         "image_size": cfg.size,
         "lineage": dict(lineage),
         "metrics": dict(metrics),
-        "weights_sha256": digest,
     }
     if getattr(cfg, "classes", 1) == len(classes) + 1:
         model["unlabelled"] = True
-    write_atomic(folder / MODEL_FILE, canonical_json(model))
-    return digest
+    return write_model(folder, GENERATOR, generator, model)
 
 
 def load_generator(folder: Path | str) -> TrainedGenerator:
@@ -188,14 +171,14 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
     other file. Nothing is unpickled, and no network larger than the file of its weights is allocated.
     """
     folder = Path(folder)
-    model = _read_model(folder)
+    model = read_model(folder, GENERATOR)
     where = folder / MODEL_FILE
     try:
         with torch.device("meta"):  # allocates no memory, however large the sizes in the file are
-            planned = network_of(model["architecture"], model["network"], model["format"]).state_dict()
+            planned = network_of(model["architecture"], model["network"], model["format"])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    _check_shapes(folder / GENERATOR_FILE, {name: list(weights.shape) for name, weights in planned.items()})
+    check_shapes(folder, GENERATOR, planned)
     network = network_of(model["architecture"], model["network"], model["format"])
     cfg: Any = network.cfg
     if cfg.size != model["image_size"]:
@@ -205,12 +188,6 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
         raise UserError(
             f"{where}: {len(model['classes'])} classes, but its network has {getattr(cfg, 'classes', 1)}"
         )
-    load_weights(folder / GENERATOR_FILE, network)
-    if weights_sha256(network) != model["weights_sha256"]:
-        raise UserError(
-            f"{folder / GENERATOR_FILE}: changed since it was exported (its SHA-256 is not the one in {MODEL_FILE}): "
-            "restore the file, or train the model again"
-        )
     return TrainedGenerator(
         architecture=model["architecture"],
         preset=model["preset"],
@@ -219,33 +196,8 @@ def load_generator(folder: Path | str) -> TrainedGenerator:
         lineage=model["lineage"],
         metrics=model["metrics"],
         weights_sha256=model["weights_sha256"],
-        network=network.eval().requires_grad_(False),
+        network=load_exported(folder, GENERATOR, network, model["weights_sha256"]),
     )
-
-
-@dataclass(frozen=True)
-class Mismatch:
-    """Why a generator must not be used with a set of real images."""
-
-    kind: Literal["lineage", "image size"]
-    """lineage: it was trained on another set, or on another split than train."""
-    generator: str
-    """Digest of the set that the generator was trained on, or its image size in pixels."""
-    shards: str
-    """The same of the set."""
-
-
-def mismatch_with(generator: TrainedGenerator, shards: ShardSet) -> Mismatch | None:
-    """None if the generator was trained on the train split of ``shards``, or of a set of its family, at its image
-    size."""
-    # Loading a generator needs no image codec, which a shard set imports.
-    from cxrdist.data.shards.lineage import descends_from
-
-    if not descends_from(generator.lineage, shards):
-        return Mismatch("lineage", generator.lineage["real_digest"], shards.digest)
-    if generator.image_size != shards.image_size:
-        return Mismatch("image size", str(generator.image_size), str(shards.image_size))
-    return None
 
 
 def _kind_of(generator: nn.Module) -> tuple[int, str]:
@@ -269,87 +221,7 @@ def network_of(architecture: str, network: Mapping[str, Any], version: int = FOR
         raise UserError(f"unknown architecture {architecture!r}{nearest(architecture, known)}")
     config_type, network_type = known[architecture]
     try:
-        built = network_type(_config_of(config_type, network))
+        built = network_type(config_of(config_type, network))
     except (UserError, ValueError, TypeError, OverflowError, RuntimeError, MemoryError) as error:
-        raise UserError(f"invalid config of a {architecture} ({_first_line(error)})") from None
+        raise UserError(f"invalid config of a {architecture} ({first_line(error)})") from None
     return built
-
-
-def _config_of(kind: type, values: Mapping[str, Any]) -> Any:
-    """A config dataclass from parsed JSON. Raises TypeError for an unknown field or a value of another type."""
-    hints = {field.name: get_type_hints(kind)[field.name] for field in dataclasses.fields(kind)}
-    typed = dict(values)
-    for name, value in values.items():
-        if name not in hints:
-            raise TypeError(f"unknown field {name}")
-        hint = hints[name]
-        if get_origin(hint) is Literal:
-            fits = value in get_args(hint)
-        elif get_origin(hint) is tuple:
-            fits = type(value) is list and all(type(number) is get_args(hint)[0] for number in value)
-            typed[name] = tuple(value) if fits else value
-        else:
-            fits = type(value) is hint or (hint is float and type(value) is int)
-        if not fits:
-            raise TypeError(f"{name} is {value!r}")
-    return kind(**typed)
-
-
-def _read_model(folder: Path) -> dict[str, Any]:
-    path = folder / MODEL_FILE
-    if not path.exists() and (models := sorted(p.parent.name for p in folder.glob(f"*/{MODEL_FILE}"))):
-        raise UserError(
-            f"{folder} contains several generators: name the folder of one of them ({', '.join(models)})"
-        )
-    model = read_json(path)
-    if not isinstance(model, dict) or type(model.get("format")) is not int:
-        raise UserError(f"{path}: not the {MODEL_FILE} of a generator; {_RESTORE}")
-    if model["format"] not in _NETWORKS:
-        raise UserError(
-            f"{path}: format {model['format']}, but this version of cxrdist reads formats 1 to {FORMAT}"
-        )
-    for key, kind in _KEYS.items():
-        if type(model.get(key)) is not kind:
-            raise UserError(f"{path}: {key} is missing or not a {kind.__name__}; {_RESTORE}")
-    classes = model["classes"]
-    if not all(isinstance(name, str) and name for name in classes) or len(set(classes)) < len(classes):
-        raise UserError(f"{path}: classes must be distinct, non-empty names; {_RESTORE}")
-    lineage = model["lineage"]
-    ancestors = lineage.get("real_ancestors", [])
-    fields = [
-        lineage.get("real_digest"),
-        lineage.get("split"),
-        *(ancestors if isinstance(ancestors, list) else [None]),
-    ]
-    if not all(isinstance(field, str) for field in fields):
-        raise UserError(f"{path}: lineage does not name the set and split of the training images; {_RESTORE}")
-    if not SHA256.fullmatch(model["weights_sha256"]):
-        raise UserError(f"{path}: weights_sha256 is not a SHA-256; {_RESTORE}")
-    return model
-
-
-def _check_shapes(path: Path, expected: Mapping[str, list[int]]) -> None:
-    """Compare the names and shapes in the header of a safetensors file. Raises UserError if they are not
-    ``expected``."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; train the model again") from None
-    except OSError:
-        raise
-    except Exception as error:  # safetensors raises its own type, and others for arbitrary bytes
-        raise UserError(
-            f"{path}: not a safetensors file ({_first_line(error)}); train the model again"
-        ) from None
-    if found != dict(expected):
-        name = min(k for k in {*found, *expected} if found.get(k) != expected.get(k))
-        raise UserError(
-            f"{path}: not the weights of the network in {MODEL_FILE} ({name}: {found.get(name, 'missing')}, expected "
-            f"{expected.get(name, 'none')}): restore both files, or train the model again"
-        )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

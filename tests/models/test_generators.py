@@ -257,7 +257,8 @@ def test_a_folder_without_a_generator_is_said(folder: Path) -> None:
     (folder / "run").mkdir()
     for name in ("normal", "mass"):
         (folder / "run" / name).mkdir()
-        (folder / "run" / name / "model.json").write_bytes((folder / "model.json").read_bytes())
+        for file in ("model.json", "generator.safetensors"):
+            (folder / "run" / name / file).write_bytes((folder / file).read_bytes())
     with pytest.raises(
         UserError, match=r"run contains several generators: name the folder of one .*\(mass, normal\)"
     ):
