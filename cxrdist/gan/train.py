@@ -19,6 +19,7 @@ from typing import Any
 from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.mix.order import check_parts
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError, from_os
@@ -27,7 +28,7 @@ from cxrdist.gan.config import GANConfig
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.tracking import describe_gan, gan_data, replay_finished
-from cxrdist.gan.training.step import ENGINES, check_parts
+from cxrdist.gan.training.step import ENGINES
 from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import ALL_CLASSES

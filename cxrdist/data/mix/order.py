@@ -27,7 +27,7 @@ import numpy as np
 
 from cxrdist.data.mix.interleave import StratumInterleave, lane_count
 from cxrdist.data.mix.shuffle import StratumShuffle
-from cxrdist.errors import UserError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.seeds import derive
 
 
@@ -121,6 +121,20 @@ def check_divides(batch: int, world_size: int) -> None:
         )
 
 
-def order_seed(seed: int) -> int:
-    """The seed of the order in a classifier training with this seed."""
-    return derive(seed, "cls order")
+def check_parts(batch: int, world_size: int, accumulate: int) -> None:
+    """Raises UserError if the global batch does not divide equally into ranks and parts."""
+    check_divides(batch, world_size)
+    if batch // world_size % accumulate:
+        whole = world_size * accumulate
+        below = batch // whole * whole
+        fitting = " or ".join(str(b) for b in (below, below + whole) if b > 0)
+        raise OptionError(
+            "accumulate",
+            f"a global batch of {batch} does not divide into {accumulate} equal parts on each of {world_size} "
+            f"processes: set --batch {fitting}",
+        )
+
+
+def order_seed(seed: int, stage: int = 0) -> int:
+    """The seed of the order in a stage of a classifier training with this seed."""
+    return derive(seed, "cls order", *([stage] if stage else []))

@@ -262,3 +262,19 @@ def largest_remainder(weights: Mapping[tuple[str, int], Fraction], seats: int) -
     for key in sorted(shares, key=lambda key: (result[key] - shares[key], key))[:left]:
         result[key] += 1
     return result
+
+
+def with_equal_classes(quotas: Counts) -> Quotas:
+    """The same epoch length, divided equally among the classes that have any; within a class, the shares of the
+    origins stay as they are. By largest remainder, so the sum is exact."""
+    totals = {name: sum(origins.values()) for name, origins in quotas.items()}
+    weights = {
+        (name, ORIGINS.index(origin)): Fraction(quota, totals[name])
+        for name, origins in quotas.items()
+        for origin, quota in origins.items()
+        if quota
+    }
+    result: Quotas = {name: dict.fromkeys(origins, 0) for name, origins in quotas.items()}
+    for (name, place), quota in largest_remainder(weights, sum(totals.values())).items():
+        result[name][ORIGINS[place]] = quota
+    return result

@@ -9,11 +9,10 @@ from torch import Tensor
 
 from cxrdist import counter_rng
 from cxrdist.data.loading.stream import Batch
-from cxrdist.data.mix.order import check_divides
+from cxrdist.data.mix.order import check_parts
 from cxrdist.data.transforms import AUGMENT_AMOUNTS, augment, to_float
 from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.engines import Engine
-from cxrdist.errors import OptionError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import AMOUNTS, diffaugment
 from cxrdist.gan.training.losses import d_loss, g_loss, r1_penalty
@@ -24,20 +23,6 @@ ENGINES = ("generator", "discriminator")
 PURPOSES = ("real", "fake", "g")
 """Augmentations of real images, and of generated ones in D's and in G's update, which are independent."""
 STATS = ("loss_d", "loss_g", "d_real", "d_fake", "d_accuracy", "grad_d", "grad_g")
-
-
-def check_parts(batch: int, world_size: int, accumulate: int) -> None:
-    """Raises UserError if the global batch does not divide equally into ranks and parts."""
-    check_divides(batch, world_size)
-    if batch // world_size % accumulate:
-        whole = world_size * accumulate
-        below = batch // whole * whole
-        fitting = " or ".join(str(b) for b in (below, below + whole) if b > 0)
-        raise OptionError(
-            "accumulate",
-            f"a global batch of {batch} does not divide into {accumulate} equal parts on each of {world_size} "
-            f"processes: set --batch {fitting}",
-        )
 
 
 class MeanStats:

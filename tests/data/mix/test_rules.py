@@ -20,7 +20,6 @@ from cxrdist.data.mix.rules import (
     rule_from,
 )
 from cxrdist.errors import UserError
-from cxrdist.study.runner import last_synthetic_mix
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.plan import images_to_make
 from tests.helpers.launching import CLONE
@@ -49,6 +48,25 @@ def paper_quotas(name: str) -> dict[str, dict[str, int]]:
 def test_ds1_is_the_papers() -> None:
     assert paper_quotas("DS1") == {c: {"real": n} for c, n in PAPER.items()}
     assert sum(q["real"] for q in paper_quotas("DS1").values()) == 46_420
+
+
+def test_duplicated_real_has_the_counts_of_ds3_from_real_images_alone() -> None:
+    assert paper_quotas("duplicated-real") == {c: {"real": 30_196} for c in PAPER}
+
+
+@pytest.mark.parametrize(
+    ("ratio", "synthetic"), [("0.25", 9_285), ("0.5", 15_475), ("1", 23_210), ("2", 30_945)]
+)
+def test_synthetic_images_per_real_one_are_the_same_in_every_class(ratio: str, synthetic: int) -> None:
+    found = paper_quotas(f"synthetic-{ratio}")
+    assert sum(q["synthetic"] for q in found.values()) == synthetic
+    for quota in found.values():
+        assert quota["real"] + quota["synthetic"] == 9_284
+        assert abs(quota["synthetic"] / quota["real"] - float(ratio)) < 0.001
+
+
+def test_synthetic_balanced_takes_no_real_image() -> None:
+    assert paper_quotas("synthetic-balanced") == {c: {"synthetic": 9_284} for c in PAPER}
 
 
 def test_ds2_is_the_papers() -> None:
@@ -391,26 +409,6 @@ def test_synthesis_makes_the_quota_of_an_epoch(tmp_path: Path, monkeypatch: pyte
     write_mix("few", 'epoch_images: 9\nweights: {"*": {real: 50, synthetic: 1}}')
     with pytest.raises(UserError, match=r"an epoch of few on .* contains no synthetic image"):
         images_to_make(SynthConfig(mix="few"), made)
-
-
-def test_a_study_makes_images_for_all_its_mixes_or_says_why_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_mix("rare", 'epoch_images: own\nweights: {Pneumothorax: {synthetic: 1}, "*": {real: 1}}')
-    write_mix("all", "epoch_images: own\nweights: {Normal: {synthetic: 1}, Pneumothorax: {synthetic: 1}}")
-    write_mix("real", "epoch_images: own\nweights: {Normal: {real: 1}, Pneumothorax: {real: 1}}")
-    assert last_synthetic_mix(("DS1", "real")) is None
-    assert last_synthetic_mix(("DS1", "DS3", "DS2")) == "DS3"
-    assert last_synthetic_mix(("rare", "DS3", "real")) == "DS3"
-    assert last_synthetic_mix(("rare", "all")) == "all"
-    assert last_synthetic_mix(("DS3", "all")) == "all"
-    with pytest.raises(
-        UserError, match=r"generated for rare, .* but DS3 also needs some of classes that it does not name: p"
-    ):
-        last_synthetic_mix(("DS3", "rare"))
-    with pytest.raises(UserError, match="but all also needs some of Normal: put all last"):
-        last_synthetic_mix(("all", "rare"))
 
 
 def test_mix_files_say_how_they_are_used() -> None:
