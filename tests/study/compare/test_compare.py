@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from cxrdist.cli.main import dispatch
 from cxrdist.errors import UserError
+from cxrdist.metrics.predictions import Predictions, write_predictions
 from cxrdist.run.tracking import api as tracking_api
 from cxrdist.study.compare.compare import compare
 from cxrdist.study.compare.local import group_folders, local_runs
@@ -112,12 +115,24 @@ def test_runs_alike_but_for_their_weights_are_told_apart(tmp_path: Path) -> None
     assert [*compare([first, second], None, tmp_path)][2] == "no option differs"
 
 
-def test_pairs_are_of_one_test_set(runs: Path) -> None:
+def test_pairs_are_of_one_test_set_and_their_differences_of_the_same_patients(runs: Path) -> None:
+    """b is right for all six images of three patients, a for those of two of them."""
     write_cls(runs / "c", "DS2", 0.5, shards={"real": "cd" * 32, "synthetic": None})
-    for name in "abc":
-        (runs / name / "predictions-test.csv").touch()
-    found = comparable(local_runs([runs]), None)
-    assert paired_differences(found) == ["DS1-seed0 and DS3-seed0 were tested on the same images"]
+    keys = np.array([f"{n:024x}" for n in range(6)])
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    right = np.eye(2, dtype=np.float32)[labels]
+    wrong = right.copy()
+    wrong[4:] = right[4:, ::-1]
+    for name, probabilities in (("a", wrong), ("b", right), ("c", right)):
+        predictions = Predictions.of(keys, labels, probabilities, ("x", "y"))
+        patients = np.array(["1", "1", "2", "2", "3", "3"])
+        write_predictions(
+            runs / name / "predictions-test.csv", dataclasses.replace(predictions, patients=patients)
+        )
+    (line,) = paired_differences(comparable(local_runs([runs]), None))
+    assert line.startswith(
+        "DS3-seed0 - DS1-seed0: balanced accuracy +33.3 (+0.0 to +100.0) points, macro AUROC +0."
+    )
 
 
 def test_errors_say_what_is_missing(runs: Path, tmp_path: Path) -> None:
