@@ -35,7 +35,8 @@ def report(argv: Sequence[str]) -> None:
 
 
 def study(argv: Sequence[str]) -> int:
-    from cxrdist.study.runner import StudyConfig, run_study
+    from cxrdist.study.arms.config import StudyConfig
+    from cxrdist.study.arms.run import run_study
 
     # `cxrdist study FILE` is `cxrdist study --config FILE`: a study is its YAML.
     words = [*(("--config",) if argv and not argv[0].startswith("-") else ()), *argv]

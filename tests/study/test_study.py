@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cxrdist.study.runner import StudyConfig, run_study
+from cxrdist.study.arms.config import StudyConfig
+from cxrdist.study.arms.run import run_study
 from tests.helpers.launching import launch_environment, summary
 
 
@@ -32,10 +33,10 @@ def test_a_study_with_a_conditional_gan_ends_in_a_report_and_is_not_repeated(
             "--budget=24 images",
             "--look-every-images=12",
         ),
-        evaluation_mix="DS1",
+        evaluation_arm="DS1",
         evaluate_options=("--images=8", "--k=1"),
         cls_options=("--budget=32 images", "--batch=16", "--evaluations=1"),
-        mixes=("DS1", "DS3"),
+        arms=("DS1", "DS3"),
         processes=1,
         report="report",
     )
@@ -58,6 +59,6 @@ def test_a_study_with_a_conditional_gan_ends_in_a_report_and_is_not_repeated(
     capfd.readouterr()
     assert run_study(config) == 0
     # Two classifiers, the GANs, their evaluation, the synthesis.
-    assert capfd.readouterr().out.count("nothing to do") == 5
+    assert capfd.readouterr().out.count("finished before") == 5
     assert (tmp_path / "runs/tiny/gan/evaluation.json").stat().st_mtime_ns == evaluated
     assert (tmp_path / "report/index.html").read_text() == page

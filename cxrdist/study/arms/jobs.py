@@ -1,0 +1,237 @@
+"""The jobs of a study and what each of them waits for.
+
+    import ─┬─> classifiers of real arms ──(one of them)──┐
+            └─> GAN ─> evaluation <───────────────────────┘
+                          └─> synthesis ─> classifiers of synthetic arms
+
+once per fold, with a GAN of its own in each fold, so that none has seen a test patient of its fold. With several
+learning rates, the searches of an arm on the first fold come before its other runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cxrdist.config.presets import preset_of
+from cxrdist.config.yaml_files import find
+from cxrdist.data.shards.manifest import read_manifest
+from cxrdist.data.shards.schema import MANIFEST
+from cxrdist.data.storage.store import store_of
+from cxrdist.errors import OptionError, UserError
+from cxrdist.process import available_cores
+from cxrdist.study.arms.arm import Arm, read_arms, synthesis_mix
+from cxrdist.study.arms.config import StudyConfig
+from cxrdist.study.arms.rates import rate_words, search_name, search_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One process of a study."""
+
+    name: str
+    """Unique in the study; also the name of its log."""
+    kind: str
+    """import, search, classifier, gan, evaluation or synthesis."""
+    command: Callable[[], list[str]]
+    """Its command line, known when the jobs that it needs are finished."""
+    needs: tuple[str, ...] = ()
+    """Names of the jobs that must be finished before."""
+    run: Path | None = None
+    """Folder of the run that it writes; None for an import."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The arms and jobs of a study, in an order in which they can be run one after the other."""
+
+    config: StudyConfig
+    arms: tuple[Arm, ...]
+    mix: str | None
+    """The mix that images are synthesized for; None if no arm uses any."""
+    jobs: tuple[Job, ...]
+
+
+def plan_study(config: StudyConfig) -> Plan:
+    """Raises UserError for arms that do not exist or do not fit together, and a set that does not exist."""
+    arms = read_arms(config.arms)
+    names = [arm.name for arm in arms]
+    for option in ("reference", "evaluation_arm"):
+        wanted = getattr(config, option)
+        if wanted is not None and wanted not in names:
+            raise OptionError(option, f"{wanted} is none of the arms of the study ({', '.join(names)})")
+    evaluating = next((arm for arm in arms if arm.name == config.evaluation_arm), None)
+    if evaluating is not None and evaluating.needs_synthetic:
+        raise OptionError(
+            "evaluation_arm", f"{evaluating.name} uses synthetic images; name an arm of real ones"
+        )
+    mix = synthesis_mix(arms, config.synthesis_mix)
+    builder = _Builder(config, arms, mix)
+    return Plan(config=config, arms=tuple(arms), mix=mix, jobs=tuple(builder.build()))
+
+
+class _Builder:
+    def __init__(self, config: StudyConfig, arms: Sequence[Arm], mix: str | None) -> None:
+        self.config, self.arms, self.mix = config, arms, mix
+        self.launch = launcher(config.processes, config.parallel)
+
+    def build(self) -> list[Job]:
+        jobs = []
+        real = [arm for arm in self.arms if not arm.needs_synthetic]
+        synthetic = [arm for arm in self.arms if arm.needs_synthetic]
+        for fold in range(self.config.folds):
+            jobs += self.import_jobs(fold)
+            jobs += self.classifier_jobs(real, fold)
+            if self.mix is not None:
+                for gan_seed in self.config.gan_seeds:
+                    jobs += self.gan_jobs(self.mix, fold, gan_seed)
+            jobs += self.classifier_jobs(synthetic, fold)
+        return jobs
+
+    def name(self, fold: int, word: str) -> str:
+        return f"fold{fold}/{word}" if self.config.folds > 1 else word
+
+    def import_jobs(self, fold: int) -> list[Job]:
+        place = self.config.set_of(fold)
+        if self.config.source is None:
+            if not self.config.dry_run and not store_of(place).exists(MANIFEST):
+                raise UserError(f"{place}: no such shard set; import it first, or set the option source")
+            return []
+        words = [*shlex.split(self.config.source), "--out", place]
+        if self.config.folds > 1:
+            words += ["--folds", str(self.config.folds), "--fold", str(fold)]
+        command = [sys.executable, "-m", "cxrdist", "import", *words]
+        # Never skipped: the import finds out whether the set is the one that it would write.
+        return [Job(name=self.name(fold, "import"), kind="import", command=lambda: command)]
+
+    def imported(self, fold: int) -> tuple[str, ...]:
+        return (self.name(fold, "import"),) if self.config.source is not None else ()
+
+    # ---- classifiers
+
+    def classifier_jobs(self, arms: Sequence[Arm], fold: int) -> list[Job]:
+        jobs = []
+        if fold == 0 and len(self.config.learning_rates) > 1:
+            jobs += [self.search(arm, rate) for arm in arms for rate in self.config.learning_rates]
+        for seed in self.config.seeds:
+            jobs += [self.classifier(arm, fold, seed) for arm in arms]
+        return jobs
+
+    def search(self, arm: Arm, rate: float) -> Job:
+        seed, run = self.config.seeds[0], search_run(self.config, arm, rate)
+        return Job(
+            name=search_name(arm, rate),
+            kind="search",
+            command=lambda: [*self.classifier_words(arm, 0, seed, run), "--learning-rate", str(rate)],
+            needs=self.data_of(arm, 0, seed),
+            run=run,
+        )
+
+    def classifier(self, arm: Arm, fold: int, seed: int) -> Job:
+        run = classifier_run(self.config, arm, fold, seed)
+        rates = self.config.learning_rates
+        return Job(
+            name=self.name(fold, f"cls-{arm.slug}-seed{seed}"),
+            kind="classifier",
+            command=lambda: [*self.classifier_words(arm, fold, seed, run), *rate_words(self.config, arm)],
+            needs=(
+                *self.data_of(arm, fold, seed),
+                *(search_name(arm, rate) for rate in rates if len(rates) > 1),
+            ),
+            run=run,
+        )
+
+    def data_of(self, arm: Arm, fold: int, seed: int) -> tuple[str, ...]:
+        """The jobs that make what a classifier reads."""
+        if not arm.needs_synthetic:
+            return self.imported(fold)
+        return (self.of_gan("synthesis", fold, self.config.gan_seed_of(seed)),)
+
+    def classifier_words(self, arm: Arm, fold: int, seed: int, run: Path) -> list[str]:
+        config = self.config
+        base = config.cls_config or preset_of("cls", read_manifest(config.set_of(fold)).image_size)
+        words = ["--config", str(find(base)), "--config", str(arm.file), "--arm", arm.name]
+        words += ["--seed", str(seed), "--run", str(run), *self.common(fold)]
+        if arm.needs_synthetic:
+            words += ["--synthetic", config.synthetic_of(fold, config.gan_seed_of(seed))]
+        if config.budget is not None:
+            words += ["--budget", config.budget]
+        return [*self.launch, script("train_cls.py"), *words, *config.cls_options]
+
+    # ---- GANs
+
+    def of_gan(self, kind: str, fold: int, gan_seed: int) -> str:
+        word = f"{kind}-seed{gan_seed}" if len(self.config.gan_seeds) > 1 else kind
+        return self.name(fold, word)
+
+    def gan_jobs(self, mix: str, fold: int, gan_seed: int) -> list[Job]:
+        config, gan = self.config, self.config.gan_run(fold, gan_seed)
+        words = ["--config", config.gan_config, "--run", str(gan), "--seed", str(gan_seed)]
+        train = [*self.launch, script("train_gan.py"), *words, *self.common(fold), *config.gan_options]
+        name = self.of_gan("gan", fold, gan_seed)
+        jobs = [Job(name=name, kind="gan", command=lambda: train, needs=self.imported(fold), run=gan)]
+        if config.evaluate:
+            jobs.append(self.evaluation(fold, gan_seed))
+        run = gan.with_name(gan.name.replace("gan", "synth", 1))
+        place = config.synthetic_of(fold, gan_seed)
+        words = ["--gan", str(gan), "--mix", mix, "--out", place, "--run", str(run), "--seed", str(gan_seed)]
+        make = [*self.launch, script("synthesize.py"), *words, *self.common(fold)]
+        needs = (jobs[-1].name,)
+        name = self.of_gan("synthesis", fold, gan_seed)
+        return [*jobs, Job(name=name, kind="synthesis", command=lambda: make, needs=needs, run=run)]
+
+    def evaluation(self, fold: int, gan_seed: int) -> Job:
+        config, gan = self.config, self.config.gan_run(fold, gan_seed)
+        needs: tuple[str, ...] = (self.of_gan("gan", fold, gan_seed),)
+        words = ["--run", str(gan), *self.common(fold), *config.evaluate_options]
+        arm = next((arm for arm in self.arms if arm.name == config.evaluation_arm), None)
+        if arm is not None:
+            seed = config.seeds[0]
+            words += ["--classifier", str(classifier_run(config, arm, fold, seed))]
+            needs += (self.name(fold, f"cls-{arm.slug}-seed{seed}"),)
+        command = [*self.launch, script("evaluate_gan.py"), *words]
+        return Job(
+            name=self.of_gan("evaluation", fold, gan_seed),
+            kind="evaluation",
+            command=lambda: command,
+            needs=needs,
+            run=gan,
+        )
+
+    def common(self, fold: int) -> list[str]:
+        tracking = self.config.tracking
+        words = {
+            "mode": tracking.mode,
+            "project": tracking.project,
+            "group": tracking.group or self.config.name,
+        }
+        options = [word for key, value in words.items() for word in (f"--tracking.{key}", value)]
+        flags = [name for name in ("system_metrics", "thumbnails") if getattr(tracking, name)]
+        options += [f"--tracking.{name.replace('_', '-')}" for name in flags]
+        return ["--shards", self.config.set_of(fold), *options]
+
+
+def classifier_run(config: StudyConfig, arm: Arm, fold: int, seed: int) -> Path:
+    return config.fold_folder(fold) / f"cls-{arm.slug}-seed{seed}"
+
+
+def script(name: str) -> str:
+    return str(find(f"launch/{name}"))
+
+
+def launcher(processes: int, parallel: int) -> list[str]:
+    """The command line of ``accelerate launch`` for a job that has a share of this machine."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    share = max(1, (gpus or min(2 * parallel, available_cores())) // parallel)
+    processes = processes or share
+    words = [sys.executable, "-m", "accelerate.commands.launch"]
+    if processes == 1:
+        plain = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no"]
+        return [*words, *plain, "--dynamo_backend", "no", *([] if gpus else ["--cpu"])]
+    config = "configs/accelerate/gpu.yaml" if gpus else "configs/accelerate/cpu2.yaml"
+    return [*words, "--config_file", str(find(config)), "--num_processes", str(processes)]
