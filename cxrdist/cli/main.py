@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
-from cxrdist.cli import advise, compare, imports, mix, shards, study
+from cxrdist.cli import advise, compare, imports, mix, predict, shards, study
 from cxrdist.config.parser import reported_where_written
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
@@ -18,6 +18,8 @@ COMMANDS: Commands = {
     "shards": {**shards.COMMANDS},
     "mix": {**mix.COMMANDS},
     "advise": advise.advise,
+    "predict": predict.predict,
+    "export": predict.export,
     "study": study.study,
     "report": study.report,
     "compare": compare.compare,
@@ -32,6 +34,8 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist shards convert SET            convert a set to another encoding or a smaller size
   cxrdist mix show|order DS3            show what an epoch of a mix takes; which images each process reads, by step
   cxrdist advise SET                    show how to train a GAN on a set on this machine, with reasons
+  cxrdist predict --run RUN PATH...     classify files, folders, DICOM files or shard sets
+  cxrdist export RUN --out DIR          write a trained classifier for use elsewhere, also as ONNX
   cxrdist study configs/study/demo.yaml run the whole experiment
   cxrdist report runs/... --out report  write a page about finished runs
   cxrdist compare RUN RUN ...           show how finished runs differ: options, final metrics, curves

@@ -1,41 +1,54 @@
-"""Train the classifier (paper 2.2) on a mix: open the sets, check them, run the trainer."""
+"""Train a classifier (paper 2.2) on mixes: open the sets, check them, run the trainer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.sources import digests_of, synthetic_path
-from cxrdist.cls.trainer import Trainer
+from cxrdist.cls.training.networks import network_config
+from cxrdist.cls.training.sources import digests_of, synthetic_path
+from cxrdist.cls.training.stages import plan_stages
+from cxrdist.cls.training.trainer import ENGINE, Trainer
 from cxrdist.config.parser import to_dict
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.console import say
 from cxrdist.data.ingest.default_set import open_real
-from cxrdist.data.mix.order import check_divides
+from cxrdist.data.mix.order import check_parts
 from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
+from cxrdist.errors import OptionError
 from cxrdist.run.folder import finished_summary, locked_run
+
+ZERO_STAGES = (1, 2, 3)
 
 
 def train(config: ClsConfig) -> None:
-    """Train, keep the weights with the best balanced accuracy on ``val``, and test those on ``test``."""
-    dist = Dist(config.precision)
+    """Train, keep the weights that ``keep_weights`` says, and test those on ``test``."""
+    dist = Dist(config.precision, engines=(ENGINE,), zero_stages=ZERO_STAGES)
     folder = Path(config.run_folder)
-    rule = rule_from(load_yaml(find_named("mix", config.mix)))
-    synthetic_folder = synthetic_path(config, rule)
+    rules = [rule_from(load_yaml(find_named("mix", mix))) for mix in config.mixes]
+    synthetic_folder = synthetic_path(config, rules)
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)
     synthetic = None
     if synthetic_folder is not None:
         synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
-    config.network(real.image_size, len(real.classes))
-    check_divides(config.batch, dist.world_size)
+    network_config(config, real)
+    if config.compile and dist.device.type == "cpu":
+        raise OptionError(
+            "compile",
+            "only on GPUs: on CPU, torch 2.13 compiles max-pooled convolutions of some sizes to code whose gradients "
+            "are 0, without an error",
+        )
+    check_parts(config.batch, dist.world_size, config.accumulate)
     with locked_run(folder, "cls", to_dict(config), dist):
         if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
             say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
         else:
-            say(f"classifier on {rule.name} of {real}, {real.image_size} px; {dist.describe()}")
-            Trainer(config, rule, real, synthetic, dist).train()
+            mixes = ", then ".join(rule.name for rule in rules)
+            say(f"classifier on {mixes} of {real}, {real.image_size} px; {dist.describe()}")
+            stages = plan_stages(config, rules, real, synthetic, dist)
+            Trainer(config, stages, real, synthetic, dist).train()
     dist.close()

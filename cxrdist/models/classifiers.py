@@ -53,6 +53,11 @@ class TrainedClassifier:
         """Side of the square image in pixels."""
         return self.config.image_size
 
+    @property
+    def fit(self) -> str:
+        """How its training images were made square: pad or crop (cxrdist.data.imaging.radiograph)."""
+        return str(self.lineage.get("fit", "pad"))
+
     def probabilities(
         self, pixels: np.ndarray, *, batch: int = BATCH, device: torch.device | str | None = None
     ) -> np.ndarray:

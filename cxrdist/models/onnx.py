@@ -7,6 +7,7 @@ are inside: a program that scales grey values in another way would get wrong pro
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import warnings
@@ -124,13 +125,13 @@ def _random_pixels(size: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's notes on its own code and on packages that it does not need."""
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    """Without the exporter's notes on packages that it does not need, and its listing of a graph that it cannot
+    export: torch logs them and prints them."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        exporter.setLevel(level)
+        logging.disable(disabled)

@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.train import train
-from cxrdist.cls.trainer import Trainer
+from cxrdist.cls.training.stages import plan_stages
+from cxrdist.cls.training.trainer import ENGINE, Trainer
 from cxrdist.config.parser import to_yaml
 from cxrdist.counter_rng import uniform
 from cxrdist.data.mix.rules import rule_from
@@ -46,19 +47,23 @@ def test_the_classifier_is_given_augmented_images_and_evaluates_plain_ones(
     config = ClsConfig(
         shards=str(tiny_set), run=str(tmp_path), batch=8, widths=(4, 8), seed=3, augment=EVERYTHING
     )
+    real, dist = ShardSet(tiny_set), Dist("fp32", engines=(ENGINE,))
     rule = rule_from({"name": "own", "images_per_class": "own"})
-    trainer = Trainer(config, rule, ShardSet(tiny_set), None, Dist("fp32"))
+    stages = plan_stages(config, [rule], real, None, dist)
+    trainer = Trainer(config, stages, real, None, dist)
     trainer.build()
+    trainer.begin(stages[0])
     given: list[torch.Tensor] = []
-    trainer.model.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
-    batch = trainer.stream.read(2)
-    trainer.step(2, batch)
+    for network in (trainer.engine.module, trainer.current):
+        network.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))
+    batch = stages[0].stream.read(2)
+    trainer.one_step(2, batch)
     plain = to_float(batch.pixels)
     expected = augment(plain, EVERYTHING, uniform(derive(3, "augment"), torch.arange(16, 24), 8))
     assert torch.equal(given[0], expected)
     assert not torch.equal(given[0], plain)
     given.clear()
-    trainer.validation.evaluate(trainer.model)
+    trainer.validation.probabilities(trainer.current)
     assert torch.equal(torch.cat(given), to_float(trainer.validation.pixels))
 
 

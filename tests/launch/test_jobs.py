@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.sources import digests_of, synthetic_path
+from cxrdist.cls.training.sources import digests_of, synthetic_path
 from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.loading.order_digest import OrderDigest, hash_keys
@@ -416,6 +416,6 @@ def test_a_synthetic_set_is_looked_for_where_the_real_one_lies(remote: S3Server)
     rule, config = rule_from(load_yaml(find_named("mix", "DS3"))), ClsConfig(shards="s3://bucket/set/")
     place = "s3://bucket/set-synthetic"
     with pytest.raises(UserError, match=f"DS3 needs synthetic images, and {place} has none. "):
-        synthetic_path(config, rule)
+        synthetic_path(config, [rule])
     remote.put("set-synthetic/manifest.json", b"{}")
-    assert synthetic_path(config, rule) == place
+    assert synthetic_path(config, [rule]) == place

@@ -1,4 +1,4 @@
-"""Classifiers as ONNX files: they compute what torch computes, say what they are, and are checked before they exist."""
+"""Classifiers as ONNX files: they compute what torch computes, and are checked before they exist."""
 
 from __future__ import annotations
 
@@ -89,11 +89,14 @@ class Own(nn.Module):
         ("branch", "torch cannot export my_net:build to ONNX: "),
     ],
 )
-def test_a_network_that_onnx_cannot_repeat_is_refused(tmp_path: Path, way: str, message: str) -> None:
+def test_a_network_that_onnx_cannot_repeat_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], way: str, message: str
+) -> None:
     config = NetworkConfig(network="my_net:build", image_size=2, classes=3)
     with pytest.raises(UserError, match=message) as caught:
         export_onnx(trained(config, Own(way)), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir()) and len(str(caught.value)) < 500
+    assert capfd.readouterr().err == ""
     assert export_onnx(trained(config, Own("plain")), tmp_path / "model.onnx") < 1e-6
 
 

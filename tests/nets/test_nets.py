@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from cxrdist.cls.optim import sigmoid_decay
+from cxrdist.cls.training.optim import sigmoid_decay
 from cxrdist.gan.training.losses import d_loss, g_loss
 from cxrdist.nets import dcgan, dcnn
 from cxrdist.nets.dcgan import DCGANConfig, Discriminator, Generator

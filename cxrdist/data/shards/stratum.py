@@ -139,9 +139,14 @@ class StratumReader:
             raise refusal(self.store)
         return index
 
-    def key(self, number: int) -> bytes:
+    def row(self, number: int) -> np.void:
+        """The row of INDEX_DTYPE of a sample."""
         shard, row = self.locate(number)
-        return bytes(self.index(shard)[row]["key"])
+        found: np.void = self.index(shard)[row]
+        return found
+
+    def key(self, number: int) -> bytes:
+        return bytes(self.row(number)["key"])
 
     def spans(self, shard: int, rows: np.ndarray) -> list[memoryview]:
         """The encoded images of some rows of a shard as they are stored, from a file or a URL: not compared with

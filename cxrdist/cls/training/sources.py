@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cxrdist.cls.config import ClsConfig
@@ -10,12 +11,16 @@ from cxrdist.data.mix.rules import MixRule
 from cxrdist.data.shards.shard_set import ShardSet
 
 
-def synthetic_path(config: ClsConfig, rule: MixRule) -> str | None:
-    """Path of the synthetic set of a mix; None for a mix that uses none.
+def synthetic_path(config: ClsConfig, rules: Sequence[MixRule]) -> str | None:
+    """Path of the synthetic set of the stages' mixes; None if they use none.
 
     Raises UserError with the commands that create it if it does not exist.
     """
-    return synthetic_of(rule, mix=config.mix, shards=config.shards, synthetic=config.synthetic)
+    paths = [
+        synthetic_of(rule, mix=mix, shards=config.shards, synthetic=config.synthetic)
+        for mix, rule in zip(config.mixes, rules, strict=True)
+    ]
+    return next((path for path in paths if path is not None), None)
 
 
 def digests_of(real: ShardSet, synthetic: ShardSet | None) -> dict[str, str | None]:
@@ -31,5 +36,8 @@ def describe_data(real: ShardSet) -> dict[str, Any]:
         "is_phantom": provenance.is_phantom,
         "image_size": real.image_size,
         "label_rule": provenance.option("label_rule"),
+        "fit": provenance.option("fit"),
+        "folds": provenance.option("folds"),
+        "fold": provenance.option("fold"),
         "counts": real.manifest.counts,
     }
