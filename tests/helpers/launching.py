@@ -83,8 +83,10 @@ def launch_command(script: str, *words: str, processes: int = 1, config: str = "
 
 
 def launch_environment() -> dict[str, str]:
+    # W&B's background process of this process would write a job's files too, and not where the job runs.
+    ours = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return {
-        **os.environ,
+        **ours,
         "PYTHONPATH": str(CLONE),
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while others use the cores double a job's time

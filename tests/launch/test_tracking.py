@@ -118,7 +118,10 @@ def test_a_classifiers_table_has_the_kept_figures(work: Path, tiny_set: Path) ->
         for name in CLASSES:
             assert found.summary[f"{split}/per_class/{name}"] == figures["per_class"][name]
     lines = [json.loads(line) for line in (work / "ds3/metrics.jsonl").read_text().splitlines()]
-    assert [row["images"] for row in found.rows] == [line["images"] for line in lines]
+    *rows, charts = found.rows
+    assert [row["images"] for row in rows] == [line["images"] for line in lines]
+    assert charts["images"] == 64 and charts["test/predictions"]["_type"] == "table-file"
+    assert {name for name in found.summary if name.startswith("test/confusion")}
     for row, line in zip(found.rows, lines):
         assert line.items() <= row.items()
 
@@ -135,8 +138,9 @@ def test_a_resumed_job_is_one_run(work: Path, tiny_set: Path, tmp_path: Path) ->
     run("train_cls.py", *words, cwd=tmp_path)
     found = recorded(tmp_path / "cut")
     assert len(found.runs) == 2 and len({one.run_id for one in found.runs}) == 1
-    assert found.steps() == [*range(len(whole.rows))]
-    assert [row["images"] for row in found.rows] == [row["images"] for row in whole.rows]
+    assert found.steps() == [*range(len(found.rows))]
+    trained = [[row["images"] for row in one.rows if "train/loss" in row] for one in (found, whole)]
+    assert trained[0] == trained[1]
 
 
 def test_a_gan_whose_classes_are_trained_apart_has_a_joint_run(tiny_set: Path, tmp_path: Path) -> None:
@@ -202,7 +206,9 @@ def test_files_and_wandb_give_the_same_tables_and_curves(
     here = local_runs(folders)
     there = online_runs(Api(*folders), "lab/cxrdist", "tiny")
     lines = [*compare(here, None, tmp_path / "out")]
-    assert [*compare(there, None, tmp_path / "out")] == lines
+    # W&B does not have the predictions.
+    ours = [line for line in lines if not line.startswith(("Paired", "DS3-seed0 - ")) and line]
+    assert [line for line in compare(there, None, tmp_path / "out") if line] == ours
     text = "\n".join(lines)
     assert re.search(rf"^{re.escape(option)} ", text, re.MULTILINE)
     assert re.search(rf"^{re.escape(metric)} ", text, re.MULTILINE)

@@ -21,6 +21,8 @@ class StudyConfig:
     """Set of real images; with folds, <shards>-fold0 and so on. Synthetic sets are written beside them."""
     source: str | None = "phantom --size 64 --seed 0"
     """Arguments of `cxrdist import` (without --out and --folds) that create the sets; null: they must exist."""
+    synthetic: str | None = None
+    """Synthetic set that exists already, such as one of your own generator: no GAN is trained. null: train GANs."""
     folds: int = 1
     """Folds by patient for cross-validation, 3 or more: fold i is the test set, fold i + 1 the validation set; 1: the
     split of the set."""
@@ -81,6 +83,10 @@ class StudyConfig:
                 "folds",
                 f"must be 3 or more (train, val and test are different folds), or 1, not {self.folds}",
             )
+        if self.synthetic is not None and self.folds > 1:
+            raise OptionError(
+                "synthetic", "one set cannot serve several folds: its generator has seen test patients"
+            )
         if self.processes < 0:
             raise OptionError("processes", f"must be 0 (as many as fit) or more, not {self.processes}")
         if self.parallel < 1:
@@ -105,7 +111,9 @@ class StudyConfig:
         return f"{self.shards.rstrip('/')}-fold{fold}" if self.folds > 1 else self.shards
 
     def synthetic_of(self, fold: int, gan_seed: int) -> str:
-        """Place of the synthetic set of a GAN."""
+        """Place of the synthetic set of a GAN, or the given one."""
+        if self.synthetic is not None:
+            return self.synthetic
         place = synthetic_place(self.set_of(fold))
         return f"{place}-seed{gan_seed}" if len(self.gan_seeds) > 1 else place
 

@@ -19,7 +19,9 @@ def describe(plan: Plan) -> None:
     width = max(len(arm.name) for arm in plan.arms)
     for arm in plan.arms:
         say(f"  {arm.name:{width}}  {arm.about}")
-    if plan.mix is not None:
+    if plan.mix is not None and config.synthetic is not None:
+        say(f"synthetic images of {config.synthetic}")
+    elif plan.mix is not None:
         count = config.folds * len(config.gan_seeds)
         gans = "1 GAN" if count == 1 else f"{count} GANs, one per fold and GAN seed"
         say(f"synthetic images for {plan.mix}, by {gans}")

@@ -85,7 +85,7 @@ class _Builder:
         for fold in range(self.config.folds):
             jobs += self.import_jobs(fold)
             jobs += self.classifier_jobs(real, fold)
-            if self.mix is not None:
+            if self.mix is not None and self.config.synthetic is None:
                 for gan_seed in self.config.gan_seeds:
                     jobs += self.gan_jobs(self.mix, fold, gan_seed)
             jobs += self.classifier_jobs(synthetic, fold)
@@ -146,7 +146,7 @@ class _Builder:
 
     def data_of(self, arm: Arm, fold: int, seed: int) -> tuple[str, ...]:
         """The jobs that make what a classifier reads."""
-        if not arm.needs_synthetic:
+        if not arm.needs_synthetic or self.config.synthetic is not None:
             return self.imported(fold)
         return (self.of_gan("synthesis", fold, self.config.gan_seed_of(seed)),)
 

@@ -97,6 +97,13 @@ def test_a_classifier_gets_preset_arm_seed_budget_and_its_synthetic_set() -> Non
     assert "--synthetic" not in job("cls-ds1-seed0").command()
 
 
+def test_a_set_that_exists_takes_the_place_of_a_gan() -> None:
+    found = plan(synthetic="mine", source=None, dry_run=True)
+    assert [(job.name, job.needs) for job in found.jobs] == [(f"cls-ds{n}-seed0", ()) for n in (1, 2, 3)]
+    command = job("cls-ds3-seed0", synthetic="mine").command()
+    assert command[command.index("--synthetic") + 1] == "mine"
+
+
 def test_the_learning_rate_is_searched_with_equal_effort_for_every_arm(tmp_path: Path) -> None:
     rates = (1e-3, 3e-3)
     found = plan(folds=3, arms=("DS1", "DS2"), learning_rates=rates)
@@ -157,6 +164,7 @@ def test_what_an_arm_may_not_set_is_refused(tmp_path: Path) -> None:
         ({"evaluation_arm": "DS3"}, r"^evaluation_arm: DS3 uses synthetic images; name an arm of real ones"),
         ({"folds": 2}, r"^folds: must be 3 or more \(train, val and test are different folds\), or 1, not 2"),
         ({"seeds": (0, 0)}, r"^seeds: names one twice"),
+        ({"synthetic": "s", "folds": 5}, r"^synthetic: one set cannot serve several folds"),
         ({"parallel": 0}, r"^parallel: must be 1 or more"),
     ],
 )
