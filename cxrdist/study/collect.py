@@ -41,6 +41,12 @@ class ClsRun:
         return int(self.summary["seed"])
 
     @property
+    def fold(self) -> int | None:
+        """Number of its fold in a cross-validation; None without folds."""
+        fold = self.summary["data"].get("fold")
+        return None if fold is None else int(fold)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return tuple(self.summary["classes"])
 
@@ -258,11 +264,13 @@ def _read_curve(path: Path) -> tuple[dict[str, float], ...]:
 
 
 def _comparable(runs: Sequence[ClsRun]) -> None:
-    by_arm: dict[tuple[str, int], ClsRun] = {}
+    by_arm: dict[tuple[str, int | None, int], ClsRun] = {}
+    first_of_fold: dict[int | None, ClsRun] = {}
     for run in runs:
-        first = runs[0]
+        first = first_of_fold.setdefault(run.fold, run)
         for what, ours, theirs in (
-            ("class names", run.classes, first.classes),
+            ("class names", run.classes, runs[0].classes),
+            ("folds", run.summary["data"].get("folds"), runs[0].summary["data"].get("folds")),
             ("real set (digest)", run.summary["shards"].get("real"), first.summary["shards"].get("real")),
         ):
             if ours != theirs:
@@ -270,10 +278,11 @@ def _comparable(runs: Sequence[ClsRun]) -> None:
                     f"{first.folder} and {run.folder} differ in the {what}: {_brief(theirs)} and {_brief(ours)}; "
                     "write separate reports"
                 )
-        twin = by_arm.setdefault((run.mix, run.seed), run)
+        twin = by_arm.setdefault((run.mix, run.fold, run.seed), run)
         if twin is not run:
             raise UserError(
-                f"{twin.folder} and {run.folder} are both {run.mix} with seed {run.seed}; exclude one of them"
+                f"{twin.folder} and {run.folder} are both {run.mix} with seed {run.seed}"
+                f"{'' if run.fold is None else f' on fold {run.fold}'}; exclude one of them"
             )
 
 

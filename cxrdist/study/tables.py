@@ -105,9 +105,9 @@ def _recall(name: str, metrics: dict[str, Any]) -> object:
 
 
 def test_counts(study: Study) -> dict[str, int]:
-    """Test images per class, the same for all runs, since they read the same real set."""
-    n = study.cls[0].test["n"]
-    return {name: int(n.get(name, 0)) for name in study.classes}
+    """Test images per class, summed over folds: the same for all runs on a fold, which read the same real set."""
+    of_fold = {run.fold: run.test["n"] for run in study.cls}
+    return {name: sum(int(n.get(name, 0)) for n in of_fold.values()) for name in study.classes}
 
 
 def _row(

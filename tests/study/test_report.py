@@ -490,3 +490,41 @@ def test_terminal_table_fits_80_columns(demo: Path) -> None:
 def test_reports_need_no_torch() -> None:
     code = "import sys, cxrdist.study.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def fold_of(number: int, digest: str) -> dict[str, Any]:
+    """What the summary of a run on one of three folds says of its set."""
+    counts = {split: {name: {"real": N} for name in CLASSES} for split in ("train", "val", "test")}
+    data = {
+        "importer": "nih14",
+        "release": "r",
+        "is_phantom": False,
+        "image_size": 64,
+        "label_rule": "strict",
+    }
+    return {
+        "data": {**data, "counts": counts, "folds": 3, "fold": number},
+        "shards": {"real": digest * 64, "synthetic": None},
+    }
+
+
+def test_folds_of_one_study_are_reported_together(tmp_path: Path) -> None:
+    for number, digest in enumerate("abc"):
+        make_cls(tmp_path / f"fold{number}", "DS1", 0, **fold_of(number, digest))
+        make_cls(tmp_path / f"fold{number}", "DS2", 0, **fold_of(number, digest))
+    study = collect([tmp_path])
+    assert [(run.mix, run.fold) for run in study.cls] == [
+        (mix, n) for mix in ("DS1", "DS2") for n in range(3)
+    ]
+    assert tables.test_counts(study) == dict.fromkeys(CLASSES, 3 * N)
+    write_report([tmp_path], tmp_path / "report")
+    make_cls(tmp_path / "again", "DS1", 0, **fold_of(1, "b"))
+    with pytest.raises(UserError, match="are both DS1 with seed 0 on fold 1; exclude one of them"):
+        collect([tmp_path])
+
+
+def test_two_sets_of_one_fold_are_not_compared(tmp_path: Path) -> None:
+    make_cls(tmp_path / "one", "DS1", 0, **fold_of(1, "a"))
+    make_cls(tmp_path / "two", "DS1", 1, **fold_of(1, "b"))
+    with pytest.raises(UserError, match=r"differ in the real set \(digest\)"):
+        collect([tmp_path])
