@@ -83,11 +83,14 @@ class _Builder:
         real = [arm for arm in self.arms if not arm.needs_synthetic]
         synthetic = [arm for arm in self.arms if arm.needs_synthetic]
         for fold in range(self.config.folds):
+            trains_gans = self.mix is not None and self.config.synthetic is None
+            gan_seeds = self.config.gan_seeds if trains_gans else ()
             jobs += self.import_jobs(fold)
+            # The longest chain begins first, since other jobs can run beside it.
+            jobs += [self.gan(fold, gan_seed) for gan_seed in gan_seeds]
             jobs += self.classifier_jobs(real, fold)
-            if self.mix is not None and self.config.synthetic is None:
-                for gan_seed in self.config.gan_seeds:
-                    jobs += self.gan_jobs(self.mix, fold, gan_seed)
+            for gan_seed in gan_seeds:
+                jobs += self.synthesis_jobs(str(self.mix), fold, gan_seed)
             jobs += self.classifier_jobs(synthetic, fold)
         return jobs
 
@@ -167,19 +170,22 @@ class _Builder:
         word = f"{kind}-seed{gan_seed}" if len(self.config.gan_seeds) > 1 else kind
         return self.name(fold, word)
 
-    def gan_jobs(self, mix: str, fold: int, gan_seed: int) -> list[Job]:
-        config, gan = self.config, self.config.gan_run(fold, gan_seed)
-        words = ["--config", config.gan_config, "--run", str(gan), "--seed", str(gan_seed)]
+    def gan(self, fold: int, gan_seed: int) -> Job:
+        config, run = self.config, self.config.gan_run(fold, gan_seed)
+        words = ["--config", config.gan_config, "--run", str(run), "--seed", str(gan_seed)]
         train = [*self.launch, script("train_gan.py"), *words, *self.common(fold), *config.gan_options]
         name = self.of_gan("gan", fold, gan_seed)
-        jobs = [Job(name=name, kind="gan", command=lambda: train, needs=self.imported(fold), run=gan)]
-        if config.evaluate:
-            jobs.append(self.evaluation(fold, gan_seed))
+        return Job(name=name, kind="gan", command=lambda: train, needs=self.imported(fold), run=run)
+
+    def synthesis_jobs(self, mix: str, fold: int, gan_seed: int) -> list[Job]:
+        """The evaluation of a GAN and the synthesis with it."""
+        config, gan = self.config, self.config.gan_run(fold, gan_seed)
+        jobs = [self.evaluation(fold, gan_seed)] if config.evaluate else []
         run = gan.with_name(gan.name.replace("gan", "synth", 1))
         place = config.synthetic_of(fold, gan_seed)
         words = ["--gan", str(gan), "--mix", mix, "--out", place, "--run", str(run), "--seed", str(gan_seed)]
         make = [*self.launch, script("synthesize.py"), *words, *self.common(fold)]
-        needs = (jobs[-1].name,)
+        needs = (jobs[-1].name if jobs else self.of_gan("gan", fold, gan_seed),)
         name = self.of_gan("synthesis", fold, gan_seed)
         return [*jobs, Job(name=name, kind="synthesis", command=lambda: make, needs=needs, run=run)]
 

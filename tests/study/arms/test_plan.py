@@ -38,9 +38,9 @@ def test_one_fold_one_seed() -> None:
     found = plan(evaluation_arm="DS1")
     assert [(job.name, job.needs) for job in found.jobs] == [
         ("import", ()),
+        ("gan", ("import",)),
         ("cls-ds1-seed0", ("import",)),
         ("cls-ds2-seed0", ("import",)),
-        ("gan", ("import",)),
         ("evaluation", ("gan", "cls-ds1-seed0")),
         ("synthesis", ("evaluation",)),
         ("cls-ds3-seed0", ("synthesis",)),
