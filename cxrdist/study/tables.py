@@ -183,19 +183,20 @@ def print_table(runs: Sequence[Path], console: Console | None = None) -> None:
         console.print("no results yet: no classifier was trained")
         return
     counts = {mix: len(s) for mix, s in seeds(study).items()}
+    shows_paper = len(columns(study)) == len(PAPER_MIXES)
     # Without padding on the left, three mixes fit in 80 columns.
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("test, %", no_wrap=True)
     table.add_column("n", justify="right", style="dim")
     for mix in columns(study):
-        # Other mixes are not in the paper, and a terminal has no room for an empty column.
-        if mix in PAPER_MIXES:
+        # Other mixes are not in the paper, and a terminal has no room for more columns.
+        if mix in PAPER_MIXES and shows_paper:
             table.add_column("paper", justify="right", style="dim", no_wrap=True)
         table.add_column(mix, justify="right", no_wrap=True)
     for row in rows(study):
         line = [row.name, str(row.n)]
         for cell in row.cells:
-            if cell.mix in PAPER_MIXES:
+            if cell.mix in PAPER_MIXES and shows_paper:
                 line.append(NONE if cell.paper is None else f"{cell.paper:.2f}")
             text = cell.ours_text.split(" ±")[0] if cell.is_score else cell.ours_text.replace("± ", "±")
             line.append(f"[bold]{text}[/bold]" if cell.is_best else text)
