@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cxrdist.config.parser import parse
-from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.errors import OptionError
 
@@ -38,10 +37,10 @@ class MixShow:
 def show(argv: Sequence[str]) -> None:
     example = "cxrdist mix show DS3 --shards shards/phantom"
     options = parse(MixShow, argv, prog="cxrdist mix show", example=example, positional=("mix",))
-    from cxrdist.data.mix.rules import rule_from
+    from cxrdist.data.mix.named import named_rule
     from cxrdist.data.tools.mix_table import as_json, epoch_of, print_epoch
 
-    rule = rule_from(load_yaml(find_named("mix", options.mix)))
+    rule = named_rule(options.mix)
     epoch = epoch_of(rule, options.shards, options.synthetic, allow_other_lineage=options.allow_other_lineage)
     if options.json:
         print(json.dumps(as_json(epoch, options.mix, warn_above=options.warn_repeats), indent=1))
@@ -50,12 +49,12 @@ def show(argv: Sequence[str]) -> None:
 
 
 def order(argv: Sequence[str]) -> None:
-    from cxrdist.data.mix.rules import rule_from
+    from cxrdist.data.mix.named import named_rule
     from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 
     example = "cxrdist mix order DS3 --shards shards/phantom --batch 64 --ranks 4 --digest"
     options = parse(OrderOptions, argv, prog="cxrdist mix order", example=example, positional=("mix",))
-    rule = rule_from(load_yaml(find_named("mix", options.mix)))
+    rule = named_rule(options.mix)
     with contextlib.closing(order_lines(options, rule)) as steps:
         for lines in steps:
             print(lines, flush=True)

@@ -7,13 +7,12 @@ from typing import Literal
 
 from cxrdist.config.budget import check_budget
 from cxrdist.data.loading.config import LoaderConfig
+from cxrdist.data.mix.named import DEFAULT_MIX
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.transforms import AugmentConfig
 from cxrdist.errors import OptionError
 from cxrdist.files import slug
 from cxrdist.run.tracking.config import TrackingConfig
-
-DEFAULT_MIX = "DS1"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,10 @@ from cxrdist.cls.training.sources import digests_of, synthetic_path
 from cxrdist.cls.training.stages import plan_stages
 from cxrdist.cls.training.trainer import ENGINE, Trainer
 from cxrdist.config.parser import to_dict
-from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.console import say
 from cxrdist.data.ingest.default_set import open_real
+from cxrdist.data.mix.named import named_rule
 from cxrdist.data.mix.order import check_parts
-from cxrdist.data.mix.rules import rule_from
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
@@ -28,7 +27,7 @@ def train(config: ClsConfig) -> None:
     """Train, keep the weights that ``keep_weights`` says, and test those on ``test``."""
     dist = Dist(config.precision, engines=(ENGINE,), zero_stages=ZERO_STAGES)
     folder = Path(config.run_folder)
-    rules = [rule_from(load_yaml(find_named("mix", mix))) for mix in config.mixes]
+    rules = [named_rule(mix) for mix in config.mixes]
     synthetic_folder = synthetic_path(config, rules)
     dist.on_main(lambda: open_real(config.shards).close())
     real = ShardSet(config.shards)

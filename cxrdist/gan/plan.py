@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from cxrdist.config.budget import budget_steps, evenly_spaced
-from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
-from cxrdist.data.mix.rules import Quotas, quotas, rule_from
+from cxrdist.data.mix.named import named_rule
+from cxrdist.data.mix.rules import Quotas, quotas
 from cxrdist.data.shards.schema import UNLABELLED
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AugmentConfig
@@ -71,7 +71,7 @@ def plan(config: GANConfig, shards: ShardSet) -> list[ModelPlan]:
             f"{','.join(classes)}: a conditional GAN trains on all classes of its set or on one of them; name one, "
             "remove this option, or set --architecture dcgan",
         )
-    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    rule = named_rule(config.mix)
     if rule.needs_synthetic:
         raise OptionError(
             "mix", f"{config.mix}: a GAN trains on real images only; choose a mix without synthetic ones"

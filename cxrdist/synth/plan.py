@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cxrdist.config.yaml_files import find_named, load_yaml
 from cxrdist.data.loading.mix_sets import train_counts
-from cxrdist.data.mix.rules import MixRule, quotas, rule_from
+from cxrdist.data.mix.named import named_rule
+from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import samples_per_shard
@@ -42,7 +42,7 @@ class SynthTask:
 
 
 def mix_rule(config: SynthConfig) -> MixRule:
-    return rule_from(load_yaml(find_named("mix", config.mix)))
+    return named_rule(config.mix)
 
 
 def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:

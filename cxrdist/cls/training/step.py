@@ -17,25 +17,6 @@ from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.engines import Engine
 
 
-class MeanLoss:
-    """Mean of the loss over steps, summed on the device, since reading a tensor waits for the GPU."""
-
-    def __init__(self, dist: Dist) -> None:
-        self.dist = dist
-        self.clear()
-
-    def clear(self) -> None:
-        self.sum, self.steps = torch.zeros((), device=self.dist.device), 0
-
-    def add(self, loss: torch.Tensor) -> None:
-        self.sum += loss
-        self.steps += 1
-
-    def mean(self) -> float:
-        """The mean since ``clear``, over all steps and ranks. Every rank calls this at the same step."""
-        return float(self.dist.mean(self.sum / self.steps))
-
-
 class ClsStep:
     """Updates the weights on this rank's share of a global batch, which is on the device.
 

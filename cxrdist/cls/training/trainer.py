@@ -21,7 +21,7 @@ from cxrdist.cls.training.evaluate import SplitEvaluator
 from cxrdist.cls.training.networks import freeze_features, network_config
 from cxrdist.cls.training.record import Finished, Progressed, record
 from cxrdist.cls.training.stages import StagePlan
-from cxrdist.cls.training.step import ClsStep, MeanLoss
+from cxrdist.cls.training.step import ClsStep
 from cxrdist.cls.training.targets import SoftLabels
 from cxrdist.cls.training.tracking import describe_cls, log_cls
 from cxrdist.config.budget import evenly_spaced
@@ -32,6 +32,7 @@ from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.step_means import StepMeans
 from cxrdist.errors import UserError
 from cxrdist.metrics.classification import metrics_of
 from cxrdist.nets.classifiers import build_network, init_network
@@ -162,7 +163,7 @@ class Trainer:
     def train_stage(self, stage: StagePlan) -> None:
         """Train a stage to its end, or until it is out of patience."""
         is_last = stage is self.stages[-1]
-        mix, losses = MixLog(stage.stream, self.step - stage.first), MeanLoss(self.dist)
+        mix, losses = MixLog(stage.stream, self.step - stage.first), StepMeans(self.dist, ("loss",))
         with self.open_batches(stage) as self.batches, self.progress(stage) as progress:
             while self.step < stage.end and not (is_last and self.out_of_patience()):
                 batch = next(self.batches)
@@ -176,7 +177,7 @@ class Trainer:
                     values = mix.flush(of_stage, self.dist.gather, self.dist.world_size, self.dist.device)
                     self.log_metrics(values)
                 if self.step in self.looks:
-                    self.look(stage, losses.mean())
+                    self.look(stage, losses.means()["loss"])
                     losses.clear()
                 progress.at(self.step * self.config.batch, self.best_note)
 
@@ -245,7 +246,7 @@ class Trainer:
         values = {
             "stage": stage.number,
             "epoch": round(stage.epoch_at(self.step), 4),
-            "train/loss": round(loss, 5),
+            "train/loss": loss,
             "lr": stage.learning_rate_at(self.step - 1, self.config),
             "val/accuracy": found["accuracy"],
             "val/balanced_accuracy": found["balanced_accuracy"],

@@ -10,8 +10,8 @@ from typing import Any
 
 from cxrdist.config.budget import budget_steps
 from cxrdist.config.presets import PRESETS, preset_of
-from cxrdist.config.yaml_files import find_named, load_yaml
-from cxrdist.data.mix.rules import Quotas, quotas, rule_from
+from cxrdist.data.mix.named import named_rule
+from cxrdist.data.mix.rules import Quotas, quotas
 from cxrdist.errors import UserError
 from cxrdist.gan.advice.cost import Cost, cost_of
 from cxrdist.gan.advice.machine import Machine
@@ -183,7 +183,7 @@ def uses(config: GANConfig, training: TrainingSet, images: int) -> dict[str, flo
 
 
 def epoch(config: GANConfig, training: TrainingSet) -> Quotas:
-    rule = rule_from(load_yaml(find_named("mix", config.mix)))
+    rule = named_rule(config.mix)
     return quotas(rule, {name: {"real": count} for name, count in training.counts.items()})
 
 

@@ -25,27 +25,6 @@ PURPOSES = ("real", "fake", "g")
 STATS = ("loss_d", "loss_g", "d_real", "d_fake", "d_accuracy", "grad_d", "grad_g")
 
 
-class MeanStats:
-    """Means of the stats of many steps, summed on the device, since reading a tensor waits for the GPU."""
-
-    def __init__(self, dist: Dist) -> None:
-        self.dist = dist
-        self.clear()
-
-    def clear(self) -> None:
-        self.sums, self.steps = torch.zeros(len(STATS), device=self.dist.device), 0
-
-    def add(self, stats: Tensor) -> None:
-        """``stats``: [len(STATS)] float32 of one step."""
-        self.sums += stats
-        self.steps += 1
-
-    def means(self) -> dict[str, float]:
-        """Means since ``clear``, over all steps and ranks. Every rank calls this at the same step."""
-        means = self.dist.mean(self.sums / self.steps).tolist()
-        return {name: round(mean, 5) for name, mean in zip(STATS, means, strict=True)}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """The input of one forward and backward pass, on the device."""

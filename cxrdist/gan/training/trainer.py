@@ -21,6 +21,7 @@ from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.batch_gather import BatchGather
 from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.step_means import StepMeans
 from cxrdist.errors import UserError
 from cxrdist.files import remove_temporaries
 from cxrdist.gan.config import GANConfig
@@ -33,7 +34,7 @@ from cxrdist.gan.tracking import grid_path, replay_model, row_of
 from cxrdist.gan.training.ema import EMA
 from cxrdist.gan.training.init import Origin, lineage_of, start_from
 from cxrdist.gan.training.quality import Quality, reason_to_stop
-from cxrdist.gan.training.step import GANStep, MeanStats
+from cxrdist.gan.training.step import STATS, GANStep
 from cxrdist.gan.training.watch import Watch
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import export_generator, z_at
@@ -101,7 +102,7 @@ class ModelTrainer:
         self.logged_at = (step * self.config.batch, self.seconds)
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
         looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
-        stats = MeanStats(self.dist)
+        stats = StepMeans(self.dist, STATS)
         last = step if self.stopped else self.model.steps
         with self.batches(step, last) as batches, self.progress(step) as progress:
             for batch in batches:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cxrdist.config.yaml_files import find_named, load_yaml
-from cxrdist.data.mix.rules import OTHERS, MixRule, WeightRule, rule_from
+from cxrdist.data.mix.named import DEFAULT_MIX, named_rule
+from cxrdist.data.mix.rules import OTHERS, MixRule, WeightRule
 from cxrdist.errors import UserError
 from cxrdist.files import slug
 
-DEFAULT_MIX = "DS1"
 REFUSED = ("run", "seed", "shards", "synthetic", "tracking", "budget")
 """Options that the study sets itself: an arm with another budget could not be compared."""
 
@@ -50,7 +50,7 @@ def read_arm(name: str) -> Arm:
         name=str(values.get("arm") or file.stem),
         file=file,
         mixes=mixes,
-        rules=tuple(rule_from(load_yaml(find_named("mix", mix))) for mix in mixes),
+        rules=tuple(named_rule(mix) for mix in mixes),
         about=_head(file),
     )
 
@@ -98,7 +98,7 @@ def synthesis_mix(arms: Sequence[Arm], chosen: str | None) -> str | None:
     by_preference = sorted(reversed(using), key=lambda mix: using[mix].name != "DS3")
     candidates = [chosen] if chosen is not None else by_preference
     for candidate in candidates:
-        made = rule_from(load_yaml(find_named("mix", candidate)))
+        made = named_rule(candidate)
         lacking = [(mix, name) for mix, rule in using.items() for name in _lacking(rule, made)]
         if not lacking:
             return candidate

@@ -15,11 +15,12 @@ from cxrdist.counter_rng import bits, to_normal, to_uniform, uniform
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AugmentConfig
 from cxrdist.distributed.dist import Dist
+from cxrdist.distributed.step_means import StepMeans
 from cxrdist.errors import UserError
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.gan.plan import plan
-from cxrdist.gan.training.step import ENGINES, STATS, MeanStats
+from cxrdist.gan.training.step import ENGINES, STATS
 from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.seeds import derive
@@ -168,7 +169,7 @@ def test_seed_and_class_give_the_weights(config: GANConfig, dist: Dist) -> None:
 
 
 def test_divergence_stops_with_advice(trainer: ModelTrainer, dist: Dist) -> None:
-    stats = MeanStats(dist)
+    stats = StepMeans(dist, STATS)
     stats.add(torch.ones(len(STATS)))
     stats.add(torch.tensor([float("nan"), *range(1, len(STATS))]))
     with pytest.raises(UserError, match="after 64 images loss_d is no longer finite"):
@@ -176,7 +177,7 @@ def test_divergence_stops_with_advice(trainer: ModelTrainer, dist: Dist) -> None
 
 
 def test_stats_are_means_over_the_steps_since_they_were_cleared(dist: Dist) -> None:
-    stats = MeanStats(dist)
+    stats = StepMeans(dist, STATS)
     stats.add(torch.full((len(STATS),), 9.0))
     stats.clear()
     stats.add(torch.zeros(len(STATS)))
