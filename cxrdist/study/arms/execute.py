@@ -30,8 +30,10 @@ class Failure:
 
     job: str
     reason: str
-    log: Path | None
+    log: Path | None = None
     """Its output; None if it was not started."""
+    follows: bool = False
+    """It was not started since a job that it needs failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +111,7 @@ class Executor:
         failed = {failure.job for failure in self.failures}
         for job in list(waiting):
             if causes := [name for name in job.needs if name in failed]:
-                self.failures.append(Failure(job=job.name, reason=f"needs {causes[0]}", log=None))
+                self.failures.append(Failure(job=job.name, reason=f"needs {causes[0]}", follows=True))
                 failed.add(job.name)
                 waiting.remove(job)
         return waiting
@@ -121,7 +123,7 @@ class Executor:
         try:
             command = job.command()
         except UserError as error:
-            self.failures.append(Failure(job=job.name, reason=str(error), log=None))
+            self.failures.append(Failure(job=job.name, reason=str(error)))
             say(f"{number} {job.name} failed: {error}")
             return 0
         if self.ledger.is_done(job, command):
@@ -138,8 +140,8 @@ class Executor:
         reason: str | None
         try:
             reason = self.execute(job, command, slot)
-        except OSError as error:
-            reason = str(error)
+        except Exception as error:  # the main thread would wait for this job without end
+            reason = str(error) or type(error).__name__
         self.last_lines.pop(job.name, None)
         self._finished.put((job, slot, reason))
 
@@ -154,12 +156,12 @@ class Executor:
             if self.parallel > 1:
                 os.sched_setaffinity(0, slot.cores)
 
-        with path.open("w") as log:
+        with path.open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 preexec_fn=prepare,
                 env=slot.environment(self.parallel),

@@ -72,7 +72,7 @@ def described(plan: Plan) -> dict[str, Any]:
 
 def _text(failures: list[Failure]) -> str:
     """The failures with their logs, and how many jobs were not started for them."""
-    causes = [failure for failure in failures if not failure.reason.startswith("needs ")]
+    causes = [failure for failure in failures if not failure.follows]
     parts = [
         f"{failure.job} failed: {failure.reason}" + (f" (log: {failure.log})" if failure.log else "")
         for failure in causes

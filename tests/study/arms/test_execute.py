@@ -91,3 +91,16 @@ def test_a_job_that_cannot_be_planned_fails_alone(tmp_path: Path) -> None:
     failures = Executor([broken, job("b"), job("c", "a")], tmp_path / "study", 1).run()
     assert [(f.job, f.reason) for f in failures] == [("a", "no manifest"), ("c", "needs a")]
     assert Path("b").exists()
+
+
+def test_a_fault_while_a_job_is_attended_is_its_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the study would wait for it without end."""
+
+    def fault(*_: object) -> str:
+        raise ValueError("odd")
+
+    monkeypatch.setattr(Executor, "execute", fault)
+    failures = Executor([job("a"), job("b", "a")], tmp_path / "study", 1).run()
+    assert [(f.job, f.reason, f.follows) for f in failures] == [("a", "odd", False), ("b", "needs a", True)]
