@@ -51,7 +51,7 @@ def predict(argv: Sequence[str]) -> None:
     import torch
 
     from cxrdist.cls.prediction.explain import Explainer
-    from cxrdist.cls.prediction.predict import check_same, count_images, images_of, predict
+    from cxrdist.cls.prediction.predict import check_same, open_source, predict
     from cxrdist.cls.prediction.probabilities import csv_of
     from cxrdist.files import write_atomic
     from cxrdist.models import load_classifier
@@ -60,11 +60,9 @@ def predict(argv: Sequence[str]) -> None:
     classifiers = [load_classifier(run, allow_code=options.allow_code) for run in options.run]
     check_same(classifiers, options.run)
     explainer = Explainer(classifiers[0], Path(options.explain)) if options.explain else None
-    total = count_images(options.paths, options.splits)
     found = predict(
         classifiers,
-        images_of(options.paths, classifiers[0], options.splits),
-        total=total,
+        [open_source(place, options.splits) for place in options.paths],
         device=torch.device("cuda" if cuda else "cpu"),
         explain=explainer,
     )

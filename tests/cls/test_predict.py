@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cxrdist.cli.main import dispatch
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.prediction.explain import grad_cam
+from cxrdist.cls.prediction.predict import Image as Film
+from cxrdist.cls.prediction.predict import Source, predict
 from cxrdist.cls.train import train
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
 from cxrdist.metrics.predictions import read_predictions
-from cxrdist.models import load_classifier
+from cxrdist.models import TrainedClassifier, load_classifier
 from cxrdist.run.tracking.config import TrackingConfig
 
 pytestmark = pytest.mark.slow
@@ -102,7 +106,6 @@ def test_files_and_folders_are_classified_and_a_broken_one_is_named(
 
 def test_grad_cam_is_that_of_the_formula(run: Path) -> None:
     """relu(sum over maps of mean gradient x map), of the last convolution (Selvaraju et al. 2017, Eq. 1 and 2)."""
-    import torch
     from torch.nn.functional import interpolate
 
     classifier = load_classifier(run)
@@ -116,6 +119,23 @@ def test_grad_cam_is_that_of_the_formula(run: Path) -> None:
     expected = interpolate(heat, (32, 32), mode="bilinear")[0, 0].detach().numpy()
     found = grad_cam(classifier, pixels, 1)
     assert found == pytest.approx(expected / expected.max() if expected.max() > 0 else expected, abs=1e-5)
+
+
+def test_images_of_one_name_keep_their_own_rows(run: Path, tmp_path: Path) -> None:
+    """As the same key in a set and in its conversion."""
+    classifier, films = load_classifier(run), np.random.default_rng(2).integers(0, 256, (2, 32, 32), np.uint8)
+
+    class Two(Source):
+        def __len__(self) -> int:
+            return 2
+
+        def images(self, classifier: TrainedClassifier) -> Iterator[Film]:
+            yield from (Film(name="same", pixels=film) for film in films)
+
+    found = predict([classifier], [Two([], None, ())], device=torch.device("cpu"))
+    expected = classifier.probabilities(films)
+    assert [row.tolist() for row in found.probabilities if row is not None] == expected.tolist()
+    assert expected[0].tolist() != expected[1].tolist()
 
 
 def test_several_runs_are_an_ensemble(run: Path, tiny_set: Path, tmp_path: Path) -> None:

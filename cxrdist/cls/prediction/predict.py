@@ -5,7 +5,7 @@ places -> images (a name, pixels or why there are none) -> mean probabilities of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from cxrdist.console import Progress
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import load_grey
+from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import store_of
@@ -71,25 +72,37 @@ def files_of(path: Path) -> list[Path]:
     return found
 
 
-def is_set(place: str) -> bool:
-    return "://" in place or (Path(place) / MANIFEST).is_file()
+@dataclass(frozen=True)
+class Source:
+    """A place that was given: image files, or a shard set."""
+
+    files: list[Path]
+    shards: ShardSet | None
+    splits: Sequence[str]
+    """Of the shard set."""
+
+    @property
+    def strata(self) -> list[StratumEntry]:
+        entries = self.shards.manifest.strata if self.shards is not None else []
+        return [entry for entry in entries if entry.stratum.split in self.splits]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.files) + sum(entry.samples for entry in self.strata)
+
+    def images(self, classifier: TrainedClassifier) -> Iterator[Image]:
+        """The images, made square as those that the classifier was trained on."""
+        for file in self.files:
+            yield _of_file(file, classifier)
+        if self.shards is not None:
+            yield from _of_set(self.shards, self.strata, classifier)
 
 
-def count_images(places: Sequence[str], splits: Sequence[str]) -> int:
-    """Raises UserError for a place without images."""
-    return sum(
-        _images_in(ShardSet(store_of(place)), splits) if is_set(place) else len(files_of(Path(place)))
-        for place in places
-    )
-
-
-def images_of(places: Iterable[str], classifier: TrainedClassifier, splits: Sequence[str]) -> Iterator[Image]:
-    """The images of files, folders and shard sets, made square as those that the classifier was trained on."""
-    for place in places:
-        if is_set(place):
-            yield from _of_set(ShardSet(store_of(place)), classifier, splits)
-        else:
-            yield from (_of_file(file, classifier) for file in files_of(Path(place)))
+def open_source(place: str, splits: Sequence[str]) -> Source:
+    """A file, a folder, or a shard set. Raises UserError for a place without images."""
+    if "://" in place or (Path(place) / MANIFEST).is_file():
+        return Source([], ShardSet(store_of(place)), splits)
+    return Source(files_of(Path(place)), None, splits)
 
 
 def _of_file(file: Path, classifier: TrainedClassifier) -> Image:
@@ -100,21 +113,17 @@ def _of_file(file: Path, classifier: TrainedClassifier) -> Image:
     return Image(name=str(file), pixels=pixels)
 
 
-def _images_in(shards: ShardSet, splits: Sequence[str]) -> int:
-    return sum(entry.samples for entry in shards.manifest.strata if entry.stratum.split in splits)
-
-
-def _of_set(shards: ShardSet, classifier: TrainedClassifier, splits: Sequence[str]) -> Iterator[Image]:
+def _of_set(
+    shards: ShardSet, strata: Sequence[StratumEntry], classifier: TrainedClassifier
+) -> Iterator[Image]:
     if shards.image_size != classifier.image_size:
         raise UserError(
             f"{shards}: images of {shards.image_size} px, but the classifier was trained on "
             f"{classifier.image_size} px: make a set of that size with `cxrdist shards convert {shards} --size "
             f"{classifier.image_size}`"
         )
-    for entry in shards.manifest.strata:
+    for entry in strata:
         stratum = entry.stratum
-        if stratum.split not in splits:
-            continue
         reader = shards.stratum(stratum.split, stratum.class_name, stratum.origin)
         label = stratum.class_name if stratum.class_name in shards.classes else ""
         for number in range(reader.samples):
@@ -123,9 +132,8 @@ def _of_set(shards: ShardSet, classifier: TrainedClassifier, splits: Sequence[st
 
 def predict(
     classifiers: Sequence[TrainedClassifier],
-    images: Iterable[Image],
+    sources: Sequence[Source],
     *,
-    total: int,
     device: torch.device,
     explain: Callable[[Image, int], None] | None = None,
 ) -> Predicted:
@@ -134,17 +142,17 @@ def predict(
     ``explain`` is called with each image that could be read and the index of its predicted class.
     """
     found = Predicted(classes=classifiers[0].classes)
-    left = iter(images)
-    with Progress("predict", total) as progress:
+    left = (image for source in sources for image in source.images(classifiers[0]))
+    with Progress("predict", sum(map(len, sources))) as progress:
         while some := list(islice(left, BATCH)):
-            readable = [image for image in some if image.pixels is not None]
-            rows: dict[str, np.ndarray] = {}
+            readable = [image.pixels for image in some if image.pixels is not None]
+            means: Sequence[np.ndarray] = []
             if readable:
-                pixels = np.stack([image.pixels for image in readable if image.pixels is not None])
+                pixels = np.stack(readable)
                 means = np.mean([c.probabilities(pixels, device=device) for c in classifiers], axis=0)
-                rows = {image.name: row for image, row in zip(readable, means, strict=True)}
+            rows = iter(means)
             for image in some:
-                row = rows.get(image.name)
+                row = None if image.pixels is None else next(rows)
                 if row is not None and explain is not None:
                     explain(image, int(row.argmax()))
                 found.images.append(replace(image, pixels=None))
