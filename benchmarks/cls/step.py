@@ -41,7 +41,7 @@ def make_set(folder: Path, size: int, encoding: str) -> Path:
 def ours(place: Path, batch: int, steps: int) -> Row:
     """train_cls.py's own loop, without validation."""
     from cxrdist.cls.config import ClsConfig
-    from cxrdist.cls.training.networks import network_config
+    from cxrdist.cls.training.networks import config_for
     from cxrdist.cls.training.stages import plan_stages
     from cxrdist.cls.training.step import ClsStep
     from cxrdist.cls.training.trainer import ENGINE
@@ -55,7 +55,7 @@ def ours(place: Path, batch: int, steps: int) -> Row:
     config = ClsConfig(
         shards=str(place), batch=batch, budget=f"{batch * steps} images", **shape(real.image_size)
     )
-    network_shape = network_config(config, real)
+    network_shape = config_for(config, real)
     network = build_network(network_shape)
     init_network(network, network_shape, 0)
     engine = dist.engine(ENGINE, network, learning_rate=1e-3, betas=(0.5, 0.999), l2=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cxrdist.cls.config import ClsConfig
-from cxrdist.cls.training.networks import network_config
+from cxrdist.cls.training.networks import config_for
 from cxrdist.cls.training.sources import digests_of, synthetic_path
 from cxrdist.cls.training.stages import plan_stages
 from cxrdist.cls.training.trainer import ENGINE, Trainer
@@ -34,7 +34,7 @@ def train(config: ClsConfig) -> None:
     synthetic = None
     if synthetic_folder is not None:
         synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
-    network_config(config, real)
+    config_for(config, real)
     if config.compile and dist.device.type == "cpu":
         raise OptionError(
             "compile",

@@ -54,6 +54,22 @@ def dcnn_config(shape: DCNNConfig) -> NetworkConfig:
     return NetworkConfig(network="dcnn", image_size=image_size, classes=classes, options=options)
 
 
+DCNN_OPTIONS = ("widths", "hidden", "kernel", "bias")
+"""Options of train_cls.py that shape a dcnn, and no other network."""
+
+
+def network_config(options: Mapping[str, Any], *, image_size: int, classes: int) -> NetworkConfig:
+    """The config of a network from the options of train_cls.py: ``network`` and DCNN_OPTIONS. Raises UserError for a
+    shape that is not possible."""
+    try:
+        if options["network"] != "dcnn":
+            return NetworkConfig(network=options["network"], image_size=image_size, classes=classes)
+        shape = {name: options[name] for name in DCNN_OPTIONS} | {"widths": tuple(options["widths"])}
+        return dcnn_config(DCNNConfig(size=image_size, classes=classes, **shape))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def _dcnn(config: NetworkConfig) -> nn.Module:
     values = {**config.options, "size": config.image_size, "classes": config.classes}
     try:
@@ -207,12 +223,28 @@ def cam_layer(network: nn.Module, images: Tensor) -> nn.Module:
         raise UserError(
             f"{type(network).__name__}.cam_layer is a {type(own).__name__}, expected an nn.Module"
         )
-    layers: list[nn.Module] = []
-    with torch.no_grad():
-        _watched(network, images, nn.Conv2d, lambda layer, _: layers.append(layer))
-    if not layers:
+    layer = _called_last(network, images, nn.Conv2d)
+    if layer is None:
         raise UserError(f"{type(network).__name__} calls no nn.Conv2d, so there are no maps for Grad-CAM")
-    return layers[-1]
+    return layer
+
+
+def last_linear(network: nn.Module, images: Tensor) -> nn.Module:
+    """The nn.Linear that is called last, whose input ``features_of`` gives for networks other than the DCNN. Raises
+    UserError if the network calls none."""
+    layer = _called_last(network, images, nn.Linear)
+    if layer is None:
+        raise UserError(
+            f"{type(network).__name__} calls no nn.Linear, so there is no last layer to train alone"
+        )
+    return layer
+
+
+@torch.no_grad()
+def _called_last(network: nn.Module, images: Tensor, kind: type[nn.Module]) -> nn.Module | None:
+    layers: list[nn.Module] = []
+    _watched(network, images, kind, lambda layer, _: layers.append(layer))
+    return layers[-1] if layers else None
 
 
 def _watched(

@@ -93,7 +93,7 @@ def counts_figure(study: Study) -> Drawn:
                 panel.annotate(
                     label, (r + s, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5
                 )
-            panel.set_title(f"{mix}: {real.sum() + made.sum():,} per epoch")
+            panel.set_title(f"{mix}\n{real.sum() + made.sum():,} per epoch")
             panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             panel.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
             panel.grid(axis="x")

@@ -26,6 +26,7 @@ from cxrdist.nets.classifiers import (
     features_and_logits,
     features_of,
     init_network,
+    last_linear,
 )
 from cxrdist.nets.configs import config_of
 from cxrdist.nets.dcnn import DCNN, DCNNConfig, init_weights
@@ -269,3 +270,21 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in NETWORKS.keys() - {"dcnn"}:
         with pytest.raises(UserError, match=r"pip install 'cxrdist\[networks\]'"):
             build_network(config(name))
+
+
+def test_the_last_linear_layer_is_the_one_that_is_called_last() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(4, 2)
+            self.first = nn.Linear(16, 4)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.last(self.first(images.flatten(1)))
+
+    network = Net()
+    assert last_linear(network, torch.zeros(2, 1, 4, 4)) is network.last
+    with pytest.raises(
+        UserError, match=r"Flatten calls no nn\.Linear, so there is no last layer to train alone"
+    ):
+        last_linear(nn.Flatten(), torch.zeros(2, 1, 4, 4))

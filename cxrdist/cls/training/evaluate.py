@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -58,20 +59,22 @@ class SplitEvaluator:
         in_order = of_ranks.transpose(0, 1).flatten(0, 1)
         return in_order[: len(self.images)].cpu().numpy()
 
+    @cached_property
+    def unpredicted(self) -> Predictions:
+        """Keys, labels and patients of the split, with probabilities of 0."""
+        rows = [self.readers[label].row(number) for label, number in self.images]
+        classes = self.shards.classes
+        known = Predictions.of(
+            np.array([row["key"].decode() for row in rows], str),
+            np.array([label for label, _ in self.images], np.int64),
+            np.zeros((len(rows), len(classes)), np.float32),
+            classes,
+        )
+        return dataclasses.replace(known, patients=np.array([row["patient"].decode() for row in rows], str))
+
     def predictions(self, model: nn.Module) -> Predictions:
         """The probabilities with keys, labels and patients, the same on all ranks."""
-        rows = [self.readers[label].row(number) for label, number in self.images]
-        count = len(rows)
-        return Predictions(
-            classes=tuple(self.shards.classes),
-            keys=np.array([row["key"].decode() for row in rows], str),
-            labels=np.array([label for label, _ in self.images], np.int64),
-            probabilities=self.probabilities(model),
-            patients=np.array([row["patient"].decode() for row in rows], str),
-            view=np.full(count, ""),
-            sex=np.full(count, ""),
-            age=np.full(count, np.nan),
-        )
+        return dataclasses.replace(self.unpredicted, probabilities=self.probabilities(model))
 
 
 def with_attributes(predictions: Predictions, shards: ShardSet, split: str) -> Predictions:

@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from cxrdist.cls.config import ClsConfig
+from cxrdist.config.parser import to_dict
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.errors import OptionError, UserError
-from cxrdist.nets.classifiers import NetworkConfig, dcnn_config
-from cxrdist.nets.dcnn import DCNNConfig
+from cxrdist.nets.classifiers import NetworkConfig, last_linear, network_config
+
+TRIED_IMAGES = 2
 
 
-def freeze_features(network: nn.Module) -> None:
-    """Train the last linear layer alone; the others also keep the statistics of their BatchNorm. Raises OptionError
-    if there is no linear layer."""
-    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise OptionError("stages", "freeze: features: this network has no linear layer to train")
-    network.requires_grad_(False).eval()
-    linear[-1].requires_grad_(True).train()
-
-
-def network_config(config: ClsConfig, real: ShardSet) -> NetworkConfig:
+def config_for(config: ClsConfig, real: ShardSet) -> NetworkConfig:
     """The config of the network for a set. Raises UserError if the image size does not fit it."""
-    classes = len(real.classes)
-    try:
-        if config.network != "dcnn":
-            return NetworkConfig(network=config.network, image_size=real.image_size, classes=classes)
-        return dcnn_config(
-            DCNNConfig(
-                size=real.image_size,
-                classes=classes,
-                widths=config.widths,
-                hidden=config.hidden,
-                kernel=config.kernel,
-                bias=config.bias,
-            )
-        )
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    return network_config(to_dict(config), image_size=real.image_size, classes=len(real.classes))
+
+
+def freeze_features(network: nn.Module, image_size: int) -> None:
+    """Train the linear layer that is called last alone; the others also keep the statistics of their BatchNorm.
+    Raises UserError if the network calls no linear layer."""
+    network.requires_grad_(False).eval()
+    device = next(network.parameters()).device
+    images = torch.zeros(TRIED_IMAGES, 1, image_size, image_size, device=device)
+    last_linear(network, images).requires_grad_(True).train()

@@ -11,7 +11,7 @@ from torch import nn
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.training.evaluate import with_attributes
-from cxrdist.cls.training.networks import network_config
+from cxrdist.cls.training.networks import config_for
 from cxrdist.cls.training.sources import describe_data, digests_of
 from cxrdist.cls.training.stages import StagePlan
 from cxrdist.cls.training.tracking import arm_name
@@ -72,7 +72,7 @@ def record(finished: Finished, predictions: Mapping[str, Predictions], dist: Dis
     weights = export_classifier(
         folder,
         finished.network,
-        config=network_config(config, finished.real),
+        config=config_for(config, finished.real),
         classes=finished.real.classes,
         lineage=made_from(finished.real)
         | {

@@ -18,7 +18,7 @@ from typing import Any
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.training.evaluate import SplitEvaluator
-from cxrdist.cls.training.networks import freeze_features, network_config
+from cxrdist.cls.training.networks import config_for, freeze_features
 from cxrdist.cls.training.record import Finished, Progressed, record
 from cxrdist.cls.training.stages import StagePlan
 from cxrdist.cls.training.step import ClsStep
@@ -103,7 +103,7 @@ class Trainer:
         self.tracker.finish(self.finish())
 
     def build(self) -> None:
-        config = network_config(self.config, self.real)
+        config = config_for(self.config, self.real)
         self.current = build_network(config)
         init_network(self.current, config, derive(self.config.seed, "classifier"))
         self.current.to(self.dist.device)
@@ -148,7 +148,7 @@ class Trainer:
         self.dist.forget_models()
         network = copy.deepcopy(self.current).train()
         if stage.is_frozen:
-            freeze_features(network)
+            freeze_features(network, self.real.image_size)
         self.engine = self.dist.engine(
             ENGINE,
             network,
@@ -297,6 +297,6 @@ class Trainer:
             progressed=progressed,
         )
         summary = self.dist.on_main(lambda: record(finished, predictions, self.dist))
-        if self.dist.is_main:
+        if self.tracker.is_on:
             log_cls(self.tracker, self.real, self.synthetic, summary, predictions["test"])
         return summary

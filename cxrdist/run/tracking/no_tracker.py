@@ -14,6 +14,9 @@ from cxrdist.run.tracking.metrics_file import Row
 class NoTracker:
     """For other ranks, and if tracking is off: callers need not check either."""
 
+    is_on = False
+    """Whether anything is logged; for callers that would read images only for it."""
+
     def replay(self, rows: Iterable[Row]) -> None:
         """Rows that an earlier process of this run logged, from its start. Those that W&B lost are logged again.
         Called before anything is logged."""

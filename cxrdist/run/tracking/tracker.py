@@ -36,6 +36,8 @@ class WandbTracker(NoTracker):
     sends those that it lost. The x axis is ``images``.
     """
 
+    is_on = True
+
     def __init__(
         self, folder: Path, config: TrackingConfig, description: Description, identity: Identity
     ) -> None:

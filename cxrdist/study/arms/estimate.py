@@ -29,15 +29,14 @@ from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import UserError
 from cxrdist.files import read_json
-from cxrdist.nets.classifiers import NetworkConfig, build_network, dcnn_config
-from cxrdist.nets.dcnn import DCNNConfig
+from cxrdist.nets.classifiers import build_network, network_config
 from cxrdist.process import available_cores
 from cxrdist.study.arms.jobs import Job, Plan, script
 
-START_S = {"import": 20.0, "evaluation": 90.0, "synthesis": 20.0}
-"""Seconds of the jobs that do not depend on a budget: measured on two cores with the demo's 1,540 images of 64 px."""
-JOB_START_S = 8.0
-"""Of launcher, imports and evaluation of a training."""
+START_S = {"import": 25.0, "evaluation": 26.0, "synthesis": 10.0}
+"""Seconds of the jobs that do not depend on a budget: those of the demo (2,290 images of 64 px, one core each)."""
+JOB_START_S = 10.0
+"""Of launcher, imports and evaluation of a training: a classifier of the demo took 64 s, 54 of them in its loop."""
 GAN_64PX_IMG_PER_CORE_S = 200.0
 """configs/gan/demo.yaml on an AMD EPYC; see docs/gans.md."""
 TIMED_STEPS = 3
@@ -153,13 +152,7 @@ class Estimator:
     def network(self) -> torch.nn.Module:
         options = self.cls_options
         classes = len(self.manifest.classes) if self.manifest is not None else 5
-        if options["network"] != "dcnn":
-            return build_network(
-                NetworkConfig(network=options["network"], image_size=self.size, classes=classes)
-            )
-        shape = {name: options[name] for name in ("hidden", "kernel", "bias")}
-        shape |= {"size": self.size, "classes": classes, "widths": tuple(options["widths"])}
-        return build_network(dcnn_config(DCNNConfig(**shape)))
+        return build_network(network_config(options, image_size=self.size, classes=classes))
 
     @cached_property
     def seconds_per_image(self) -> float:
