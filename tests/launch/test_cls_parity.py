@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from tests.helpers.cls_parity_job import (
     with_batch_norm,
 )
 from tests.helpers.launching import CLONE, launch
+from tests.helpers.parity import largest_difference, largest_share
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 RUNS: dict[str, dict[str, Any]] = {"whole": {"parts": 1}, "in 2 parts": {"parts": 2}}
 FROZEN, RESUMED_RUN = "frozen", "resumed"
@@ -97,25 +98,13 @@ def reference(
 def gradient_difference(ours: Found, theirs: Found) -> float:
     """The largest difference of a gradient in any of our steps, as a fraction of its layer's largest."""
     return max(
-        float((a - b).abs().max() / b.abs().max())
-        for step, gradients in ours["gradients"].items()
-        for a, b in zip(gradients, theirs["gradients"][step], strict=True)
+        largest_share(gradients, theirs["gradients"][step]) for step, gradients in ours["gradients"].items()
     )
 
 
 def weight_difference(ours: Found, theirs: Found, step: int) -> float:
     """The largest difference of a weight after a step."""
-    both = zip(ours["weights"][step], theirs["weights"][step], strict=True)
-    return max(float((a - b).abs().max()) for a, b in both)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes of the job: bits depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    return largest_difference(ours["weights"][step], theirs["weights"][step])
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from cxrdist.gan.diffaugment import DiffAugmentConfig, diffaugment
 from cxrdist.gan.training.step import ENGINES
 from cxrdist.seeds import derive
 from tests.helpers.launching import launch
+from tests.helpers.parity import largest_difference, largest_share
 from tests.helpers.parity_job import (
     ARCHITECTURES,
     AUGMENT,
@@ -33,7 +33,7 @@ from tests.helpers.parity_job import (
     networks,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 RUNS: dict[str, dict[str, Any]] = {
     "conditional": {"architecture": "conditional", "parts": 1},
@@ -120,9 +120,8 @@ def gradient_differences(ours: Found, theirs: Found) -> list[float]:
     """Of each step of ours, the largest difference of a gradient, as a fraction of its layer's largest."""
     return [
         max(
-            float((a - b).abs().max() / b.abs().max())
+            largest_share(gradients, theirs["gradients"][step][name])
             for name, gradients in of_networks.items()
-            for a, b in zip(gradients, theirs["gradients"][step][name], strict=True)
         )
         for step, of_networks in ours["gradients"].items()
     ]
@@ -131,19 +130,9 @@ def gradient_differences(ours: Found, theirs: Found) -> list[float]:
 def weight_difference(ours: Found, theirs: Found, step: int) -> float:
     """The largest difference of a weight after a step."""
     return max(
-        float((a - b).abs().max())
+        largest_difference(weights, theirs["weights"][step][name])
         for name, weights in ours["weights"][step].items()
-        for a, b in zip(weights, theirs["weights"][step][name], strict=True)
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes of the job: bits depend on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
