@@ -1,4 +1,4 @@
-"""The W&B run of a study: the mean test metrics of each mix, made from its classifiers."""
+"""The W&B run of a study: the mean test metrics of each arm, made from its classifiers."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from cxrdist.run.folder import environment, joint_digest
 from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.run.tracking.description import Description, without_paths
 from cxrdist.run.tracking.start import start
-from cxrdist.study.collect import ClsRun, collect
+from cxrdist.study.report.reading.runs import ClsRun, Study
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_auroc")
 
 
-def track_study(folder: Path, name: str, tracking: TrackingConfig, options: dict[str, Any]) -> None:
+def track_study(
+    study: Study, folder: Path, name: str, tracking: TrackingConfig, options: dict[str, Any]
+) -> None:
     """Log a finished study. ``folder``: of its runs; ``options``: of the study, as JSON types."""
-    study = collect([folder])
     tracker = start(
         folder,
         dataclasses.replace(tracking, group=tracking.group or name),
         Description(
             job="study",
             name=f"study-{name}",
-            tags=("study", *study.mixes),
+            tags=("study", *study.arms),
             config=without_paths({**options, **environment()}),
         ),
     )
     for run in study.cls:
-        tracker.use_artifact("classifier", run.summary["weights_sha256"], f"{run.mix}-seed{run.seed}")
-    classifiers = {f"{run.mix}-seed{run.seed}": run.summary for run in study.cls}
+        tracker.use_artifact("classifier", run.summary["weights_sha256"], run.name)
+    classifiers = {run.name: run.summary for run in study.cls}
     tracker.log_artifact("study", joint_digest(classifiers, "weights_sha256"), name)
-    tracker.finish({"metrics": {mix: {"test": means(study.of(mix))} for mix in study.mixes}})
+    tracker.finish({"metrics": {arm: {"test": means(study.of(arm))} for arm in study.arms}})
 
 
 def means(runs: Sequence[ClsRun]) -> dict[str, float]:

@@ -19,11 +19,10 @@ from cxrdist.study.arms.execute import Executor, Failure
 from cxrdist.study.arms.jobs import Plan, plan_study
 from cxrdist.study.arms.power import show_power, warn_of_power
 from cxrdist.study.arms.rates import known_rate
-from cxrdist.study.report import write_report
-from cxrdist.study.tables import print_table
+from cxrdist.study.report.reading.description import STUDY
+from cxrdist.study.report.terminal import print_results
+from cxrdist.study.report.write import read_results, write_report
 from cxrdist.study.tracking import track_study
-
-STUDY = "study.json"
 
 
 def run_study(config: StudyConfig) -> int:
@@ -47,11 +46,11 @@ def run_study(config: StudyConfig) -> int:
     if not any(config.folder.glob("**/cls-*/summary.json")):
         raise UserError(_text(failures))
     write_atomic(config.folder / STUDY, canonical_json(described(plan)))
-    runs = [config.folder]
-    page = write_report(runs, Path(config.report))
-    track_study(config.folder, config.name, config.tracking, to_dict(config))
+    results = read_results([config.folder])
+    page = write_report(results, Path(config.report))
+    track_study(results.study, config.folder, config.name, config.tracking, to_dict(config))
     say("")
-    print_table(runs)
+    print_results(results)
     say(f"\n{duration(time.monotonic() - began_s)} in all. Report: {page}")
     if failures:
         raise UserError(_text(failures))
