@@ -13,6 +13,7 @@ import pytest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.files import slug
 from cxrdist.run.tracking.config import TrackingConfig
+from cxrdist.study.collect import collect
 from cxrdist.study.compare.compare import compare
 from cxrdist.study.compare.local import local_runs
 from cxrdist.study.compare.online import online_runs
@@ -159,7 +160,7 @@ def test_a_gan_whose_classes_are_trained_apart_has_a_joint_run(tiny_set: Path, t
 
 
 def test_a_study_has_the_means_of_its_mixes(work: Path) -> None:
-    track_study(work, "tiny", TrackingConfig(mode="offline"), {"name": "tiny"})
+    track_study(collect([work]), work, "tiny", TrackingConfig(mode="offline"), {"name": "tiny"})
     found = recorded(work)
     assert ids(found) == ("study-tiny", "study", "tiny", ["study", "DS1", "DS3"])
     of_mix = {mix: summary(work / mix.lower()) for mix in ("DS1", "DS3")}
