@@ -10,8 +10,8 @@ from cxrdist.errors import from_os
 from cxrdist.files import slug
 from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.run.tracking.identity import read_identity
-from cxrdist.run.tracking.report import save_report
-from cxrdist.run.tracking.report_blocks import Content
+from cxrdist.run.tracking.report.blocks import Content
+from cxrdist.run.tracking.report.save import save_report
 from cxrdist.study.collect import GanRun, Study
 
 MAX_CHARACTERS = 50_000

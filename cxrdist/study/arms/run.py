@@ -13,7 +13,7 @@ from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, write_atomic
-from cxrdist.run.tracking.report import can_report
+from cxrdist.run.tracking.report.save import can_report
 from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.dry_run import describe
 from cxrdist.study.arms.execute import Executor, Failure

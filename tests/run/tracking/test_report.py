@@ -14,8 +14,8 @@ import wandb
 
 from cxrdist.errors import UserError
 from cxrdist.run.tracking.config import TrackingConfig
-from cxrdist.run.tracking.report import REPORT, can_report, save_report
-from cxrdist.run.tracking.report_blocks import Content
+from cxrdist.run.tracking.report.blocks import Content
+from cxrdist.run.tracking.report.save import REPORT, can_report, save_report
 from tests.helpers.wandb_server import ENTITY, INTERNAL_ID, PROJECT, WandbServer
 
 CONTENT = Content(
@@ -221,11 +221,11 @@ def test_a_study_that_is_not_online_is_told_that_it_has_no_report(
     assert not can_report(TrackingConfig())
     no = "no W&B Report will be written"
     assert caplog.record_tuples == [
-        ("cxrdist.run.tracking.report", logging.WARNING, f"{no}: --tracking.mode is disabled"),
+        ("cxrdist.run.tracking.report.save", logging.WARNING, f"{no}: --tracking.mode is disabled"),
         (
-            "cxrdist.run.tracking.report",
+            "cxrdist.run.tracking.report.save",
             logging.WARNING,
             f"{no}: W&B has no API key for this machine; run `wandb login` or set WANDB_API_KEY",
         ),
-        ("cxrdist.run.tracking.report", logging.WARNING, f"{no}: WANDB_MODE is offline"),
+        ("cxrdist.run.tracking.report.save", logging.WARNING, f"{no}: WANDB_MODE is offline"),
     ]

@@ -114,6 +114,6 @@ def _filters(content: Content, job: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A string of the expression. It is escaped, since the library rewrites ``=``, ``<`` and ``>`` also inside strings
+    """A string of the expression. It is escaped, since the library rewrites ``=``, ``<`` and ``>`` in strings, too,
     before it reads the expression as Python."""
     return "'" + re.sub(r"[^A-Za-z0-9 _./-]", lambda found: f"\\U{ord(found[0]):08x}", text) + "'"

@@ -14,7 +14,7 @@ from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, read_json, write_atomic
 from cxrdist.run.tracking.api import open_api
 from cxrdist.run.tracking.config import TrackingConfig, resolve_mode
-from cxrdist.run.tracking.report_blocks import Content, blocks_of, title_of
+from cxrdist.run.tracking.report.blocks import Content, blocks_of, title_of
 from cxrdist.run.tracking.tracker import one_line
 
 log = logging.getLogger(__name__)
