@@ -12,7 +12,6 @@ from typing import Any
 
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, read_json, write_atomic
-from cxrdist.run.tracking.api import open_api
 from cxrdist.run.tracking.config import TrackingConfig, resolve_mode
 from cxrdist.run.tracking.report.blocks import Content, blocks_of, title_of
 from cxrdist.run.tracking.tracker import one_line
@@ -60,7 +59,7 @@ def _save(folder: Path, content: Content) -> str:
     import wandb
     import wandb_workspaces.reports.v2 as wr
 
-    api = open_api()
+    api = wandb.Api()
     # The line that it prints has the URL, which the caller shows.
     wandb.termsetup(wandb.Settings(silent=True), None)
     # The entity that wandb.init() takes: of WANDB_ENTITY or W&B's settings, else that of the key.
