@@ -12,7 +12,7 @@ from cxrdist.config.yaml_files import find_named
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """One HTML page and one Markdown file about finished runs."""
+    """What finished runs show: an HTML page, a Markdown file and CSV tables."""
 
     runs: tuple[str, ...] = ("runs",)
     """Run folders, or folders that hold some."""
@@ -28,9 +28,12 @@ def report(argv: Sequence[str]) -> None:
         example="cxrdist report runs/cls-* --out report",
         positional=("runs",),
     )
-    from cxrdist.study.report import write_report
+    from cxrdist.study.report.terminal import print_results
+    from cxrdist.study.report.write import read_results, write_report
 
-    page = write_report([Path(run) for run in options.runs], Path(options.out))
+    results = read_results([Path(run) for run in options.runs])
+    page = write_report(results, Path(options.out))
+    print_results(results)
     print(f"report: {page}")
 
 

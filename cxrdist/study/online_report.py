@@ -12,7 +12,7 @@ from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.run.tracking.identity import read_identity
 from cxrdist.run.tracking.report.blocks import Content
 from cxrdist.run.tracking.report.save import save_report
-from cxrdist.study.collect import GanRun, Study
+from cxrdist.study.report.reading.runs import GanRun, Study
 
 MAX_CHARACTERS = 50_000
 """Of the Markdown in a Report; sections after that are left out."""

@@ -1,4 +1,4 @@
-"""The W&B run of a study: its classifiers' test metrics and their means of each mix, as tables, and its charts."""
+"""The W&B run of a study: its classifiers' test metrics and their means of each arm, as tables, and its charts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.run.tracking.description import Description, without_paths
 from cxrdist.run.tracking.figures import flat_metrics
 from cxrdist.run.tracking.start import start
-from cxrdist.study.collect import ClsRun, Study
+from cxrdist.study.report.reading.runs import ClsRun, Study
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_auroc")
 PER_CLASS = "per_class/"
@@ -36,19 +36,19 @@ def track_study(
         Description(
             job="study",
             name=f"study-{name}",
-            tags=("study", *study.mixes),
+            tags=("study", *study.arms),
             config=without_paths({**options, **environment()}),
         ),
     )
     for run in study.cls:
-        tracker.use_artifact("classifier", run.summary["weights_sha256"], f"{run.mix}-seed{run.seed}")
-    classifiers = {f"{run.mix}-seed{run.seed}": run.summary for run in study.cls}
+        tracker.use_artifact("classifier", run.summary["weights_sha256"], run.name)
+    classifiers = {run.name: run.summary for run in study.cls}
     tracker.log_artifact("study", joint_digest(classifiers, "weights_sha256"), name)
     tracker.table("study/runs", run_rows(study.cls))
     tracker.table("study/arms", arm_rows(study))
     for title, path in (pictures or {}).items():
         tracker.chart(title, path)
-    tracker.finish({"metrics": {mix: {"test": means(study.of(mix))} for mix in study.mixes}})
+    tracker.finish({"metrics": {arm: {"test": means(study.of(arm))} for arm in study.arms}})
 
 
 def means(runs: Sequence[ClsRun]) -> dict[str, float]:
@@ -62,7 +62,7 @@ def run_rows(runs: Sequence[ClsRun]) -> list[dict[str, Any]]:
     found = [_metrics(run) for run in runs]
     columns = _union(found)
     return [
-        {"arm": run.mix, "fold": run.fold, "seed": run.seed, **{name: of.get(name) for name in columns}}
+        {"arm": run.arm, "fold": run.fold, "seed": run.seed, **{name: of.get(name) for name in columns}}
         for run, of in zip(runs, found, strict=True)
     ]
 
@@ -71,7 +71,7 @@ def arm_rows(study: Study) -> list[dict[str, Any]]:
     """A row per arm: the number of its runs, and the mean of each metric that all of them have."""
     rows = []
     columns = [name for name in _union(map(_metrics, study.cls)) if not name.endswith(("_low", "_high"))]
-    for arm in study.mixes:
+    for arm in study.arms:
         found = [_metrics(run) for run in study.of(arm)]
         shared = {
             name: round(fmean(of[name] for of in found), DIGITS) if all(name in of for of in found) else None

@@ -13,10 +13,10 @@ import pytest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.files import slug
 from cxrdist.run.tracking.config import TrackingConfig
-from cxrdist.study.collect import collect
 from cxrdist.study.compare.compare import compare
 from cxrdist.study.compare.local import local_runs
 from cxrdist.study.compare.online import online_runs
+from cxrdist.study.report.reading.search import collect
 from cxrdist.study.tracking import track_study
 from tests.helpers.launching import replaced, run, summary
 from tests.helpers.wandb_records import Recorded, recorded

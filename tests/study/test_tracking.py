@@ -19,8 +19,8 @@ from cxrdist.run.tracking.report.blocks import Content
 from cxrdist.study import online_report
 from cxrdist.study.arms import run as study_run
 from cxrdist.study.arms.config import StudyConfig
-from cxrdist.study.collect import ClsRun, GanModel, GanRun, Study
 from cxrdist.study.online_report import charts_of, sections_of, write_online_report
+from cxrdist.study.report.reading.runs import ClsRun, GanModel, GanRun, Study
 from cxrdist.study.tracking import track_study
 from tests.helpers.wandb_records import Recorded, recorded
 
@@ -212,10 +212,10 @@ def finished(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
         "plan_study": lambda config: plan,
         "warn_of_power": lambda plan: None,
         "Executor": NoJobs,
-        "write_report": lambda runs, out: out / "index.html",
-        "collect": lambda runs: Study(cls=(), gan=(), skipped=()),
+        "read_results": lambda runs: SimpleNamespace(study=Study(cls=(), gan=(), skipped=())),
+        "write_report": lambda results, out: out / "index.html",
         "track_study": lambda study, folder, name, tracking, options, charts: tracked.append(options),
-        "print_table": lambda runs: None,
+        "print_results": lambda results: None,
     }.items():
         monkeypatch.setattr(study_run, name, value)
     return tracked

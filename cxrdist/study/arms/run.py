@@ -20,13 +20,11 @@ from cxrdist.study.arms.execute import Executor, Failure
 from cxrdist.study.arms.jobs import Plan, plan_study
 from cxrdist.study.arms.power import show_power, warn_of_power
 from cxrdist.study.arms.rates import known_rate
-from cxrdist.study.collect import collect
 from cxrdist.study.online_report import charts_of, write_online_report
-from cxrdist.study.report import write_report
-from cxrdist.study.tables import print_table
+from cxrdist.study.report.reading.description import STUDY
+from cxrdist.study.report.terminal import print_results
+from cxrdist.study.report.write import read_results, write_report
 from cxrdist.study.tracking import track_study
-
-STUDY = "study.json"
 
 
 def run_study(config: StudyConfig) -> int:
@@ -51,9 +49,9 @@ def run_study(config: StudyConfig) -> int:
     if not any(config.folder.glob("**/cls-*/summary.json")):
         raise UserError(_text(failures))
     write_atomic(config.folder / STUDY, canonical_json(described(plan)))
-    runs = [config.folder]
-    page = write_report(runs, Path(config.report))
-    study, charts = collect(runs), charts_of(page)
+    results = read_results([config.folder])
+    page = write_report(results, Path(config.report))
+    study, charts = results.study, charts_of(page)
     # Without the option, so that the W&B run of the study stays the same one with and without a Report.
     options = {key: value for key, value in to_dict(config).items() if key != "wandb_report"}
     track_study(study, config.folder, config.name, config.tracking, options, charts)
@@ -61,7 +59,7 @@ def run_study(config: StudyConfig) -> int:
     if reports:
         url = write_online_report(study, config.folder, config.name, config.tracking, page, charts)
     say("")
-    print_table(runs)
+    print_results(results)
     say(f"\n{duration(time.monotonic() - began_s)} in all. Report: {page}")
     if url is not None:
         say(f"W&B Report: {url}")

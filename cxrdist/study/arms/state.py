@@ -15,7 +15,7 @@ from cxrdist.config.yaml_files import find
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, read_json, sha256_file, write_atomic
 from cxrdist.study.arms.jobs import SOFT_LABELS, Job
-from cxrdist.study.evaluation import read_evaluation
+from cxrdist.study.report.reading.evaluation import read_evaluation
 
 
 class Ledger:

@@ -13,7 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from cxrdist.files import write_atomic
 from cxrdist.study.compare.runs import CURVES, ComparedRun
-from cxrdist.study.figures import ARMS_LIGHT, LIGHT, PNG_DPI, STYLE
+from cxrdist.study.report.charts.style import ARMS_LIGHT, LIGHT, PNG_DPI, STYLE
 
 _DASHES = ("-", "--", ":", "-.")
 

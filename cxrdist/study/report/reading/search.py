@@ -1,15 +1,13 @@
 """Collect the finished runs in folders, with the reason for each skipped run, and check that they are comparable.
 
-folders -> search (recursive) -> summary.json, config.yaml, metrics.jsonl -> ClsRun | GanRun -> Study
+folders -> search (recursive) -> summary.json, config.yaml, metrics.jsonl -> ClsRun | GanRun | SynthRun -> Study
+study.json of the study that the runs belong to -> Description ─┘
 """
 
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,99 +15,30 @@ import yaml
 
 from cxrdist.errors import UserError, from_os
 from cxrdist.files import read_json, slug
+from cxrdist.study.report.reading.description import STUDY, read_description
+from cxrdist.study.report.reading.runs import (
+    PAPER_MIXES,
+    ClsRun,
+    GanModel,
+    GanRun,
+    Study,
+    SynthRun,
+    relative,
+)
 
-PAPER_MIXES = ("DS1", "DS2", "DS3")
 _CLS_KEYS = ("mix", "seed", "classes", "counts", "shards", "data", "metrics", "best_images", "images_seen")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClsRun:
-    """One finished classifier run."""
-
-    folder: Path
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    curve: tuple[dict[str, float], ...]
-    """The lines of metrics.jsonl with validation metrics, by images seen; one per number of images."""
-
-    @property
-    def mix(self) -> str:
-        return str(self.summary["mix"])
-
-    @property
-    def seed(self) -> int:
-        return int(self.summary["seed"])
-
-    @property
-    def fold(self) -> int | None:
-        """Number of its fold in a cross-validation; None without folds."""
-        fold = self.summary["data"].get("fold")
-        return None if fold is None else int(fold)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.summary["classes"])
-
-    @property
-    def test(self) -> dict[str, Any]:
-        """Metrics of the kept checkpoint on the test split."""
-        metrics: dict[str, Any] = self.summary["metrics"]["test"]
-        return metrics
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GanModel:
-    """One GAN, of one or several classes."""
-
-    name: str
-    summary: dict[str, Any]
-    grids: dict[str, Path | None]
-    """The newest sample grid of each of its classes, None if there is none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GanRun:
-    """One finished run of train_gan.py: a GAN per class, or one of all classes."""
-
-    folder: Path
-    config: dict[str, Any]
-    summary: dict[str, Any]
-    models: tuple[GanModel, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """Runs on the same real set and classes, so that their results are comparable."""
-
-    cls: tuple[ClsRun, ...]
-    """Ordered by mix (the paper's three first), then seed."""
-    gan: tuple[GanRun, ...]
-    skipped: tuple[str, ...]
-    """A sentence for each run that was found but not used."""
-
-    @property
-    def mixes(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(run.mix for run in self.cls))
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        if self.cls:
-            return self.cls[0].classes
-        return tuple(dict.fromkeys(name for run in self.gan for model in run.models for name in model.grids))
-
-    def of(self, mix: str) -> tuple[ClsRun, ...]:
-        """The runs of one mix, one per seed."""
-        return tuple(run for run in self.cls if run.mix == mix)
 
 
 def collect(folders: Sequence[Path]) -> Study:
     """Read run folders, and folders that contain runs at any depth.
 
-    Raises UserError for a folder without a run, an invalid file, runs on different real sets or classes, and two
-    runs of the same mix and seed (a mean over seeds would count the seed twice).
+    The study.json of a study is found in its folder, which the runs or their folds lie in. Raises UserError for a
+    folder without a run, an invalid file, runs on different real sets or classes, and two runs of the same arm, fold
+    and seed (a mean over seeds would count the seed twice).
     """
     cls: list[ClsRun] = []
     gan: list[GanRun] = []
+    synth: list[SynthRun] = []
     skipped: list[str] = []
     seen: set[Path] = set()
     for given in folders:
@@ -132,35 +61,33 @@ def collect(folders: Sequence[Path]) -> Study:
                 cls.append(run)
             elif isinstance(run, GanRun):
                 gan.append(run)
+            elif isinstance(run, SynthRun):
+                synth.append(run)
             elif run:
                 skipped.append(run)
     if not cls and not gan:
         why = f" ({'; '.join(skipped)})" if skipped else ""
         raise UserError(f"no finished classifier or GAN run in {', '.join(map(str, folders))}{why}")
     _comparable(cls)
-    cls.sort(key=lambda run: (_mix_rank(run.mix), run.mix, run.seed))
-    return Study(cls=tuple(cls), gan=tuple(gan), skipped=tuple(skipped))
+    described, ignored = read_description([run.folder for run in cls])
+    order = described.arms if described else PAPER_MIXES
+    cls.sort(key=lambda run: (_rank(run.arm, order), run.arm, -1 if run.fold is None else run.fold, run.seed))
+    return Study(
+        cls=tuple(cls),
+        gan=tuple(gan),
+        synth=tuple(synth),
+        skipped=(*skipped, *ignored),
+        described=described,
+    )
 
 
-def relative(path: Path) -> str:
-    """The path relative to the current folder."""
-    return Path(os.path.relpath(path)).as_posix()
-
-
-def number(value: object) -> float | None:
-    """A value that may be missing: None for None and NaN (a class without test images)."""
-    if not isinstance(value, int | float) or math.isnan(value):
-        return None
-    return float(value)
-
-
-def _mix_rank(mix: str) -> int:
-    return PAPER_MIXES.index(mix) if mix in PAPER_MIXES else len(PAPER_MIXES)
+def _rank(arm: str, order: Sequence[str]) -> int:
+    return order.index(arm) if arm in order else len(order)
 
 
 def _search(folder: Path) -> Iterable[Path]:
     """Run folders at or below ``folder``. A run is not searched further: the folders of a GAN run are its models."""
-    if (folder / "summary.json").is_file() and _job(folder) in ("cls", "gan", "gan-model"):
+    if (folder / "summary.json").is_file() and _job(folder) in ("cls", "gan", "gan-model", "synth"):
         yield folder
         return
     if (folder / "summary.json").is_file() or (folder / "metrics.jsonl").is_file():
@@ -169,8 +96,10 @@ def _search(folder: Path) -> Iterable[Path]:
         below = sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink())
     except OSError as error:
         raise from_os(error) from error
+    # The runs of the search for learning rates are no results: their arms and seeds have other runs.
+    left_out = {"wandb", "search"} if (folder / STUDY).is_file() else {"wandb"}
     for child in below:
-        if not child.name.startswith(".") and child.name != "wandb":
+        if not child.name.startswith(".") and child.name not in left_out:
             yield from _search(child)
 
 
@@ -178,7 +107,7 @@ def _job(folder: Path) -> str:
     return str(_read_summary(folder).get("job", ""))
 
 
-def _read_run(folder: Path) -> ClsRun | GanRun | str:
+def _read_run(folder: Path) -> ClsRun | GanRun | SynthRun | str:
     """The run, or the reason for skipping it; "" for a folder of another job, which is not reported."""
     if not (folder / "summary.json").is_file():
         return f"{relative(folder)} is skipped: it has no summary.json, so it was interrupted or is still running"
@@ -190,6 +119,8 @@ def _read_run(folder: Path) -> ClsRun | GanRun | str:
         return _gan_run(folder, summary)
     if job == "cls":
         return _cls_run(folder, summary)
+    if job == "synth" and status == "finished":
+        return SynthRun(folder=folder, summary=summary)
     return ""
 
 
@@ -278,10 +209,10 @@ def _comparable(runs: Sequence[ClsRun]) -> None:
                     f"{first.folder} and {run.folder} differ in the {what}: {_brief(theirs)} and {_brief(ours)}; "
                     "write separate reports"
                 )
-        twin = by_arm.setdefault((run.mix, run.fold, run.seed), run)
+        twin = by_arm.setdefault((run.arm, run.fold, run.seed), run)
         if twin is not run:
             raise UserError(
-                f"{twin.folder} and {run.folder} are both {run.mix} with seed {run.seed}"
+                f"{twin.folder} and {run.folder} are both {run.arm} with seed {run.seed}"
                 f"{'' if run.fold is None else f' on fold {run.fold}'}; exclude one of them"
             )
 

@@ -11,11 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cxrdist.data.shards.manifest import GateCounts
 from cxrdist.data.shards.open import synthetic_place
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.errors import UserError
-from cxrdist.study.collect import ClsRun, Study
+from cxrdist.study.report.reading.runs import ClsRun, Study
 
 _TILE_PX = 160
 _GRID_PX = 480
@@ -40,8 +39,6 @@ class Pairs:
     """The run whose sets are shown."""
     notes: tuple[str, ...]
     """A sentence for each thing that could not be shown."""
-    gates: str
-    """Pass rates of the synthetic set's gates, per class; "" if its manifest has none."""
 
 
 def pairs(study: Study, count: int = 4) -> Pairs:
@@ -59,9 +56,7 @@ def pairs(study: Study, count: int = 4) -> Pairs:
             notes += [found for found in images.values() if isinstance(found, str)]
             shown = {origin: None if isinstance(found, str) else found for origin, found in images.items()}
             rows.append(Pair(name=name, **shown))
-    synthetic = sets["synthetic"]
-    gates = None if isinstance(synthetic, str) else synthetic.manifest.provenance.gates
-    return Pairs(rows=tuple(rows), run=run, notes=tuple(notes), gates=_gates_text(gates or {}))
+    return Pairs(rows=tuple(rows), run=run, notes=tuple(notes))
 
 
 def _open(run: ClsRun, key: str, origin: str) -> ShardSet | str:
@@ -92,15 +87,6 @@ def _read(shards: ShardSet | str, name: str, origin: str, count: int) -> np.ndar
     except UserError as error:
         return f"{name}: {error}."
     return images
-
-
-def _gates_text(gates: dict[str, GateCounts]) -> str:
-    """Pass rates of the gates, per class: ``Normal 360 of 400 (90 %)``."""
-    parts = []
-    for name, counts in gates.items():
-        share = f" ({100 * counts.admitted / counts.tried:.0f} %)" if counts.tried else ""
-        parts.append(f"{name} {counts.admitted:,} of {counts.tried:,}{share}")
-    return ", ".join(parts)
 
 
 def tile_png(image: np.ndarray) -> bytes:

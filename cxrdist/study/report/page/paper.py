@@ -1,4 +1,4 @@
-"""The paper's Table 1 and ours, row by row, for HTML, Markdown and terminal."""
+"""The paper's Table 1 beside ours, for DS1, DS2 and DS3."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from cxrdist.study.collect import PAPER_MIXES, ClsRun, Study, collect, number
+from cxrdist.study.report.page.words import NONE
+from cxrdist.study.report.reading.runs import PAPER_MIXES, ClsRun, Study, number
 
 PAPER = (
     "Salehinejad, Valaee, Dowdell, Colak, Barfett: Generalization of Deep Neural Networks for Chest "
@@ -32,9 +28,7 @@ PAPER_TABLE_1 = {
 PAPER_TOTAL_STD = {"DS1": 0.47, "DS2": 0.48, "DS3": 0.41}
 """The ± of the paper's Total, in points."""
 
-NONE = "–"
 _TIE = 1e-9  # means of the same fractions, summed in another order
-_Z95 = 1.96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +40,7 @@ class Cell:
     paper_std: float | None
     ours: float | None
     ours_std: float | None
-    """Sample standard deviation over seeds; None with a single seed."""
+    """Sample standard deviation over runs; None with a single run."""
     is_score: bool = False
     is_best: bool = False
 
@@ -74,20 +68,18 @@ class Row:
     n: int
     """Number of test images."""
     cells: tuple[Cell, ...]
-    """One per mix, in the order of ``columns``."""
+    """One per mix of ``PAPER_MIXES``, whether it was run or not."""
 
     def ours(self, mix: str) -> float | None:
         return next((cell.ours for cell in self.cells if cell.mix == mix), None)
 
 
-def columns(study: Study) -> tuple[str, ...]:
-    """The paper's three mixes, whether run or not, then the study's own ones."""
-    return PAPER_MIXES + tuple(mix for mix in study.mixes if mix not in PAPER_MIXES)
-
-
 def rows(study: Study) -> list[Row]:
-    """Table 1 on test, mean over seeds: recall by class, Total (accuracy), balanced accuracy, macro AUROC."""
-    if not study.cls:
+    """Table 1 on test, mean over runs: recall by class, Total (accuracy), balanced accuracy, macro AUROC.
+
+    Empty if none of the three mixes was run.
+    """
+    if not any(mix in study.arms for mix in PAPER_MIXES):
         return []
     counts = test_counts(study)
     total = sum(counts.values())
@@ -119,7 +111,7 @@ def _row(
     is_class: bool = False,
     is_score: bool = False,
 ) -> Row:
-    ours = {mix: _mean_std([pick(run.test) for run in study.of(mix)], is_score) for mix in columns(study)}
+    ours = {mix: _mean_std([pick(run.test) for run in study.of(mix)], is_score) for mix in PAPER_MIXES}
     means = [mean for mean, _ in ours.values() if mean is not None]
     # If all mixes are equal, there is no best one.
     best = max(means) if len(means) > 1 and max(means) - min(means) > _TIE else math.inf
@@ -147,71 +139,10 @@ def _mean_std(values: Sequence[object], is_score: bool) -> tuple[float | None, f
     return statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None
 
 
-def seeds(study: Study) -> dict[str, tuple[int, ...]]:
-    """Mix -> seeds, in the order of the columns; mixes without a run are absent."""
-    return {mix: tuple(run.seed for run in study.of(mix)) for mix in study.mixes}
-
-
-def balanced_margin(study: Study, a: str, b: str) -> float:
-    """Half width of the 95 % interval of the difference of two balanced accuracies, in points.
-
-    Normal approximation of a binomial per class, over the test images alone. It treats images as independent (several
-    of one patient are not) and the two mixes as unpaired. More seeds do not narrow it, since they share the test
-    images. It is too narrow for few test images, and 0 for recalls of 0 and 1.
-    """
-    table = rows(study)
-    variance = 0.0
-    per_class = [row for row in table if row.is_class and row.n]
-    for row in per_class:
-        for mix in (a, b):
-            p = (row.ours(mix) or 0.0) / 100
-            variance += p * (1 - p) / row.n
-    return 100 * _Z95 * math.sqrt(variance) / len(per_class)
-
-
 def one_image(study: Study) -> tuple[float, float, float]:
     """Weight of one test image in points: smallest and largest in a class, and in Total."""
     counts = [n for n in test_counts(study).values() if n]
     return 100 / max(counts), 100 / min(counts), 100 / sum(counts)
-
-
-def print_table(runs: Sequence[Path], console: Console | None = None) -> None:
-    """Print Table 1 of the runs in (or below) the given folders. Raises UserError as ``collect`` does."""
-    study = collect(runs)
-    console = console or Console()
-    if not study.cls:
-        console.print("no results yet: no classifier was trained")
-        return
-    counts = {mix: len(s) for mix, s in seeds(study).items()}
-    shows_paper = len(columns(study)) == len(PAPER_MIXES)
-    # Without padding on the left, three mixes fit in 80 columns.
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("test, %", no_wrap=True)
-    table.add_column("n", justify="right", style="dim")
-    for mix in columns(study):
-        # Other mixes are not in the paper, and a terminal has no room for more columns.
-        if mix in PAPER_MIXES and shows_paper:
-            table.add_column("paper", justify="right", style="dim", no_wrap=True)
-        table.add_column(mix, justify="right", no_wrap=True)
-    for row in rows(study):
-        line = [row.name, str(row.n)]
-        for cell in row.cells:
-            if cell.mix in PAPER_MIXES and shows_paper:
-                line.append(NONE if cell.paper is None else f"{cell.paper:.2f}")
-            text = cell.ours_text.split(" ±")[0] if cell.is_score else cell.ours_text.replace("± ", "±")
-            line.append(f"[bold]{text}[/bold]" if cell.is_best else text)
-        table.add_row(*line, end_section=row.is_class and row.name == study.classes[-1])
-    console.print(table)
-    least, most, total = one_image(study)
-    number_of_seeds = ", ".join(f"{mix} {n}" for mix, n in counts.items())
-    console.print(
-        f"ours: mean ± std over seeds ({number_of_seeds}); one test image is worth {least:.1f} to {most:.1f} "
-        f"points of a class, {total:.1f} of Total",
-        style="dim",
-        highlight=False,
-    )
-    for note in study.skipped:
-        console.print(note, style="yellow", highlight=False, markup=False)
 
 
 def epoch_images(run: ClsRun) -> tuple[int, int]:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cxrdist.errors import UserError
-from cxrdist.study.evaluation import Figure, read_evaluation
-from cxrdist.study.report import write_report
+from cxrdist.study.report.reading.evaluation import Figure, read_evaluation
+from cxrdist.study.report.write import read_results, write_report
 
 CLASSES = ["Normal", "Nodule|<b>"]
 WEIGHTS = "7" * 64
@@ -70,13 +70,13 @@ def make_gan(root: Path, **changes: Any) -> Path:
 
 
 def table(report: Path) -> list[str]:
-    """The rows of Table 2 in report.md."""
-    text = (report / "report.md").read_text().split("## Table 2. Evaluation of the GANs")[1]
-    return text.split("## ")[0].strip().splitlines()[2:]
+    """The rows of the evaluation in report.md."""
+    text = (report / "report.md").read_text().split("## Evaluation of the GANs")[1]
+    return text.split("##")[0].strip().splitlines()[2:]
 
 
 def test_the_table_shows_each_class_beside_its_floor(tmp_path: Path) -> None:
-    page = write_report([make_gan(tmp_path)], tmp_path / "out")
+    page = write_report(read_results([make_gan(tmp_path)]), tmp_path / "out")
     assert table(tmp_path / "out")[:3] == [
         "| Normal | 48,000 | 500 : 1,200 | −0.10 | −0.30 | 0.46 | 0.96 | 0.50 | 1.00 | 0.0 | 1.0 |",
         "| Nodule\\|<b> | 48,000 | 500 : 1,200 | 12.30 | −0.30 | 0.46 | 0.96 | 0.50 | 1.00 | 2.5 | 1.0 |",
@@ -91,7 +91,7 @@ def test_the_table_shows_each_class_beside_its_floor(tmp_path: Path) -> None:
 
 
 def test_the_closest_pairs_are_pictures_in_the_page_and_files_beside_it(tmp_path: Path) -> None:
-    html = write_report([make_gan(tmp_path)], tmp_path / "out").read_text()
+    html = write_report(read_results([make_gan(tmp_path)]), tmp_path / "out").read_text()
     for name, grey in (("normal", 60), ("nodule-b", 120)):
         with Image.open(tmp_path / f"out/figures/nearest-{name}.png") as image:
             assert np.asarray(image).tolist() == [[grey] * 8] * 8
@@ -103,14 +103,14 @@ def test_the_closest_pairs_are_pictures_in_the_page_and_files_beside_it(tmp_path
 def test_a_run_that_was_not_evaluated_has_no_table(tmp_path: Path) -> None:
     folder = make_gan(tmp_path)
     (folder / "evaluation.json").unlink()
-    assert "Evaluation of the GANs" not in write_report([folder], tmp_path / "out").read_text()
+    assert "Evaluation of the GANs" not in write_report(read_results([folder]), tmp_path / "out").read_text()
     assert read_evaluation(folder) is None
 
 
 def test_an_evaluation_of_other_weights_is_not_shown(tmp_path: Path) -> None:
     models = {"all-classes": {"best": {"weights_sha256": "8" * 64}, "classes": {}}}
     folder = make_gan(tmp_path, models=models)
-    html = write_report([folder], tmp_path / "out").read_text()
+    html = write_report(read_results([folder]), tmp_path / "out").read_text()
     assert (
         "gan: evaluation.json describes other weights than the run exports now, so it is not shown;" in html
     )
@@ -121,7 +121,7 @@ def test_an_evaluation_of_other_weights_is_not_shown(tmp_path: Path) -> None:
 def test_missing_metrics_are_empty_cells(tmp_path: Path, found: dict[str, Any]) -> None:
     models = {"all-classes": {"best": {"weights_sha256": WEIGHTS}, "classes": {"Normal": found}}}
     folder = make_gan(tmp_path, models=models, overall={})
-    write_report([folder], tmp_path / "out")
+    write_report(read_results([folder]), tmp_path / "out")
     assert table(tmp_path / "out")[0] == "| Normal | – | – : – |" + " – |" * 8
     evaluation = read_evaluation(folder)
     assert evaluation is not None and evaluation.is_current
@@ -134,4 +134,4 @@ def test_a_file_that_is_no_json_object_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"gan/evaluation.json: not a JSON object; run the job again, or remove"
     ):
-        write_report([folder], tmp_path / "out")
+        write_report(read_results([folder]), tmp_path / "out")

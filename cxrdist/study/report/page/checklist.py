@@ -1,0 +1,149 @@
+"""Limits, by the items of two reporting guidelines that apply to a study like this.
+
+TRIPOD+AI: Collins et al. 2024, BMJ 385, e078378; items have its numbers. CLAIM, 2024 update: Tejani et al. 2024,
+Radiology: Artificial Intelligence 6, e240300; its items are named without a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cxrdist.study.report.answer.answer import Answer
+from cxrdist.study.report.page.arms import ATTRIBUTES
+from cxrdist.study.report.page.paper import test_counts
+from cxrdist.study.report.page.words import joined
+from cxrdist.study.report.reading.runs import Study
+
+SOURCES = (
+    "TRIPOD+AI: Collins et al., BMJ 2024, 385:e078378. CLAIM: Tejani et al., 2024 update, Radiology: Artificial "
+    "Intelligence 6:e240300. Only the items that this report can speak to; it does not replace either checklist."
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    topic: str
+    tripod: str
+    """Number of the item of TRIPOD+AI; "" where none applies."""
+    claim: str
+    """Name of the item of CLAIM; "" where none applies."""
+    said: str
+    is_limit: bool
+    """Something that the study lacks."""
+
+
+def items(study: Study, answer: Answer) -> list[Item]:
+    """The items with what this study did, or did not do."""
+    data = study.cls[0].summary["data"] if study.cls else {}
+    is_phantom = bool(data.get("is_phantom"))
+    known = [name for name in ATTRIBUTES if any(run.test.get("subgroups", {}).get(name) for run in study.cls)]
+    unknown = [name for name in ATTRIBUTES if name not in known]
+    counts = {name: n for name, n in test_counts(study).items() if n} if study.cls else {}
+    rarest = min(counts, key=lambda name: counts[name]) if counts else ""
+    return [
+        Item(
+            "Source of data",
+            "5a",
+            "data sources",
+            "One set of computed phantoms: no patients."
+            if is_phantom
+            else f"One set, {data.get('release', 'of unknown release')}, taken for other purposes.",
+            True,
+        ),
+        Item(
+            "Reference standard",
+            "8a",
+            "method of the reference standard",
+            "The class that the phantom was computed with."
+            if is_phantom
+            else "Labels as the source gives them"
+            + (f", by the rule {data['label_rule']}" if data.get("label_rule") else "")
+            + "; no reader checked them for this study.",
+            not is_phantom,
+        ),
+        Item(
+            "Partitions",
+            "12a",
+            "how data were assigned to partitions, and at which level they are disjoint",
+            f"By patient; generators and classifiers read train images only. {_repeats(answer)}",
+            answer.folds < 2,
+        ),
+        Item(
+            "Sample size",
+            "10",
+            "intended sample size",
+            f"{sum(counts.values()):,} test images"
+            + (f" of {answer.patients:,} patients" if answer.patients else "")
+            + (f"; {counts[rarest]:,} of {rarest}, the rarest class" if rarest else "")
+            + ". The report does not justify this number: see cxrdist study --dry-run.",
+            True,
+        ),
+        Item(
+            "Class imbalance",
+            "13",
+            "",
+            "The subject of the study: arms differ in how they balance classes. Test images are not balanced, so "
+            "balanced accuracy and recalls are compared; probabilities were not recalibrated.",
+            False,
+        ),
+        Item(
+            "Tuning and choice of the model",
+            "12c",
+            "method of selecting the final model",
+            "Checkpoints, and learning rates if they were searched for, are chosen on validation images; every arm "
+            "has the same budget.",
+            False,
+        ),
+        Item(
+            "Uncertainty",
+            "23a",
+            "statistical measures of significance and uncertainty",
+            {
+                "runs": "Intervals between folds, and over patients beside them; corrected for multiplicity.",
+                "runs and patients": "Intervals between seeds and over patients; corrected for multiplicity. One "
+                "split of the patients into train and test.",
+                "patients": "Intervals over patients only; corrected for multiplicity. The variation between "
+                "trainings is unknown: one fold, one seed.",
+            }[answer.decider],
+            answer.decider != "runs",
+        ),
+        Item(
+            "Fairness and subgroups",
+            "14",
+            "demographic characteristics of each partition",
+            (f"Results are given by {joined(known)}" if known else "No subgroup is known")
+            + (f"; {joined(unknown)} unknown" if known and unknown else "")
+            + ". Differences between subgroups are not tested; ethnicity and device are not recorded.",
+            True,
+        ),
+        Item(
+            "Review of synthetic images",
+            "",
+            "",
+            "Gates are computed; no radiologist has reviewed the synthetic images.",
+            True,
+        ),
+        Item("External evaluation", "", "testing on external data", "None: one source of images.", True),
+        Item("Readers", "", "", "No comparison with readers, and no clinical use was studied.", True),
+        Item(
+            "Code, data and models",
+            "18e, 18f",
+            "availability of software, trained model and data",
+            "Options, versions and digests of every run are in this report and in its run folders.",
+            False,
+        ),
+        Item(
+            "Protocol and registration",
+            "18c, 18d",
+            "full study protocol",
+            "The study's YAML file is its protocol; it was not registered.",
+            True,
+        ),
+    ]
+
+
+def _repeats(answer: Answer) -> str:
+    seeds = f"{answer.seeds} seed{'s' if answer.seeds != 1 else ''}"
+    if answer.folds < 2:
+        return f"One split, {seeds}: the results hold for its test patients."
+    return f"{answer.folds} folds, {seeds}."
