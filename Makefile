@@ -33,7 +33,7 @@ else
 	  || $(BIN)/python -m pip install -qq -c constraints.txt --extra-index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)+cpu"
 endif
 	@echo "[setup] 2/2 cxrdist and everything else"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[deepspeed,dicom,s3,networks,explain,onnx,dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[deepspeed,dicom,s3,networks,explain,onnx,wandb-report,dev]'
 	@$(BIN)/python -c "import cxrdist, torch, accelerate, webdataset, wandb"
 	@touch .venv/ready
 

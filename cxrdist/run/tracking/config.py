@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -30,11 +29,18 @@ def resolve_mode(mode: str) -> str:
         return mode
     if chosen := os.environ.get("WANDB_MODE"):
         return chosen
-    return "online" if os.environ.get("WANDB_API_KEY") or _has_netrc_key() else "offline"
+    return "online" if os.environ.get("WANDB_API_KEY") or _has_stored_key() else "offline"
 
 
-def _has_netrc_key() -> bool:
+def _has_stored_key() -> bool:
+    """Whether `wandb login` has stored a key for the server that wandb talks to. wandb knows which: since 0.31 not
+    api.wandb.ai but another host, unless WANDB_BASE_URL or W&B's own settings name a third."""
+    # As the deprecated wandb.api.api_key does it; wandb.login(prompt=False) asks the server, and waits for it.
+    from wandb.sdk import wandb_setup
+    from wandb.sdk.lib import wbauth
+
+    settings = wandb_setup.singleton().settings
     try:
-        return "api.wandb.ai" in netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
+        return bool(settings.api_key or wbauth.read_netrc_auth(host=settings.base_url))
+    except Exception:  # a key that cannot be one
         return False

@@ -50,6 +50,12 @@ class NoTracker:
         uint8: left out for real films unless ``--tracking.thumbnails`` is set. Raises ValueError for a column
         ``patient``: it must not leave the machine."""
 
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of plain values, with the columns of the first row. Raises ValueError for a column ``patient``."""
+
+    def chart(self, name: str, path: Path) -> None:
+        """An image file that belongs to the end of a run, such as a chart of its results."""
+
     def use_artifact(self, kind: str, digest: str, name: str) -> None:
         """This job has read what has the SHA-256 ``digest``, such as a shard set. ``kind``: real-set, gan,
         synthetic-set, classifier or study."""

@@ -31,8 +31,8 @@ def start(
     whatever its config, as the evaluation of a GAN does. Raises UserError if ``mode`` is online and W&B does not
     start.
     """
-    mode = resolve_mode(config.mode)
-    if not is_main or mode == "disabled":
+    mode = resolve_mode(config.mode) if is_main else "disabled"
+    if mode == "disabled":
         return NoTracker()
     identity = identity_of(folder, description, group_of(folder, config.group), joins=joins)
     tracker = WandbTracker(folder, config, description, identity)

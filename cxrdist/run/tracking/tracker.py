@@ -160,9 +160,7 @@ class WandbTracker(NoTracker):
         *,
         is_phantom: bool = False,
     ) -> None:
-        columns = list(rows[0]) if rows else []
-        if "patient" in columns:
-            raise ValueError("a prediction table must not have the patients")
+        columns = _columns(rows)
         shows = thumbnails is not None and (is_phantom or self.config.thumbnails)
 
         def table() -> Any:
@@ -173,6 +171,14 @@ class WandbTracker(NoTracker):
             return self.wandb.Table(columns=[*columns, *(["film"] if shows else [])], data=shown)
 
         self._add(name, table)
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = _columns(rows)
+        data = [[row[column] for column in columns] for row in rows[:MAX_ROWS]]
+        self._add(name, lambda: self.wandb.Table(columns=columns, data=data))
+
+    def chart(self, name: str, path: Path) -> None:
+        self._add(name, lambda: self.wandb.Image(str(path)))
 
     def _add(self, name: str, content: Callable[[], Any]) -> None:
         """Log something that belongs to the end of a run, as a row without images."""
@@ -216,7 +222,7 @@ class WandbTracker(NoTracker):
             send()
         except Exception as error:
             self.lost = True
-            log.warning("W&B failed (%s); from here on metrics are only in %s", _one_line(error), METRICS)
+            log.warning("W&B failed (%s); from here on metrics are only in %s", one_line(error), METRICS)
 
     def _attempt_extra(self, send: Callable[[], object], what: str) -> None:
         """The same of charts and artifacts, without which the metrics still are of use."""
@@ -226,8 +232,17 @@ class WandbTracker(NoTracker):
             send()
         except Exception as error:
             self.without.add(what)
-            log.warning("W&B failed to take %s (%s); this run has none", what, _one_line(error))
+            log.warning("W&B failed to take %s (%s); this run has none", what, one_line(error))
 
 
-def _one_line(error: Exception) -> str:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of a table: those of its first row. Raises ValueError for patients: they must not leave."""
+    columns = list(rows[0]) if rows else []
+    if "patient" in columns:
+        raise ValueError("a table must not have the patients")
+    return columns
+
+
+def one_line(error: Exception) -> str:
+    """Kind and message of an exception."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -66,6 +66,9 @@ class StudyConfig:
     """Jobs at the same time, with an equal share of the GPUs or cores each."""
     report: str = "report"
     """Folder of the report."""
+    wandb_report: bool = False
+    """Also write a W&B Report of the study: its answer and tables, and panels over its runs (needs W&B online and the
+    extra `wandb-report`)."""
     dry_run: bool = False
     """Print arms, jobs, estimated time and disk, and what the study can show; start nothing."""
     power: bool = False

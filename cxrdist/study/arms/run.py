@@ -13,12 +13,14 @@ from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, write_atomic
+from cxrdist.run.tracking.report.save import can_report
 from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.dry_run import describe
 from cxrdist.study.arms.execute import Executor, Failure
 from cxrdist.study.arms.jobs import Plan, plan_study
 from cxrdist.study.arms.power import show_power, warn_of_power
 from cxrdist.study.arms.rates import known_rate
+from cxrdist.study.online_report import charts_of, write_online_report
 from cxrdist.study.report.reading.description import STUDY
 from cxrdist.study.report.terminal import print_results
 from cxrdist.study.report.write import read_results, write_report
@@ -40,6 +42,7 @@ def run_study(config: StudyConfig) -> int:
         except UserError as error:
             say(f"what the study can show is not known: {error}")
         return 0
+    reports = config.wandb_report and can_report(config.tracking)
     warn_of_power(plan)
     say(f"study {config.name}: {len(plan.jobs)} jobs, then the report")
     failures = Executor(plan.jobs, config.folder, config.parallel).run()
@@ -48,10 +51,18 @@ def run_study(config: StudyConfig) -> int:
     write_atomic(config.folder / STUDY, canonical_json(described(plan)))
     results = read_results([config.folder])
     page = write_report(results, Path(config.report))
-    track_study(results.study, config.folder, config.name, config.tracking, to_dict(config))
+    study, charts = results.study, charts_of(page)
+    # Without the option, so that the W&B run of the study stays the same one with and without a Report.
+    options = {key: value for key, value in to_dict(config).items() if key != "wandb_report"}
+    track_study(study, config.folder, config.name, config.tracking, options, charts)
+    url = None
+    if reports:
+        url = write_online_report(study, config.folder, config.name, config.tracking, page, charts)
     say("")
     print_results(results)
     say(f"\n{duration(time.monotonic() - began_s)} in all. Report: {page}")
+    if url is not None:
+        say(f"W&B Report: {url}")
     if failures:
         raise UserError(_text(failures))
     return 0

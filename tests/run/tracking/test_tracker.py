@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import wandb
 
 from cxrdist.run.tracking.config import TrackingConfig, resolve_mode
 from cxrdist.run.tracking.description import Description, without_paths
@@ -309,6 +311,42 @@ def test_wandb_goes_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert resolve_mode("disabled") == "disabled"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert resolve_mode("auto") == "disabled"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "machine", "mode"),
+    [
+        (None, "api.wandb.ai", "online"),
+        ("https://wandb.lab.org", "wandb.lab.org", "online"),
+        ("https://wandb.lab.org", "api.wandb.ai", "offline"),
+        (None, "wandb.lab.org", "offline"),
+    ],
+)
+def test_a_stored_key_counts_for_its_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base_url: str | None, machine: str, mode: str
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    (tmp_path / ".netrc").write_text(f"machine {machine}\n  login user\n  password {'k' * 40}\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    if base_url is not None:
+        monkeypatch.setenv("WANDB_BASE_URL", base_url)
+    wandb.teardown()  # it keeps the address of its server
+    try:
+        assert resolve_mode("auto") == mode
+    finally:
+        wandb.teardown()
+
+
+def test_a_login_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever host this version of wandb logs in to."""
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    assert resolve_mode("auto") == "offline"
+    host = urlsplit(wandb.Settings().base_url).netloc
+    (tmp_path / ".netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    assert resolve_mode("auto") == "online"
 
 
 def test_the_group_is_the_study_and_no_other_part_of_a_path() -> None:
