@@ -89,7 +89,7 @@ def _evidence(answer: Answer, verdict: Verdict) -> str:
     over_patients = f"{_span(patients)} over test patients"
     if answer.decider == "patients":
         if patients is None:
-            return f"no interval over test patients: {answer.missing or 'too few of them differ'}"
+            return f"no interval over test patients: {answer.missing or 'too few of them have the class'}"
         return (
             f"{_span(patients)}, simultaneous 95 % interval over test patients, which does not contain the "
             "variation between trainings"
@@ -120,7 +120,7 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
         of_answer = [each for each in others if each.answer == said]
         if of_answer and said == "yes":
             named = [
-                f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)})"
+                f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)} points)"
                 for each in of_answer
             ]
             parts.append(f"yes for {_and(named)}")
@@ -128,7 +128,7 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
             parts.append(f"{said} for {_and([str(each.outcome.class_name) for each in of_answer])}")
     if parts:
         found.append(
-            f"By recall of {'each class' if leading is answer.verdicts[0] else 'the other classes'}, in points: "
+            f"By recall of {'each class' if leading is answer.verdicts[0] else 'the other classes'}: "
             f"{'; '.join(parts)}."
         )
     lower = [
