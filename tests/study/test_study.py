@@ -51,7 +51,6 @@ def test_a_study_with_a_conditional_gan_ends_in_a_report_and_is_not_repeated(
         "Table 1",
         *(f"Figure {n}" for n in (3, 4, 5)),
         "Errors",
-        "Subgroups",
         *("Generators",) * 3,
         "Provenance",
         "Protocol",

@@ -242,6 +242,28 @@ def test_a_run_folder_finds_the_study_that_it_lies_in(tmp_path: Path) -> None:
     assert "nor is a gain of 2.5 points excluded" in first(results)
 
 
+def test_a_reference_that_is_no_real_arm_is_said(tmp_path: Path) -> None:
+    write_study(tmp_path, {"DS3": True, "DS1": False, "DS2": False}, reference="DS2")
+    write_run(tmp_path / "a", "DS1", (20, 20))
+    write_run(tmp_path / "b", "DS3", (22, 21), synthetic=True)
+    results = read_results([tmp_path])
+    assert results.answer.baseline == "DS1"
+    assert (
+        "There is no comparison with the reference of the study, DS2: it is no arm of real images alone with a "
+        "finished run." in sentences(results.study, results.answer)
+    )
+
+
+def test_predictions_of_other_classes_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "DS1", (20, 20))
+    other = write_run(tmp_path / "other" / "b", "DS1", (20, 20), classes=("Edema", "Nodule"))
+    (other / "predictions-test.csv").replace(tmp_path / "a" / "predictions-test.csv")
+    with pytest.raises(
+        UserError, match=r"a/predictions-test.csv: has the classes Edema, Nodule, and its run has"
+    ):
+        read_results([tmp_path / "a"])
+
+
 def test_runs_of_two_studies_use_neither_description(tmp_path: Path) -> None:
     for name, arm in (("one", "DS1"), ("two", "DS2")):
         write_study(tmp_path / name, {arm: False})

@@ -15,6 +15,7 @@ import math
 
 import numpy as np
 
+from cxrdist.errors import UserError
 from cxrdist.metrics.bootstrap import (
     REPLICATES,
     Measured,
@@ -43,7 +44,8 @@ class Patients:
     """The runs of a study on resamples of its test patients.
 
     ``family``: comparisons that are corrected together; the more there are, the further out lie the ends of their
-    intervals, and the more replicates are drawn.
+    intervals, and the more replicates are drawn. Raises UserError for predictions that cannot be read, or are of
+    other classes or images than those of the other runs.
     """
 
     def __init__(self, study: Study, family: int) -> None:
@@ -54,7 +56,13 @@ class Patients:
         for run in study.cls:
             path = run.folder / PREDICTIONS
             if path.is_file():
-                found[run.arm, run.fold, run.seed] = read_predictions(path)
+                predictions = read_predictions(path)
+                if predictions.classes != study.classes:
+                    raise UserError(
+                        f"{path}: has the classes {', '.join(predictions.classes)}, and its run has "
+                        f"{', '.join(study.classes)}; run the job again, or exclude this folder"
+                    )
+                found[run.arm, run.fold, run.seed] = predictions
             else:
                 self.missing = f"{relative(path)} is missing"
         self.replicates = min(

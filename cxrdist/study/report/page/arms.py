@@ -93,7 +93,7 @@ def about(study: Study, arm: str) -> str:
 
 
 def _interval(ends: Interval | None) -> str:
-    return NONE if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
+    return NONE if ends is None else f"{percent(max(0.0, ends[0]))} to {percent(min(1.0, ends[1]))}"
 
 
 def mix_rows(study: Study) -> list[dict[str, Any]]:
