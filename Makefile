@@ -12,12 +12,13 @@ PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m
 # What needs neither a browser nor several machines or GPUs.
 ANYWHERE := not browser and not distributed
 
-.PHONY: demo check test-fast test venv clean help
+.PHONY: demo check test-fast test test-browser venv clean help
 help:
 	@echo "make demo       phantom radiographs -> GANs -> synthetic shards -> classifiers -> report/index.html"
 	@echo "make check      lint, format, types, import contracts: under a minute"
 	@echo "make test-fast  tests that start no job: under two minutes on two cores"
 	@echo "make test       check, and all tests"
+	@echo "make test-browser  the report's page in Chromium, which is installed where root may"
 
 venv: .venv/ready
 
@@ -52,6 +53,16 @@ test-fast: .venv/ready
 
 test: check
 	$(PYTEST) -m "$(ANYWHERE)"
+
+# Debian's chromium. Where it is neither there nor can be installed, the tests are skipped and say why.
+test-browser: .venv/ready
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null 2>&1 || \
+	  if [ "$$(id -u)" != 0 ]; then echo "[test-browser] no Chromium, and only root can install it"; \
+	  elif ! command -v apt-get >/dev/null 2>&1; then echo "[test-browser] no Chromium, and no apt-get to install it"; \
+	  else echo "[test-browser] installing Debian's chromium"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
+	      >/dev/null || echo "[test-browser] apt-get could not install chromium"; fi
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -rs -m browser
 
 clean:
 	rm -rf .venv runs report build *.egg-info .*_cache .hypothesis

@@ -9,7 +9,15 @@ from sklearn import metrics as sklearn_metrics
 
 from cxrdist.errors import UserError
 from cxrdist.metrics import bootstrap
-from cxrdist.metrics.bootstrap import Resamples, intervals, paired, replicates
+from cxrdist.metrics.bootstrap import (
+    Resamples,
+    intervals,
+    mean_difference,
+    measured,
+    paired,
+    replicates,
+    resampled,
+)
 from cxrdist.metrics.predictions import Predictions
 from tests.helpers.predictions import drawn, predicted
 
@@ -200,6 +208,44 @@ def test_the_difference_of_two_classifiers_is_taken_within_a_replicate() -> None
     same = paired(worse, worse, resamples)
     assert same["brier"] == {"difference": 0.0, "interval": [0.0, 0.0]}
     assert same["per_class"]["b"] == {"difference": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_recalls_alone_are_the_same_and_need_no_rankings() -> None:
+    several = [drawn(80, "abc", 25, seed=seed) for seed in (1, 2)]
+    resamples = Resamples.of(*several, seed=3, replicates=50)
+    for one, found in zip(several, resampled(several, resamples, only_recalls=True)):
+        whole = replicates(one, resamples)
+        assert found.keys() == {"accuracy", "balanced_accuracy", "per_class"}
+        for name, values in found.items():
+            np.testing.assert_array_equal(values, whole[name])
+
+
+def test_differences_are_means_over_seeds_and_then_over_folds() -> None:
+    """Two seeds in one fold and one in the other: each fold counts the same, in every replicate."""
+    folds = [drawn(60, "ab", 20, seed=1), drawn(90, "ab", 30, seed=2)]
+    folds[1] = replace(folds[1], patients=np.char.add("q", folds[1].patients))
+    others = [[flipped(folds[0], 3), flipped(folds[0], 5)], [flipped(folds[1], 4)]]
+    resamples = Resamples.of(*folds, seed=7, replicates=40)
+    pairs = [
+        [(first, second) for second in measured(of_fold, resamples)]
+        for first, of_fold in zip(measured(folds, resamples), others)
+    ]
+    values, spread = mean_difference(pairs)
+    gain = [
+        [a.replicates["balanced_accuracy"] - b.replicates["balanced_accuracy"] for a, b in fold]
+        for fold in pairs
+    ]
+    expected = ((gain[0][0] + gain[0][1]) / 2 + gain[1][0]) / 2
+    np.testing.assert_allclose(spread["balanced_accuracy"], expected, atol=1e-15)
+    single = [[float(a.values["accuracy"] - b.values["accuracy"]) for a, b in fold] for fold in pairs]
+    assert values["accuracy"] == pytest.approx(((single[0][0] + single[0][1]) / 2 + single[1][0]) / 2)
+
+
+def flipped(predictions: Predictions, step: int) -> Predictions:
+    """Every so many images get the other class."""
+    swapped = np.arange(len(predictions)) % step == 0
+    probabilities = np.where(swapped[:, None], predictions.probabilities[:, ::-1], predictions.probabilities)
+    return replace(predictions, probabilities=probabilities)
 
 
 @pytest.mark.parametrize(

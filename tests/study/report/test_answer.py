@@ -69,7 +69,7 @@ def test_a_planted_yes(tmp_path: Path) -> None:
         "between trainings)."
     )
     assert sentences(results.study, results.answer)[1] == (
-        "By recall of each class, in points: yes for Edema (DS3 +50.0) and Normal (DS3 +25.0)."
+        "By recall of each class: yes for Edema (DS3 +50.0 points) and Normal (DS3 +25.0 points)."
     )
 
 
@@ -92,7 +92,9 @@ def test_a_planted_not_shown(tmp_path: Path) -> None:
     """Two of 40 images more in each class."""
     results = two_arms(tmp_path, (20, 20), (22, 22))
     interval = by_hand(tmp_path, (20, 20), (22, 22), family=3)
-    assert interval[0] <= 0.0 < 0.01 <= interval[1]
+    # No image speaks against DS3, which does not show that none would: see the test of this.
+    assert interval[0] == 0.0 and interval[1] > 0.01
+    interval[0] = -(1 - (0.025 / 3) ** (1 / IMAGES)) / 2
     assert first(results) == (
         "Not shown: DS3 is not shown to exceed DS1, the best arm of real images alone, in balanced accuracy, nor is "
         f"a gain of 1 point excluded; the difference is +5.0 points ({shown(interval)}, simultaneous 95 % interval "
@@ -112,11 +114,15 @@ def test_a_gain_of_one_class_alone_is_named(tmp_path: Path) -> None:
     assert balanced == "By balanced accuracy: not shown (DS3 +0.0)."
 
 
-def test_arms_that_are_right_for_the_same_images_have_no_interval(tmp_path: Path) -> None:
-    results = two_arms(tmp_path, (20, 20), (20, 20))
-    assert first(results).endswith(
-        "the difference is +0.0 points (no interval over test patients: too few of them differ)."
-    )
+def test_patients_that_the_test_set_lacks_are_allowed_for(tmp_path: Path) -> None:
+    """The arms are right for the same 40 images of Edema, and DS3 loses one of Normal: nothing speaks for DS3, which
+    does not show that nothing would. A share p of such patients is missed with the probability (1 - p)^40."""
+    results = two_arms(tmp_path, (20, 20), (20, 19))
+    balanced, edema, normal = (each.over_patients_simultaneous for each in results.answer.differences)
+    unseen = 1 - (0.025 / 3) ** (1 / 40)
+    assert edema == pytest.approx((-unseen, unseen))
+    assert normal is not None and normal[0] < -0.025 and normal[1] == pytest.approx(unseen)
+    assert balanced is not None and balanced[1] == pytest.approx(unseen / 2)
     assert [verdict.answer for verdict in results.answer.verdicts] == ["not shown"] * 3
 
 
@@ -234,6 +240,28 @@ def test_a_run_folder_finds_the_study_that_it_lies_in(tmp_path: Path) -> None:
     assert (results.answer.best_real, results.answer.baseline, results.answer.margin) == ("DS1", "DS2", 0.025)
     assert results.study.synthetic == ("DS3",)
     assert "nor is a gain of 2.5 points excluded" in first(results)
+
+
+def test_a_reference_that_is_no_real_arm_is_said(tmp_path: Path) -> None:
+    write_study(tmp_path, {"DS3": True, "DS1": False, "DS2": False}, reference="DS2")
+    write_run(tmp_path / "a", "DS1", (20, 20))
+    write_run(tmp_path / "b", "DS3", (22, 21), synthetic=True)
+    results = read_results([tmp_path])
+    assert results.answer.baseline == "DS1"
+    assert (
+        "There is no comparison with the reference of the study, DS2: it is no arm of real images alone with a "
+        "finished run." in sentences(results.study, results.answer)
+    )
+
+
+def test_predictions_of_other_classes_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "DS1", (20, 20))
+    other = write_run(tmp_path / "other" / "b", "DS1", (20, 20), classes=("Edema", "Nodule"))
+    (other / "predictions-test.csv").replace(tmp_path / "a" / "predictions-test.csv")
+    with pytest.raises(
+        UserError, match=r"a/predictions-test.csv: has the classes Edema, Nodule, and its run has"
+    ):
+        read_results([tmp_path / "a"])
 
 
 def test_runs_of_two_studies_use_neither_description(tmp_path: Path) -> None:

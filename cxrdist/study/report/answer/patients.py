@@ -2,6 +2,11 @@
 
 They hold the trained networks fixed: they say how results would vary with other test patients, and nothing of other
 trainings.
+
+An interval that ends at 0 comes from resamples in which no patient speaks for the other side, since none does in the
+test set. That is no proof that there are none: of n patients, none is seen with a probability of a / 2 if their share
+is 1 - (a / 2)^(1 / n), about 3.7 / n for a = 5 % (the rule of three: Hanley and Lippman-Hand 1983, If Nothing Goes
+Wrong, Is Everything All Right?, JAMA 249). Such an end is moved out to this share.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import math
 
 import numpy as np
 
+from cxrdist.errors import UserError
 from cxrdist.metrics.bootstrap import (
     REPLICATES,
     Measured,
@@ -38,7 +44,8 @@ class Patients:
     """The runs of a study on resamples of its test patients.
 
     ``family``: comparisons that are corrected together; the more there are, the further out lie the ends of their
-    intervals, and the more replicates are drawn.
+    intervals, and the more replicates are drawn. Raises UserError for predictions that cannot be read, or are of
+    other classes or images than those of the other runs.
     """
 
     def __init__(self, study: Study, family: int) -> None:
@@ -49,7 +56,13 @@ class Patients:
         for run in study.cls:
             path = run.folder / PREDICTIONS
             if path.is_file():
-                found[run.arm, run.fold, run.seed] = read_predictions(path)
+                predictions = read_predictions(path)
+                if predictions.classes != study.classes:
+                    raise UserError(
+                        f"{path}: has the classes {', '.join(predictions.classes)}, and its run has "
+                        f"{', '.join(study.classes)}; run the job again, or exclude this folder"
+                    )
+                found[run.arm, run.fold, run.seed] = predictions
             else:
                 self.missing = f"{relative(path)} is missing"
         self.replicates = min(
@@ -62,6 +75,11 @@ class Patients:
             drawn = measured(list(found.values()), self._resamples, only_recalls=True)
             self._runs = dict(zip(found, drawn, strict=True))
         self._of_pair: dict[tuple[str, str], Drawn | None] = {}
+        of_fold = {fold: predictions for (_, fold, _), predictions in found.items()}
+        self._with_class = [
+            sum(len({*one.patient_of_image()[one.labels == label].tolist()}) for one in of_fold.values())
+            for label in range(len(study.classes))
+        ]
 
     @property
     def count(self) -> int:
@@ -75,7 +93,23 @@ class Patients:
         key = (arm, reference)
         if key not in self._of_pair:
             self._of_pair[key] = self._difference(arm, reference)
-        return self._picked(self._of_pair[key], outcome, confidence)
+        drawn = self._of_pair[key]
+        if drawn is None:
+            return None, None
+        value, ends = self._picked(drawn, outcome, confidence)
+        if ends is None:
+            return value, None
+        unseen = self._unseen(outcome, confidence)
+        low, high = ends
+        return value, (-unseen if low == 0 else low, unseen if high == 0 else high)
+
+    def _unseen(self, outcome: Outcome, confidence: float) -> float:
+        """The largest difference that patients may make of whom none is in the test set."""
+        counts, tail = [n for n in self._with_class if n], (1 - confidence) / 2
+        if outcome.class_name is not None:
+            return 1 - tail ** (1 / self._with_class[self._classes.index(outcome.class_name)])
+        # All of them may be of the rarest class, which has its share of the mean.
+        return (1 - tail ** (1 / min(counts))) / len(counts)
 
     def of_arm(self, outcome: Outcome, arm: str, confidence: float) -> Interval | None:
         """The interval of an arm's mean over its runs; None if a run has no predictions."""
@@ -90,7 +124,8 @@ class Patients:
                 if runs and all(run in self._runs for run in runs)
                 else None
             )
-        return self._picked(self._of_pair[key], outcome, confidence)[1]
+        drawn = self._of_pair[key]
+        return None if drawn is None else self._picked(drawn, outcome, confidence)[1]
 
     def _difference(self, arm: str, reference: str) -> Drawn | None:
         pairs: dict[int | None, list[tuple[Measured, Measured]]] = {}
@@ -104,17 +139,12 @@ class Patients:
         return mean_difference(list(pairs.values())) if pairs else None
 
     def _picked(
-        self, drawn: Drawn | None, outcome: Outcome, confidence: float
+        self, drawn: Drawn, outcome: Outcome, confidence: float
     ) -> tuple[float | None, Interval | None]:
-        if drawn is None:
-            return None, None
         value, replicates = (found[KEYS[outcome.metric]] for found in drawn)
         if outcome.class_name is not None:
             label = self._classes.index(outcome.class_name)
             value, replicates = value[label], replicates[:, label]
         ends = self._resamples.interval(replicates, confidence)
         known = None if np.isnan(value) else float(value)
-        # Without an image on which the arms differ, the replicates do not show how far they may be apart.
-        if ends is None or known is None or ends[0] == ends[1]:
-            return known, None
-        return known, (ends[0], ends[1])
+        return known, None if ends is None or known is None else (ends[0], ends[1])

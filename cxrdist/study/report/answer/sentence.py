@@ -26,7 +26,7 @@ def sentences(study: Study, answer: Answer) -> list[str]:
     if leading.outcome.class_name is not None:
         found.append(f"By balanced accuracy: {_brief(answer.verdicts[0])}.")
     found += _by_class(answer, leading)
-    found += _against_baseline(answer, leading)
+    found += _against_baseline(study, answer, leading)
     found += [_choice(answer), _deciding(answer)]
     if lacking := [arm for arm in study.planned if arm not in study.arms]:
         found.append(f"The study also names {_and(lacking)}, of which no run is finished.")
@@ -89,7 +89,7 @@ def _evidence(answer: Answer, verdict: Verdict) -> str:
     over_patients = f"{_span(patients)} over test patients"
     if answer.decider == "patients":
         if patients is None:
-            return f"no interval over test patients: {answer.missing or 'too few of them differ'}"
+            return f"no interval over test patients: {answer.missing or 'too few of them have the class'}"
         return (
             f"{_span(patients)}, simultaneous 95 % interval over test patients, which does not contain the "
             "variation between trainings"
@@ -120,7 +120,7 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
         of_answer = [each for each in others if each.answer == said]
         if of_answer and said == "yes":
             named = [
-                f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)})"
+                f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)} points)"
                 for each in of_answer
             ]
             parts.append(f"yes for {_and(named)}")
@@ -128,7 +128,7 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
             parts.append(f"{said} for {_and([str(each.outcome.class_name) for each in of_answer])}")
     if parts:
         found.append(
-            f"By recall of {'each class' if leading is answer.verdicts[0] else 'the other classes'}, in points: "
+            f"By recall of {'each class' if leading is answer.verdicts[0] else 'the other classes'}: "
             f"{'; '.join(parts)}."
         )
     lower = [
@@ -144,7 +144,12 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
     return found
 
 
-def _against_baseline(answer: Answer, leading: Verdict) -> list[str]:
+def _against_baseline(study: Study, answer: Answer, leading: Verdict) -> list[str]:
+    if study.described and study.described.reference != answer.baseline:
+        return [
+            f"There is no comparison with the reference of the study, {study.described.reference}: it is no arm of "
+            "real images alone with a finished run."
+        ]
     if answer.baseline == answer.best_real:
         return [f"{answer.best_real} is also the reference of the study."]
     decisive: ArmVerdict = leading.decisive
@@ -214,7 +219,11 @@ def _signed(value: float | None) -> str:
 
 
 def _span(interval: Interval | None) -> str:
-    return "–" if interval is None else f"{_signed(interval[0])} to {_signed(interval[1])}"
+    """A difference cannot be more than 100 points, whatever few runs leave open."""
+    if interval is None:
+        return "–"
+    low, high = (min(1.0, max(-1.0, end)) for end in interval)
+    return f"{_signed(low)} to {_signed(high)}"
 
 
 def _and(parts: Sequence[str]) -> str:

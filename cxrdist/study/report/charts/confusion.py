@@ -9,7 +9,17 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from cxrdist.study.report.charts.style import ARMS_LIGHT, LIGHT, STYLE, WIDTH_IN, Drawn, both, faint, tint
+from cxrdist.study.report.charts.style import (
+    ARMS_LIGHT,
+    LIGHT,
+    STYLE,
+    WIDTH_IN,
+    Drawn,
+    both,
+    faint,
+    panel_grid,
+    tint,
+)
 from cxrdist.study.report.reading.runs import ClsRun, Study
 
 _COLUMNS = 4
@@ -27,8 +37,7 @@ def confusion_figure(study: Study) -> Drawn:
     """Confusion matrices on test, one per arm: for each true class (row), the % predicted as each class."""
     with rc_context(STYLE):
         names, arms = study.classes, study.arms
-        columns = min(_COLUMNS, len(arms))
-        rows = -(-len(arms) // columns)
+        rows, columns = panel_grid(len(arms), _COLUMNS)
         side_in = (WIDTH_IN - 1.3) / max(3, columns)
         fig = Figure(figsize=(1.3 + side_in * columns, rows * (side_in + 0.25) + 1.2))
         panels = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat

@@ -17,6 +17,7 @@ from cxrdist.study.report.charts.style import (
     both,
     faint,
     hatched,
+    panel_grid,
     tint,
 )
 from cxrdist.study.report.reading.runs import Study
@@ -28,8 +29,7 @@ def counts_figure(study: Study) -> Drawn:
     """Images per class in an epoch of each arm, real (solid) and synthetic (hatched); of its first run."""
     with rc_context(STYLE):
         names, arms = study.classes, study.arms
-        columns = min(_COLUMNS, len(arms))
-        rows = -(-len(arms) // columns)
+        rows, columns = panel_grid(len(arms), _COLUMNS)
         fig = Figure(figsize=(WIDTH_IN, 0.4 + rows * (0.6 + 0.27 * len(names))))
         panels = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
         for panel in panels[len(arms) :]:

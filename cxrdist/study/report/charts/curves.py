@@ -26,7 +26,7 @@ from cxrdist.study.report.reading.runs import ClsRun, Study
 
 FEW_ARMS = 6
 """Up to as many arms, each run is shown beside the mean of its arm."""
-_LEGEND_COLUMNS = 7
+_LEGEND_COLUMNS = 5
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)))
 """Tell arms of one colour apart."""
 

@@ -14,7 +14,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from cxrdist.study.report.answer.answer import Answer
 from cxrdist.study.report.answer.outcomes import BALANCED, outcomes
 from cxrdist.study.report.answer.patients import Interval
-from cxrdist.study.report.charts.style import ARMS_LIGHT, LIGHT, MARKERS, STYLE, WIDTH_IN, Drawn, both, tint
+from cxrdist.study.report.charts.style import (
+    ARMS_LIGHT,
+    LIGHT,
+    MARKERS,
+    STYLE,
+    WIDTH_IN,
+    Drawn,
+    both,
+    panel_grid,
+    tint,
+)
 from cxrdist.study.report.reading.runs import Study
 from cxrdist.study.stats.differences import Outcome
 
@@ -32,8 +42,9 @@ def forest_figure(study: Study, answer: Answer, *, is_narrow: bool = False) -> D
     """
     if not answer.differences:
         return None
-    titles = {answer.best_real: f"minus {answer.best_real}, the best real arm"}
-    titles.setdefault(answer.baseline, f"minus {answer.baseline}, the reference")
+    space = "\n" if is_narrow else " "
+    titles = {answer.best_real: f"minus {answer.best_real},{space}the best real arm"}
+    titles.setdefault(answer.baseline, f"minus {answer.baseline},{space}the reference")
     panels = [(str(reference), BALANCED, title) for reference, title in titles.items()]
     name = "forest-narrow" if is_narrow else "forest"
     return _drawn(study, answer, panels, 1 if is_narrow else len(panels), name)
@@ -55,10 +66,11 @@ def _drawn(
     study: Study, answer: Answer, panels: Sequence[tuple[str, Outcome, str]], columns: int, name: str
 ) -> Drawn:
     """``panels``: reference, outcome and title of each."""
-    arms, rows = study.synthetic, -(-len(panels) // columns)
+    arms = study.synthetic
+    rows, columns = panel_grid(len(panels), columns)
     is_narrow = name.endswith("narrow")
     with rc_context({**STYLE, "font.size": 9.5} if is_narrow else STYLE):
-        height = rows * (0.75 + _ROW_IN * len(arms)) + 0.45
+        height = rows * (0.75 + 0.15 * is_narrow + _ROW_IN * len(arms)) + 0.45
         fig = Figure(figsize=(NARROW_IN if is_narrow else WIDTH_IN, height))
         axes = fig.subplots(rows, columns, sharey=True, sharex="all", squeeze=False).flat
         for axis in axes[len(panels) :]:

@@ -72,6 +72,12 @@ def tint(study: Study, arm: str) -> int:
     return place(study, arm) % len(ARMS_LIGHT)
 
 
+def panel_grid(panels: int, most_columns: int) -> tuple[int, int]:
+    """Rows and columns for a number of panels, with rows as even as they can be."""
+    rows = -(-panels // most_columns)
+    return rows, -(-panels // rows)
+
+
 def faint(colour: str, alpha: float) -> tuple[str, float]:
     return colour, alpha
 

@@ -93,7 +93,7 @@ def about(study: Study, arm: str) -> str:
 
 
 def _interval(ends: Interval | None) -> str:
-    return NONE if ends is None else f"{percent(ends[0])} to {percent(ends[1])}"
+    return NONE if ends is None else f"{percent(max(0.0, ends[0]))} to {percent(min(1.0, ends[1]))}"
 
 
 def mix_rows(study: Study) -> list[dict[str, Any]]:
@@ -144,23 +144,30 @@ def _median(values: Sequence[object]) -> float | None:
     return known[len(known) // 2] if known else None
 
 
-def subgroup_rows(study: Study) -> list[dict[str, Any]]:
-    """Balanced accuracy of each arm by view, sex and age, mean over runs; images of all folds together."""
-    rows = []
+def subgroup_table(study: Study) -> dict[str, Any] | None:
+    """Balanced accuracy by view, sex and age, mean over runs: a column per subgroup with its images in all folds
+    together, a row per arm. None if no attribute is known."""
+    found: dict[tuple[str, str], None] = {}
     for attribute in ATTRIBUTES:
-        groups: dict[str, None] = {}
         for run in study.cls:
-            groups |= dict.fromkeys(run.test.get("subgroups", {}).get(attribute, {}))
-        for group in groups:
-            rows.append(
-                {
-                    "attribute": attribute,
-                    "group": group,
-                    "images": count(_images(study, attribute, group)),
-                    "cells": [_in_group(study.of(arm), attribute, group) for arm in study.arms],
-                }
-            )
-    return rows
+            groups = run.test.get("subgroups", {}).get(attribute, {})
+            found |= dict.fromkeys((attribute, group) for group in groups)
+    if not found:
+        return None
+    return {
+        "groups": [
+            {"name": f"{attribute} {group}", "images": count(_images(study, attribute, group))}
+            for attribute, group in found
+        ],
+        "rows": [
+            {
+                "arm": arm,
+                "tint": tint(study, arm),
+                "cells": [_in_group(study.of(arm), attribute, group) for attribute, group in found],
+            }
+            for arm in study.arms
+        ],
+    }
 
 
 def _images(study: Study, attribute: str, group: str) -> int:

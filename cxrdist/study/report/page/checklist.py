@@ -39,7 +39,6 @@ def items(study: Study, answer: Answer) -> list[Item]:
     known = [name for name in ATTRIBUTES if any(run.test.get("subgroups", {}).get(name) for run in study.cls)]
     unknown = [name for name in ATTRIBUTES if name not in known]
     counts = {name: n for name, n in test_counts(study).items() if n} if study.cls else {}
-    rarest = min(counts, key=lambda name: counts[name]) if counts else ""
     return [
         Item(
             "Source of data",
@@ -74,8 +73,8 @@ def items(study: Study, answer: Answer) -> list[Item]:
             "intended sample size",
             f"{sum(counts.values()):,} test images"
             + (f" of {answer.patients:,} patients" if answer.patients else "")
-            + (f"; {counts[rarest]:,} of {rarest}, the rarest class" if rarest else "")
-            + ". The report does not justify this number: see cxrdist study --dry-run.",
+            + _rarest(counts)
+            + ". This report does not justify their number.",
             True,
         ),
         Item(
@@ -140,6 +139,15 @@ def items(study: Study, answer: Answer) -> list[Item]:
             True,
         ),
     ]
+
+
+def _rarest(counts: dict[str, int]) -> str:
+    if not counts:
+        return ""
+    if len({*counts.values()}) == 1:
+        return f"; {min(counts.values()):,} of each class"
+    name = min(counts, key=lambda name: counts[name])
+    return f"; {counts[name]:,} of {name}, the rarest class"
 
 
 def _repeats(answer: Answer) -> str:

@@ -15,7 +15,7 @@ from cxrdist.study.report.charts.curves import FEW_ARMS, curves_figure
 from cxrdist.study.report.charts.forest import class_forest_figure, forest_figure
 from cxrdist.study.report.charts.style import ARMS_DARK, ARMS_LIGHT, DARK, LIGHT, Drawn, tint
 from cxrdist.study.report.page import prose
-from cxrdist.study.report.page.arms import arm_rows, mix_rows, subgroup_rows
+from cxrdist.study.report.page.arms import arm_rows, mix_rows, subgroup_table
 from cxrdist.study.report.page.checklist import SOURCES, items
 from cxrdist.study.report.page.evaluation import section
 from cxrdist.study.report.page.generators import gate_rows, pair_figure, sample_cards
@@ -55,7 +55,7 @@ def content_of(study: Study, answer: Answer) -> Content:
         "few_arms": len(study.arms) <= FEW_ARMS,
         "arm_rows": arm_rows(study, answer),
         "mix_rows": mix_rows(study),
-        "subgroups": subgroup_rows(study),
+        "subgroups": subgroup_table(study),
         "columns": [{"mix": mix, "tint": tint(study, mix)} for mix in PAPER_MIXES],
         "rows": rows(study),
         "notes": prose.table_notes(study) if study.cls else [],

@@ -75,7 +75,8 @@ def interval_words(study: Study, answer: Answer) -> list[str]:
         found.append(
             f"Over test patients: percentile intervals of a bootstrap that draws the {answer.patients:,} test "
             f"patients with replacement, each with all of their images ({answer.replicates:,} replicates). Both arms "
-            "of a difference have the same patients in each replicate. They hold the trained networks fixed."
+            "of a difference have the same patients in each replicate. They hold the trained networks fixed, and are "
+            "too narrow for a class of few patients."
         )
     if answer.folds > 1:
         found.append(
