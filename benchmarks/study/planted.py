@@ -98,8 +98,9 @@ def copies(real: ShardSet, per_class: Mapping[str, int]) -> dict[str, np.ndarray
     return found
 
 
-def phantom_set(place: Path, size: int, seed: int, *, val: int, test: int) -> ShardSet:
-    """The default phantoms of a seed (790 training images, 56 of the rarest class), with a large test split."""
-    phantoms = Phantom(seed=seed, val_images=val, test_images=test)
+def phantom_set(place: Path, size: int, seed: int, *, val: int, test: int, images: int = 1128) -> ShardSet:
+    """Phantoms of a seed, with ``val`` and ``test`` images of each class: 790 training images of the default
+    ``images``, 56 of the rarest class."""
+    phantoms = Phantom(seed=seed, images=images, val_images=val, test_images=test)
     ingest(phantoms, IngestOptions(out=str(place), size=size, encoding=ENCODING, seed=seed))
     return ShardSet(place)

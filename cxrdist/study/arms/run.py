@@ -45,6 +45,8 @@ def run_study(config: StudyConfig) -> int:
     reports = config.wandb_report and can_report(config.tracking)
     warn_of_power(plan)
     say(f"study {config.name}: {len(plan.jobs)} jobs, then the report")
+    # Before the jobs, too: a report can be written while they run.
+    write_atomic(config.folder / STUDY, canonical_json(described(plan)))
     failures = Executor(plan.jobs, config.folder, config.parallel).run()
     if not any(config.folder.glob("**/cls-*/summary.json")):
         raise UserError(_text(failures))
