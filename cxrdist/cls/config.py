@@ -92,7 +92,8 @@ class ClsConfig:
     """The same for synthetic images; null: as for real ones."""
     soft_labels: str | None = None
     """CSV of `cxrdist predict` with probabilities: the targets of the images whose keys it has, instead of their
-    class."""
+    class. In an arm of a study also arm:NAME: what all classifiers of that arm of real images, as an ensemble, say of
+    the synthetic images."""
     mixup: float = 0.0
     """alpha of mixup (Zhang et al. 2018): mix each image and its target with another of the batch, in a ratio drawn
     from Beta(alpha, alpha); 0: off."""
@@ -134,6 +135,12 @@ class ClsConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise OptionError(name, f"must be from 0 to below 1, not {value}")
+        if self.soft_labels is not None and self.soft_labels.startswith("arm:"):
+            raise OptionError(
+                "soft_labels",
+                f"{self.soft_labels}: only a study can make the labels by the classifiers of an arm; name a CSV of "
+                "`cxrdist predict`",
+            )
         if self.stages and self.mix is not None:
             raise OptionError(
                 "mix", f"{self.mix} and stages are both given: put the mix into the list of stages"

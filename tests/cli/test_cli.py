@@ -353,3 +353,25 @@ def test_presets_load_no_importer() -> None:
         "print([name for name in sys.modules if 'cxrdist.cli.main' in name or 'importers' in name])"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "[]\n"
+
+
+def test_an_import_is_planned_without_a_set(tmp_path: Path) -> None:
+    words = ("import", "phantom", "--out", "set", "--images", "200", "--size", "16")
+    planned = cxrdist(tmp_path, *words, "--plan", "--json")
+    assert (planned.returncode, planned.stderr) == (0, "computing phantom radiographs\n")
+    plan = json.loads(planned.stdout)
+    table = cxrdist(tmp_path, *words, "--plan")
+    assert "\nleft out " in table.stdout and not (tmp_path / "set").exists()
+    done = cxrdist(tmp_path, *words)
+    assert done.returncode == 0 and table.stdout.removesuffix("\n") in done.stdout
+    counts = json.loads((tmp_path / "set/manifest.json").read_text())["counts"]
+    assert plan["images"] == {
+        split: {name: origins["real"] for name, origins in classes.items()}
+        for split, classes in counts.items()
+    }
+    assert plan["left_out"] == {}
+    for split, classes in plan["patients"].items():
+        assert all(0 < patients <= plan["images"][split][name] for name, patients in classes.items())
+    assert mistake(cxrdist(tmp_path, *words, "--json")) == "--json: needs --plan"
+    in_place = ("import", "webdataset", "--root", ".", "--in-place", "--plan")
+    assert "--plan: tars that are indexed in place" in mistake(cxrdist(tmp_path, *in_place))

@@ -41,8 +41,15 @@ def descendants(process: int) -> list[int]:
 
 def workers_of(process: int) -> list[int]:
     """Spawned workers, without the resource tracker that the parent also starts."""
-    lines = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children(process)}
-    return [child for child, line in lines.items() if b"--multiprocessing-fork" in line]
+    return [child for child in children(process) if b"--multiprocessing-fork" in _command_line(child)]
+
+
+def _command_line(process: int) -> bytes:
+    """Empty for a process that has ended since it was listed."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def is_running(process: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from typing import Any
 
 from cxrdist.console import options_text, say
 from cxrdist.data.ingest.plan import ImportPlan
@@ -53,3 +54,18 @@ def print_table(plan: ImportPlan) -> None:
     say(f"{'left out':<{width}}  {sum(left_out.values()):>8,}")
     for reason, count in left_out.items():
         say(f"  {reason:<{width - 2}}  {count:>8,}")
+
+
+def plan_as_json(plan: ImportPlan) -> dict[str, Any]:
+    """``images`` and ``patients`` as ``{split: {class: number}}``, and ``left_out`` as ``{reason: number}``.
+
+    A patient with images of two classes counts in both.
+    """
+    rows = list(zip(plan.splits, plan.labels, (record.patient for record in plan.records)))
+    images = Counter((split, label) for split, label, _ in rows)
+    patients = Counter((split, label) for split, label, _ in set(rows))
+    return {
+        "images": {split: {name: images[split, name] for name in plan.classes} for split in SPLITS},
+        "patients": {split: {name: patients[split, name] for name in plan.classes} for split in SPLITS},
+        "left_out": plan.left_out,
+    }

@@ -27,7 +27,7 @@ Origin = list[dict[str, Any]]
 def lineage_of(shards: ShardSet, init: Origin) -> dict[str, Any]:
     """The lineage in a model's ``model.json``: the set, whether it holds phantoms, and the runs it started from."""
     lineage = made_from(shards)
-    if shards.manifest.provenance.json_value().get("is_phantom"):
+    if _is_phantom(shards):
         lineage["is_phantom"] = True
     return lineage | ({"init": init} if init else {})
 
@@ -47,11 +47,14 @@ def start_from(run: str, model: ModelPlan, shards: ShardSet, networks: Mapping[s
     found = load_generator(folder)
     origin = [_entry(found), *found.lineage.get("init", [])]
     for entry in origin:
-        if not entry["is_phantom"] and not descends_from(entry["lineage"], shards):
+        # A phantom of another set may be one that this set of phantoms holds out, such as another fold.
+        is_harmless = entry["is_phantom"] and not _is_phantom(shards)
+        if not is_harmless and not descends_from(entry["lineage"], shards):
             raise OptionError(
                 "init",
-                f"{run} has learned from another set of radiographs ({entry['lineage']['real_digest'][:12]}), "
-                f"perhaps from patients whom {shards} holds out; start from a run on phantoms, or on the same set",
+                f"{run} has learned from another set ({entry['lineage']['real_digest'][:12]}), perhaps from patients "
+                f"whom {shards} holds out; start from a run on the same set"
+                + ("" if _is_phantom(shards) else ", or on phantoms"),
             )
     checkpoint = newest_checkpoint(folder / "checkpoints")
     if checkpoint is None:
@@ -60,6 +63,10 @@ def start_from(run: str, model: ModelPlan, shards: ShardSet, networks: Mapping[s
     for name, network in networks.items():
         _copy(load_file(checkpoint / f"{name}.safetensors"), network, theirs, model.labels, folder)
     return origin
+
+
+def _is_phantom(shards: ShardSet) -> bool:
+    return shards.manifest.provenance.json_value().get("is_phantom") is True
 
 
 def _entry(found: TrainedGenerator) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from cxrdist.files import slug
 
 REFUSED = ("run", "seed", "shards", "synthetic", "tracking", "budget")
 """Options that the study sets itself: an arm with another budget could not be compared."""
+TEACHER = "arm:"
+"""Before the name of an arm, as the value of soft_labels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Arm:
     rules: tuple[MixRule, ...]
     about: str
     """The first sentence of the file's head."""
+    teacher: str | None = None
+    """Arm whose classifiers, as an ensemble, label its synthetic images."""
 
     @property
     def slug(self) -> str:
@@ -46,12 +50,14 @@ def read_arm(name: str) -> Arm:
         if key in REFUSED:
             raise UserError(f"{file}: {key}: is the same in all arms of a study; set it in the study's file")
     mixes = _mixes(values, file)
+    soft_labels = str(values.get("soft_labels") or "")
     return Arm(
         name=str(values.get("arm") or file.stem),
         file=file,
         mixes=mixes,
         rules=tuple(named_rule(mix) for mix in mixes),
         about=_head(file),
+        teacher=soft_labels.removeprefix(TEACHER) if soft_labels.startswith(TEACHER) else None,
     )
 
 
@@ -69,8 +75,16 @@ def _head(file: Path) -> str:
 
 
 def read_arms(names: Sequence[str]) -> list[Arm]:
-    """Raises UserError if two arms have one name, or if runs of two would lie in one folder."""
+    """Raises UserError if two arms have one name, or if runs of two would lie in one folder, and if an arm's teacher
+    is none of the arms of real images, or has none to label."""
     arms = [read_arm(name) for name in names]
+    real = [arm.name for arm in arms if not arm.needs_synthetic]
+    for arm in arms:
+        if arm.teacher is not None and (arm.teacher not in real or not arm.needs_synthetic):
+            raise UserError(
+                f"{arm.file}: soft_labels: {TEACHER}{arm.teacher}: must be an arm of this study that uses real "
+                f"images alone ({', '.join(real) or 'it has none'}), for an arm that uses synthetic ones"
+            )
     by_slug: dict[str, Arm] = {}
     for arm in arms:
         other = by_slug.setdefault(arm.slug, arm)

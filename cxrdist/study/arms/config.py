@@ -68,6 +68,12 @@ class StudyConfig:
     """Folder of the report."""
     dry_run: bool = False
     """Print arms, jobs, estimated time and disk, and what the study can show; start nothing."""
+    power: bool = False
+    """Print what the study can show: the smallest differences between arms, and what it takes to show
+    margin_points; start nothing."""
+    pilot: str | None = None
+    """Folder of finished classifiers, of this set or a similar one, from which --power takes the recalls and their
+    spread; null: those of the study itself, else assumed ones."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

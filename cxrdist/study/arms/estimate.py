@@ -33,7 +33,7 @@ from cxrdist.nets.classifiers import build_network, network_config
 from cxrdist.process import available_cores
 from cxrdist.study.arms.jobs import Job, Plan, script
 
-START_S = {"import": 25.0, "evaluation": 26.0, "synthesis": 10.0}
+START_S = {"import": 25.0, "evaluation": 26.0, "synthesis": 10.0, "prediction": 15.0}
 """Seconds of the jobs that do not depend on a budget: those of the demo (2,290 images of 64 px, one core each)."""
 JOB_START_S = 10.0
 """Of launcher, imports and evaluation of a training: a classifier of the demo took 64 s, 54 of them in its loop."""
@@ -110,7 +110,7 @@ class Estimator:
         found: dict[str, list[float]] = {}
         for job in self.plan.jobs:
             summary = job.run / "summary.json" if job.run is not None else None
-            if summary is not None and summary.is_file() and job.kind != "evaluation":
+            if summary is not None and summary.is_file() and job.kind not in ("evaluation", "prediction"):
                 found.setdefault(job.kind, []).append(float(read_json(summary).get("seconds", 0.0)))
         return found
 
@@ -184,6 +184,7 @@ class Estimator:
             "classifier": CHECKPOINTS * ADAM_AND_WEIGHTS * weights,
             "search": CHECKPOINTS * ADAM_AND_WEIGHTS * weights,
             "evaluation": 2**20,
+            "prediction": 2**20,
         }
         return sum(of_kind[job.kind] for job in self.plan.jobs)
 

@@ -3,6 +3,7 @@
     import ─┬─> classifiers of real arms ──(one of them)──┐
             └─> GAN ─> evaluation <───────────────────────┘
                           └─> synthesis ─> classifiers of synthetic arms
+                                  └─> prediction, by the classifiers of a teacher ─> classifiers of its students
 
 once per fold, with a GAN of its own in each fold, so that none has seen a test patient of its fold. With several
 learning rates, the searches of an arm on the first fold come before its other runs.
@@ -22,10 +23,13 @@ from cxrdist.data.shards.manifest import read_manifest
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import OptionError, UserError
+from cxrdist.files import slug
 from cxrdist.process import available_cores
 from cxrdist.study.arms.arm import Arm, read_arms, synthesis_mix
 from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.rates import rate_words, search_name, search_run
+
+SOFT_LABELS = "soft-labels.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class Job:
     name: str
     """Unique in the study; also the name of its log."""
     kind: str
-    """import, search, classifier, gan, evaluation or synthesis."""
+    """import, search, classifier, gan, evaluation, synthesis or prediction."""
     command: Callable[[], list[str]]
     """Its command line, known when the jobs that it needs are finished."""
     needs: tuple[str, ...] = ()
@@ -91,6 +95,7 @@ class _Builder:
             jobs += self.classifier_jobs(real, fold)
             for gan_seed in gan_seeds:
                 jobs += self.synthesis_jobs(str(self.mix), fold, gan_seed)
+            jobs += self.prediction_jobs(synthetic, fold)
             jobs += self.classifier_jobs(synthetic, fold)
         return jobs
 
@@ -149,9 +154,14 @@ class _Builder:
 
     def data_of(self, arm: Arm, fold: int, seed: int) -> tuple[str, ...]:
         """The jobs that make what a classifier reads."""
+        if arm.teacher is not None:
+            return (self.prediction_name(arm.teacher, fold, self.config.gan_seed_of(seed)),)
+        return self.images_of(arm, fold, self.config.gan_seed_of(seed))
+
+    def images_of(self, arm: Arm, fold: int, gan_seed: int) -> tuple[str, ...]:
         if not arm.needs_synthetic or self.config.synthetic is not None:
             return self.imported(fold)
-        return (self.of_gan("synthesis", fold, self.config.gan_seed_of(seed)),)
+        return (self.of_gan("synthesis", fold, gan_seed),)
 
     def classifier_words(self, arm: Arm, fold: int, seed: int, run: Path) -> list[str]:
         config = self.config
@@ -160,9 +170,50 @@ class _Builder:
         words += ["--seed", str(seed), "--run", str(run), *self.common(fold)]
         if arm.needs_synthetic:
             words += ["--synthetic", config.synthetic_of(fold, config.gan_seed_of(seed))]
+        if arm.teacher is not None:
+            labels = self.prediction_run(arm.teacher, fold, config.gan_seed_of(seed)) / SOFT_LABELS
+            words += ["--soft-labels", str(labels)]
         if config.budget is not None:
             words += ["--budget", config.budget]
         return [*self.launch, script("train_cls.py"), *words, *config.cls_options]
+
+    # ---- soft labels
+
+    def prediction_jobs(self, arms: Sequence[Arm], fold: int) -> list[Job]:
+        """What the classifiers of each teacher, all seeds of the fold together, say of each synthetic set."""
+        jobs = {}
+        for arm in arms:
+            seeds = [self.config.gan_seed_of(seed) for seed in self.config.seeds]
+            for gan_seed in dict.fromkeys(seeds) if arm.teacher is not None else ():
+                job = self.prediction(arm, str(arm.teacher), fold, gan_seed)
+                jobs[job.name] = job
+        return [*jobs.values()]
+
+    def prediction(self, arm: Arm, teacher_name: str, fold: int, gan_seed: int) -> Job:
+        config = self.config
+        teacher = next(each for each in self.arms if each.name == teacher_name)
+        teachers = [str(classifier_run(config, teacher, fold, seed)) for seed in config.seeds]
+        run = self.prediction_run(teacher_name, fold, gan_seed)
+        words = ["--run", ",".join(teachers), "--splits", "train", "--out", str(run / SOFT_LABELS)]
+        command = [sys.executable, "-m", "cxrdist", "predict", config.synthetic_of(fold, gan_seed), *words]
+        return Job(
+            name=self.prediction_name(teacher_name, fold, gan_seed),
+            kind="prediction",
+            command=lambda: command,
+            needs=(
+                *self.images_of(arm, fold, gan_seed),
+                *(self.name(fold, f"cls-{teacher.slug}-seed{seed}") for seed in config.seeds),
+            ),
+            run=run,
+        )
+
+    def prediction_name(self, teacher: str, fold: int, gan_seed: int) -> str:
+        return self.name(fold, self.prediction_run(teacher, fold, gan_seed).name)
+
+    def prediction_run(self, teacher: str, fold: int, gan_seed: int) -> Path:
+        name = f"labels-{slug(teacher)}"
+        name += f"-gan{gan_seed}" if len(self.config.gan_seeds) > 1 else ""
+        return self.config.fold_folder(fold) / name
 
     # ---- GANs
 

@@ -17,6 +17,7 @@ from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.dry_run import describe
 from cxrdist.study.arms.execute import Executor, Failure
 from cxrdist.study.arms.jobs import Plan, plan_study
+from cxrdist.study.arms.power import show_power, warn_of_power
 from cxrdist.study.arms.rates import known_rate
 from cxrdist.study.report.reading.description import STUDY
 from cxrdist.study.report.terminal import print_results
@@ -28,9 +29,18 @@ def run_study(config: StudyConfig) -> int:
     """Run what is not done yet. Raises UserError, naming each failed job and its log, after the others have ended."""
     began_s = time.monotonic()
     plan = plan_study(config)
+    if config.power:
+        show_power(plan)
+        return 0
     if config.dry_run:
         describe(plan)
+        say("")
+        try:
+            show_power(plan)
+        except UserError as error:
+            say(f"what the study can show is not known: {error}")
         return 0
+    warn_of_power(plan)
     say(f"study {config.name}: {len(plan.jobs)} jobs, then the report")
     failures = Executor(plan.jobs, config.folder, config.parallel).run()
     if not any(config.folder.glob("**/cls-*/summary.json")):

@@ -14,7 +14,7 @@ from typing import Any
 from cxrdist.config.yaml_files import find
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, read_json, sha256_file, write_atomic
-from cxrdist.study.arms.jobs import Job
+from cxrdist.study.arms.jobs import SOFT_LABELS, Job
 from cxrdist.study.report.reading.evaluation import read_evaluation
 
 
@@ -52,6 +52,8 @@ def is_finished(job: Job) -> bool:
     """True if the run of a job says that it is finished; an import finds out itself."""
     if job.run is None:
         return False
+    if job.kind == "prediction":
+        return (job.run / SOFT_LABELS).is_file()
     if job.kind == "evaluation":
         evaluation = read_evaluation(job.run)
         return evaluation is not None and evaluation.is_current

@@ -114,18 +114,32 @@ def test_classes_are_matched_by_name(
 
 
 def test_only_phantoms_or_the_same_set_may_be_started_from(
-    config: GANConfig, first: ModelTrainer, dist: Dist, tmp_path: Path
+    config: GANConfig, first: ModelTrainer, dist: Dist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(init, "_is_phantom", lambda shards: False)
     folder = Path(config.run) / "all-classes"
     second = trainer_of(replace(config, run=str(tmp_path / "second"), init=config.run), dist)
     edit_lineage(folder, real_digest="a" * 64, is_phantom=None)
-    with pytest.raises(UserError, match=r"init: .*first has learned from another set of radiographs \(aaaa"):
+    with pytest.raises(
+        UserError, match=r"init: .*first has learned from another set \(aaaa.* or on phantoms"
+    ):
         second.build()
     edit_lineage(folder, is_phantom=True)
     second.build()
     assert second.init[0]["is_phantom"] is True
     edit_lineage(folder, init=[{"lineage": {"real_digest": "b" * 64, "split": "train"}, "is_phantom": False}])
-    with pytest.raises(UserError, match=r"another set of radiographs \(bbbb"):
+    with pytest.raises(UserError, match=r"another set \(bbbb"):
+        second.build()
+
+
+def test_phantoms_of_another_fold_may_not_be_started_from(
+    config: GANConfig, first: ModelTrainer, dist: Dist, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(init, "_is_phantom", lambda shards: True)
+    second = trainer_of(replace(config, run=str(tmp_path / "second"), init=config.run), dist)
+    second.build()
+    edit_lineage(Path(config.run) / "all-classes", real_digest="a" * 64, is_phantom=True)
+    with pytest.raises(UserError, match=r"another set \(aaaa.*start from a run on the same set$"):
         second.build()
 
 

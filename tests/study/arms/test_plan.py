@@ -135,6 +135,7 @@ def test_all_shipped_arms_can_be_read_and_differ() -> None:
     assert [arm.name for arm in arms] == [file.stem for file in files]
     assert {arm.name for arm in arms if arm.needs_synthetic} == {
         *("DS3", "DS3-augmented", "pretrained"),
+        "distilled",
         *("synthetic-0.25", "synthetic-0.5", "synthetic-1", "synthetic-2"),
     }
     assert read_arm("pretrained").mixes == ("synthetic-balanced", "balanced")
@@ -196,6 +197,55 @@ def test_images_are_synthesized_for_a_mix_that_serves_all_arms(
         synthesis_mix(read_arms(["DS3", rare]), str(tmp_path / "rare.yaml"))
 
 
+def test_a_teacher_labels_each_synthetic_set_with_all_its_classifiers() -> None:
+    found = plan(arms=("DS1", "balanced-augmented", "distilled"), seeds=(0, 1, 2), gan_seeds=(7, 8))
+    labels = [job for job in found.jobs if job.kind == "prediction"]
+    assert [job.name for job in labels] == [
+        "labels-balanced-augmented-gan7",
+        "labels-balanced-augmented-gan8",
+    ]
+    assert labels[1].needs == (
+        "synthesis-seed8",
+        *(f"cls-balanced-augmented-seed{seed}" for seed in range(3)),
+    )
+    words = labels[1].command()
+    teachers = ",".join(f"runs/demo/cls-balanced-augmented-seed{seed}" for seed in range(3))
+    assert words[3:] == [
+        "predict",
+        "shards/demo-synthetic-seed8",
+        "--run",
+        teachers,
+        "--splits",
+        "train",
+        "--out",
+        "runs/demo/labels-balanced-augmented-gan8/soft-labels.csv",
+    ]
+    student = next(job for job in found.jobs if job.name == "cls-distilled-seed1")
+    assert student.needs == ("labels-balanced-augmented-gan8",)
+    assert "--soft-labels" in student.command() and words[-1] in student.command()
+    seen: set[str] = set()
+    for one in found.jobs:
+        assert seen.issuperset(one.needs), one
+        seen.add(one.name)
+
+
+@pytest.mark.parametrize(
+    ("arms", "why"),
+    [
+        (("DS1", "distilled"), r"arm:balanced-augmented: must be an arm of this study .*\(DS1\)"),
+        (("{real}", "balanced-augmented"), "for an arm that uses synthetic ones"),
+        (("DS1", "{student}"), "arm:DS3: must be an arm of this study"),
+    ],
+)
+def test_a_teacher_must_be_an_arm_of_real_images(tmp_path: Path, arms: tuple[str, ...], why: str) -> None:
+    names = {
+        "real": write_arm(tmp_path, "real", "mix: DS1\nsoft_labels: arm:balanced-augmented\n"),
+        "student": write_arm(tmp_path, "student", "mix: DS3\nsoft_labels: arm:DS3\n"),
+    }
+    with pytest.raises(UserError, match=why):
+        read_arms([arm.format(**names) for arm in arms])
+
+
 def test_a_job_is_done_if_its_run_is_finished_by_the_same_command_and_files(tmp_path: Path) -> None:
     config, run = tmp_path / "c.yaml", tmp_path / "run"
     config.write_text("mix: DS1\n")
@@ -210,3 +260,9 @@ def test_a_job_is_done_if_its_run_is_finished_by_the_same_command_and_files(tmp_
     assert not ledger.is_done(one, [*command, "--budget", "1 epochs"])
     config.write_text("mix: DS2\n")
     assert not ledger.is_done(one, command)
+    labels = Job(name="labels", kind="prediction", command=lambda: command, run=tmp_path / "labels")
+    ledger.succeeded(labels, command)
+    assert not ledger.is_done(labels, command)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/soft-labels.csv").write_text("")
+    assert ledger.is_done(labels, command)

@@ -1,0 +1,273 @@
+"""What a study can show, before it runs: the smallest differences, from its test patients and a pilot.
+
+The pilot are finished classifiers: those of the study itself or of ``pilot``. They give the recall of each class and
+the spread of the balanced accuracy between seeds and between folds. Without any, both are assumed, and said to be.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cxrdist.console import say
+from cxrdist.errors import UserError
+from cxrdist.files import read_json
+from cxrdist.study.arms.config import StudyConfig
+from cxrdist.study.arms.jobs import Plan
+from cxrdist.study.arms.patients import test_patients
+from cxrdist.study.stats.power import Design, Spread, patients_needed, seeds_needed, smallest_difference
+
+ASSUMED_RECALL = 0.7
+ASSUMED_SEED_SD = 0.02
+"""Between seeds of one arm, in the demo's set and budget: 0.006 to 0.03."""
+MANY_SEEDS = (10, 20, 50, 100)
+"""Numbers of seeds for which test patients are counted, if more seeds alone are not enough."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot:
+    """What is expected of an arm."""
+
+    recalls: Mapping[str, float]
+    """Of each class, between 0 and 1."""
+    spread: Spread
+    """Of the balanced accuracy."""
+    basis: str
+    """What it rests on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Power:
+    """The smallest differences to the best arm of real images that a study shows, from 0 to 1."""
+
+    design: Design
+    """Its comparisons are those of the balanced accuracy: one for each arm with synthetic images. Those of the
+    recalls, one for each of these arms and each class, are a family of their own."""
+    patients: Mapping[str, int]
+    """Test patients of each class, in all folds together."""
+    pilot: Pilot
+    balanced: float
+    """Of the balanced accuracy."""
+    by_class: Mapping[str, float]
+    """Of the recall of each class."""
+    margin: float
+    """The smallest gain that matters."""
+
+    @property
+    def is_of_patients_alone(self) -> bool:
+        """True for one fold and one seed: how much results vary between trainings is left out."""
+        return self.design.folds == self.design.seeds == 1
+
+    @property
+    def is_enough(self) -> bool:
+        return self.balanced <= self.margin
+
+
+def power_of(plan: Plan) -> Power | None:
+    """None if no arm uses synthetic images. Raises UserError if the test patients cannot be known."""
+    config = plan.config
+    synthetic = [arm for arm in plan.arms if arm.needs_synthetic]
+    if not synthetic:
+        return None
+    patients = test_patients(config)
+    design = Design(folds=config.folds, seeds=len(config.seeds), comparisons=len(synthetic))
+    of_classes = replace(design, comparisons=len(synthetic) * len(patients))
+    pilot = pilot_of(config, patients)
+    return Power(
+        design=design,
+        patients=patients,
+        pilot=pilot,
+        balanced=_smallest(design, list(pilot.recalls.values()), list(patients.values()), pilot.spread),
+        by_class={
+            # The recall of one class varies more than the mean of all.
+            name: _smallest(of_classes, [pilot.recalls[name]], [count], _of_one(pilot.spread, len(patients)))
+            for name, count in patients.items()
+        },
+        margin=config.margin_points / 100,
+    )
+
+
+def _of_one(spread: Spread, classes: int) -> Spread:
+    """The spread of one class's recall, if those of all classes are alike and independent."""
+    scale = math.sqrt(classes)
+    return Spread(seed_sd=scale * spread.seed_sd, fold_sd=scale * spread.fold_sd)
+
+
+def _smallest(design: Design, recalls: Sequence[float], patients: Sequence[int], spread: Spread) -> float:
+    if design.folds == design.seeds == 1:
+        # One training per arm: the interval over patients decides. Two seeds without a spread stand for it.
+        design, spread = replace(design, seeds=2), Spread(seed_sd=0.0)
+    found = smallest_difference(design, recalls, patients, spread)
+    assert found is not None
+    return found
+
+
+def pilot_of(config: StudyConfig, patients: Mapping[str, int]) -> Pilot:
+    """From the finished classifiers in the folder of the study, or in ``config.pilot``. Raises UserError if there is
+    none in ``config.pilot``.
+
+    ``patients``: test patients of each class. A measured recall of 0 or 1 on few of them is no certainty: one success
+    and one failure are added to each (Laplace's rule of succession).
+    """
+    classes = list(patients)
+    folder = config.folder if config.pilot is None else Path(config.pilot)
+    runs = _finished(folder, classes)
+    if not runs and config.pilot is not None:
+        raise UserError(f"pilot: {folder} has no finished classifier of the classes {', '.join(classes)}")
+    if not runs:
+        return Pilot(
+            recalls=dict.fromkeys(classes, ASSUMED_RECALL),
+            spread=Spread(seed_sd=ASSUMED_SEED_SD),
+            basis=f"assumptions, since no classifier is finished: recalls of {ASSUMED_RECALL:.0%}, and a standard "
+            f"deviation of {100 * ASSUMED_SEED_SD:g} points between seeds",
+        )
+    means = {name: float(np.mean([_recalls(run)[name] for run in runs])) for name in classes}
+    recalls = {name: (means[name] * count + 1) / (count + 2) for name, count in patients.items()}
+    seed_sd, fold_sd = _spread(runs)
+    measured = f"{len(runs)} finished classifiers in {folder}"
+    if seed_sd is None:
+        measured += f"; a standard deviation of {100 * ASSUMED_SEED_SD:g} points between seeds is assumed"
+    return Pilot(
+        recalls=recalls,
+        spread=Spread(seed_sd=ASSUMED_SEED_SD if seed_sd is None else seed_sd, fold_sd=fold_sd),
+        basis=measured,
+    )
+
+
+def _finished(folder: Path, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Summaries of the finished classifiers of these classes, without those of a search of learning rates."""
+    found = []
+    for path in sorted(folder.glob("**/summary.json")):
+        if "search" in path.relative_to(folder).parts:
+            continue
+        summary = read_json(path)
+        if summary.get("job") == "cls" and summary.get("status") == "finished":
+            recalls = _recalls(summary)
+            if all(recalls.get(name) is not None for name in classes):
+                found.append(summary)
+    return found
+
+
+def _recalls(summary: dict[str, Any]) -> dict[str, float | None]:
+    of_classes: dict[str, float | None] = summary["metrics"]["test"]["per_class"]
+    return of_classes
+
+
+def _spread(runs: Sequence[dict[str, Any]]) -> tuple[float | None, float]:
+    """Standard deviations of the balanced accuracy: between seeds, pooled over arms and folds (None without two
+    seeds), and between folds beyond what the seeds explain, pooled over arms."""
+    by_arm: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        by_arm[str(run["mix"])][run["data"].get("fold")].append(run["metrics"]["test"]["balanced_accuracy"])
+    groups = [values for folds in by_arm.values() for values in folds.values()]
+    seed_variance = _pooled(groups)
+    means = [[float(np.mean(values)) for values in folds.values()] for folds in by_arm.values()]
+    fold_variance = _pooled(means)
+    if fold_variance is None:
+        return (None if seed_variance is None else math.sqrt(seed_variance)), 0.0
+    seeds = float(np.mean([len(values) for values in groups]))
+    of_seeds = (seed_variance or 0.0) / seeds
+    return (
+        None if seed_variance is None else math.sqrt(seed_variance),
+        math.sqrt(max(0.0, fold_variance - of_seeds)),
+    )
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> float | None:
+    """Variance within groups; None if no group has two values."""
+    degrees = sum(len(group) - 1 for group in groups if len(group) > 1)
+    if not degrees:
+        return None
+    return sum(float(np.var(group)) * len(group) for group in groups if len(group) > 1) / degrees
+
+
+# ---- as text
+
+
+def show_power(plan: Plan) -> None:
+    """Print what the study can show, and what it lacks. Raises UserError if the test patients cannot be known."""
+    power = power_of(plan)
+    if power is None:
+        say("no arm uses synthetic images, so there is nothing to show of them")
+        return
+    for line in [*table(power), *filter(None, [shortfall(power)])]:
+        say(line)
+
+
+def warn_of_power(plan: Plan) -> None:
+    """A warning if the study is too small, or if nothing is known of its test patients."""
+    try:
+        power = power_of(plan)
+    except UserError as error:
+        log.warning("what this study can show is not known: %s", error)
+        return
+    text = None if power is None else shortfall(power)
+    if text is not None:
+        log.warning("%s (details: --power)", text)
+
+
+def table(power: Power) -> list[str]:
+    """The lines of a table of the smallest differences."""
+    design = power.design
+    width = max(len("balanced accuracy"), *map(len, power.patients))
+    expected = float(np.mean([*power.pilot.recalls.values()]))
+    rows = [("balanced accuracy", sum(power.patients.values()), expected, power.balanced)]
+    rows += [
+        (name, count, power.pilot.recalls[name], power.by_class[name])
+        for name, count in power.patients.items()
+    ]
+    lines = [
+        f"what the study can show with a chance of {design.power:.0%} and at a level of {design.alpha:.0%}, of "
+        f"{design.comparisons} {'arm' if design.comparisons == 1 else 'arms'} with synthetic images against the best "
+        "one of real images:",
+        f"  {'':{width}}  test patients  expected  smallest difference",
+    ]
+    lines += [
+        # A gain beyond a recall of 100 % does not exist.
+        f"  {name:{width}}  {count:>13,}  {100 * recall:>6.1f} %  "
+        f"{_points(smallest) if smallest < 1 - recall else 'none':>19}"
+        for name, count, recall, smallest in rows
+    ]
+    lines.append(f"  from {power.pilot.basis}")
+    if power.is_of_patients_alone:
+        lines.append(
+            "  one training of each arm: differences between trainings are left out; more seeds show them"
+        )
+    return lines
+
+
+def shortfall(power: Power) -> str | None:
+    """What a study that is too small lacks; None for one that is not."""
+    if power.is_enough:
+        return None
+    recalls, spread = list(power.pilot.recalls.values()), power.pilot.spread
+    best = 1 - float(np.mean(recalls))
+    can = f"shows {_points(power.balanced)} or more" if power.balanced < best else "can show no gain at all"
+    return (
+        f"too small to show a gain of {_points(power.margin)} in balanced accuracy (margin_points): this study "
+        f"{can}; {_needed(power, recalls, spread)}"
+    )
+
+
+def _needed(power: Power, recalls: Sequence[float], spread: Spread) -> str:
+    design = power.design
+    patients = [*power.patients.values()]
+    if design.seeds > 1 and (seeds := seeds_needed(design, recalls, patients, spread, power.margin)):
+        return f"{seeds:,} seeds would"
+    for many in (replace(design, seeds=seeds) for seeds in MANY_SEEDS if seeds >= design.seeds):
+        if found := patients_needed(many, recalls, spread, power.margin):
+            return f"{found:,} test patients of each class with {many.seeds} seeds would"
+    return "no number of test patients or seeds would with these folds"
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:.1f} points"
