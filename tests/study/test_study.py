@@ -56,7 +56,8 @@ def test_a_study_with_a_conditional_gan_ends_in_a_report_and_is_not_repeated(
         "Protocol",
         "Limits",
     ]
-    assert "none to show" not in page and "no sample grid" not in page and "is not shown" not in page
+    assert "none to show" not in page and "no sample grid" not in page and "so it is not shown" not in page
+    assert "are not shown here" not in page
     evaluated = (tmp_path / "runs/tiny/gan/evaluation.json").stat().st_mtime_ns
     capfd.readouterr()
     assert run_study(config) == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cxrdist.study.report.answer.answer import Answer
+from cxrdist.study.report.page import prose
 from cxrdist.study.report.page.arms import ATTRIBUTES
 from cxrdist.study.report.page.paper import test_counts
 from cxrdist.study.report.page.words import joined
@@ -37,6 +38,7 @@ def items(study: Study, answer: Answer) -> list[Item]:
     data = study.cls[0].summary["data"] if study.cls else {}
     is_phantom = bool(data.get("is_phantom"))
     known = [name for name in ATTRIBUTES if any(run.test.get("subgroups", {}).get(name) for run in study.cls)]
+    has_one_budget = not study.cls or prose.budget(study)[1]
     unknown = [name for name in ATTRIBUTES if name not in known]
     counts = {name: n for name, n in test_counts(study).items() if n} if study.cls else {}
     return [
@@ -81,17 +83,18 @@ def items(study: Study, answer: Answer) -> list[Item]:
             "Class imbalance",
             "13",
             "",
-            "The subject of the study: arms differ in how they balance classes. Test images are not balanced, so "
-            "balanced accuracy and recalls are compared; probabilities were not recalibrated.",
+            "The subject of the study: arms differ in how they balance the classes of train images. Balanced "
+            "accuracy and recalls do not depend on the balance of the test images. Probabilities were not "
+            "recalibrated.",
             False,
         ),
         Item(
             "Tuning and choice of the model",
             "12c",
             "method of selecting the final model",
-            "Checkpoints, and learning rates if they were searched for, are chosen on validation images; every arm "
-            "has the same budget.",
-            False,
+            f"{prose.checkpoints(study)} {_rates(study)} "
+            + ("Every arm had the same budget." if has_one_budget else "Arms had different budgets."),
+            not has_one_budget,
         ),
         Item(
             "Uncertainty",
@@ -119,7 +122,7 @@ def items(study: Study, answer: Answer) -> list[Item]:
             "Review of synthetic images",
             "",
             "",
-            "Gates are computed; no radiologist has reviewed the synthetic images.",
+            "Gates are computed; no review by radiologists is recorded in these runs.",
             True,
         ),
         Item("External evaluation", "", "testing on external data", "None: one source of images.", True),
@@ -139,6 +142,12 @@ def items(study: Study, answer: Answer) -> list[Item]:
             True,
         ),
     ]
+
+
+def _rates(study: Study) -> str:
+    if study.described and len(study.described.searched_rates) > 1:
+        return "The learning rate of each arm was chosen on validation images of the first fold."
+    return "Learning rates were not searched for."
 
 
 def _rarest(counts: dict[str, int]) -> str:

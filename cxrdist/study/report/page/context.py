@@ -72,6 +72,7 @@ def content_of(study: Study, answer: Answer) -> Content:
         "versions": versions(study),
         "total_time": total_time(study),
         "budget": prose.budget(study) if study.cls else None,
+        "checkpoints": prose.checkpoints(study) if study.cls else "",
         "cls_settings": prose.settings(study.cls),
         "gan_settings": prose.settings(study.gan),
         "checklist": items(study, answer) if study.cls else [],

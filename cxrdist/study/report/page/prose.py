@@ -130,6 +130,16 @@ def budget(study: Study) -> tuple[str, bool]:
     ), False
 
 
+def checkpoints(study: Study) -> str:
+    """Which weights of each run are tested."""
+    kept = {str(run.config.get("keep_weights", "best")) for run in study.cls}
+    if kept == {"last"}:
+        return "The last checkpoint of each run is tested."
+    if kept == {"best"}:
+        return "The checkpoint with the best balanced accuracy on validation images is tested."
+    return "Of some runs the last checkpoint is tested, of others the best one on validation images."
+
+
 def settings(
     runs: Sequence[ClsRun] | Sequence[GanRun],
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
