@@ -22,6 +22,8 @@ from cxrdist.files import read_json
 from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.jobs import Plan
 from cxrdist.study.arms.patients import test_patients
+from cxrdist.study.report.answer.answer import PART
+from cxrdist.study.stats.correction import ALPHA
 from cxrdist.study.stats.power import Design, Spread, patients_needed, seeds_needed, smallest_difference
 
 ASSUMED_RECALL = 0.7
@@ -50,8 +52,7 @@ class Power:
     """The smallest differences to the best arm of real images that a study shows, from 0 to 1."""
 
     design: Design
-    """Its comparisons are those of the balanced accuracy: one for each arm with synthetic images. Those of the
-    recalls, one for each of these arms and each class, are a family of their own."""
+    """Of the balanced accuracy: a comparison for each arm with synthetic images, at half of the level of 5 %."""
     patients: Mapping[str, int]
     """Test patients of each class, in all folds together."""
     pilot: Pilot
@@ -79,8 +80,12 @@ def power_of(plan: Plan) -> Power | None:
     if not synthetic:
         return None
     patients = test_patients(config)
-    design = Design(folds=config.folds, seeds=len(config.seeds), comparisons=len(synthetic))
-    of_classes = replace(design, comparisons=len(synthetic) * len(patients))
+    # The two families of the report, each with a part of alpha: the balanced accuracy against the best arm of real
+    # images, and all other comparisons.
+    design = Design(
+        folds=config.folds, seeds=len(config.seeds), comparisons=len(synthetic), alpha=PART * ALPHA
+    )
+    of_classes = replace(design, comparisons=len(synthetic) * (2 * len(patients) + 1))
     pilot = pilot_of(config, patients)
     return Power(
         design=design,
@@ -226,7 +231,7 @@ def table(power: Power) -> list[str]:
         for name, count in power.patients.items()
     ]
     lines = [
-        f"what the study can show with a chance of {design.power:.0%} and at a level of {design.alpha:.0%}, of "
+        f"what the study can show with a chance of {design.power:.0%} and at a level of {ALPHA:.0%}, of "
         f"{design.comparisons} {'arm' if design.comparisons == 1 else 'arms'} with synthetic images against the best "
         "one of real images:",
         f"  {'':{width}}  test patients  expected  smallest difference",

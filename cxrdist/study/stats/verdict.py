@@ -73,9 +73,9 @@ def verdicts(
 ) -> list[Verdict]:
     """One verdict per outcome, in the order of ``corrected``.
 
-    ``corrected``: every arm of ``synthetic`` against ``best_real`` and against ``baseline``, for each outcome, all of
-    them corrected as one family (``correction.correct``). ``margin`` is in the units of the metric. Raises ValueError
-    if a comparison is missing, or if the family does not hold all comparisons.
+    ``corrected``: every arm of ``synthetic`` against ``best_real`` and against ``baseline``, for each outcome,
+    corrected in families (``correction.correct``) of which none divides the arms of an outcome. ``margin`` is in the
+    units of the metric. Raises ValueError if a comparison is missing, or if a family has fewer comparisons than arms.
     """
     wanted = {(arm, reference) for arm in synthetic for reference in (best_real, baseline)}
     found: dict[Outcome, dict[tuple[str, str], Corrected]] = {}
@@ -83,9 +83,8 @@ def verdicts(
         pair = (each.comparison.arm, each.comparison.reference)
         if pair in wanted:
             found.setdefault(each.comparison.outcome, {})[pair] = each
-    judged = [each for of_outcome in found.values() for each in of_outcome.values()]
-    if any(each.family < len(judged) for each in judged):
-        raise ValueError(f"{len(judged)} comparisons must be corrected as one family, not in parts")
+    if any(each.family < len(synthetic) for of_outcome in found.values() for each in of_outcome.values()):
+        raise ValueError(f"the {len(synthetic)} arms must be corrected as one family, not in parts")
     for outcome, of_outcome in found.items():
         if missing := wanted - {*of_outcome}:
             arm, reference = min(missing)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +75,12 @@ def test_power_without_a_pilot_is_that_of_the_assumptions() -> None:
     source = "phantom --size 16 --test-images 50"
     power = power_of(plan(source=source, seeds=(0, 1, 2, 3)))
     assert power is not None and power.patients == dict.fromkeys(power.patients, 50)
-    expected = smallest_difference(Design(seeds=4), [0.7] * 5, [50] * 5, Spread(seed_sd=0.02))
-    assert power.balanced == expected
-    # Five classes: the recall of one varies sqrt(5) times as much between seeds, and is one of five comparisons.
+    half = Design(seeds=4, alpha=0.025)
+    assert power.balanced == smallest_difference(half, [0.7] * 5, [50] * 5, Spread(seed_sd=0.02))
+    # Five classes: the recall of one varies sqrt(5) times as much between seeds. It is one of eleven comparisons:
+    # five with each of two references, and the balanced accuracy with the second one.
     of_class = smallest_difference(
-        Design(seeds=4, comparisons=5), [0.7], [50], Spread(seed_sd=0.02 * math.sqrt(5))
+        replace(half, comparisons=11), [0.7], [50], Spread(seed_sd=0.02 * math.sqrt(5))
     )
     assert power.by_class["Normal"] == pytest.approx(of_class)
     two = power_of(plan(source=source, seeds=(0, 1, 2, 3), arms=("DS1", "DS3", "pretrained")))
@@ -87,8 +90,8 @@ def test_power_without_a_pilot_is_that_of_the_assumptions() -> None:
 def test_one_training_per_arm_shows_the_test_patients_alone() -> None:
     power = power_of(plan(source="phantom --size 16 --test-images 100"))
     assert power is not None and power.is_of_patients_alone
-    # (1.959964 + 0.841621) * sqrt(2 * 0.5 * 0.7 * 0.3 / 500)
-    assert power.balanced == pytest.approx(2.801585 * math.sqrt(0.21 / 500), abs=1e-6)
+    # The normal quantile at 1 - 0.025 / 2 is 2.241403: (2.241403 + 0.841621) * sqrt(2 * 0.5 * 0.7 * 0.3 / 500).
+    assert power.balanced == pytest.approx(3.083024 * math.sqrt(0.21 / 500), abs=1e-6)
     assert "one training of each arm" in table(power)[-1]
 
 
@@ -149,9 +152,10 @@ def test_a_study_that_is_too_small_says_what_it_takes(capsys: pytest.CaptureFixt
     power = power_of(small)
     assert power is not None
     text = shortfall(power)
-    assert text is not None and text.endswith("9,513 test patients of each class with 50 seeds would")
-    design = Design(seeds=50)
-    for patients, is_enough in ((9_513, True), (9_512, False)):
+    assert text is not None and text.endswith(" test patients of each class with 50 seeds would")
+    fewest = int(re.search(r"([\d,]+) test patients", text)[1].replace(",", ""))
+    design = Design(seeds=50, alpha=0.025)
+    for patients, is_enough in ((fewest, True), (fewest - 1, False)):
         found = smallest_difference(design, [0.7] * 5, [patients] * 5, Spread(seed_sd=0.02))
         assert found is not None and (found <= 0.01) is is_enough
     # A wide margin is within reach.
@@ -163,9 +167,11 @@ def test_more_seeds_are_advised_where_they_are_enough() -> None:
     power = power_of(plan(source="phantom --size 16 --test-images 200", seeds=(0, 1), margin_points=5.0))
     assert power is not None
     text = shortfall(power)
-    assert text is not None and text.endswith("; 6 seeds would")
-    for seeds, is_enough in ((6, True), (5, False)):
-        found = smallest_difference(Design(seeds=seeds), [0.7] * 5, [200] * 5, Spread(seed_sd=0.02))
+    assert text is not None and text.endswith("; 11 seeds would")
+    for seeds, is_enough in ((11, True), (10, False)):
+        found = smallest_difference(
+            Design(seeds=seeds, alpha=0.025), [0.7] * 5, [200] * 5, Spread(seed_sd=0.02)
+        )
         assert found is not None and (found <= 0.05) is is_enough
 
 

@@ -58,3 +58,15 @@ def test_a_comparison_without_interval_has_none_corrected() -> None:
     (corrected,) = correct(found)
     assert (corrected.interval, corrected.p) == (None, None)
     assert correct([]) == []
+
+
+def test_families_share_alpha() -> None:
+    """A family with half of alpha: intervals at 1 - 0.025 / size, and p values that are compared with alpha."""
+    values = np.random.default_rng(1).normal(0.5, 0.1, (3, 5, 1))
+    found = compare(Outcome("accuracy"), values, ("DS1", "A", "B"), [(arm, "DS1") for arm in "AB"])
+    one, half = correct(found), correct(found, part=0.5)
+    for whole, part in zip(one, half, strict=True):
+        assert part.family == whole.family
+        assert part.confidence == pytest.approx(1 - 0.025 / part.family)
+        assert part.interval == part.comparison.interval(part.confidence)
+        assert whole.p is not None and part.p == pytest.approx(min(1.0, 2 * whole.p))

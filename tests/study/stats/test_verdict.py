@@ -109,8 +109,8 @@ def test_comparisons_that_are_missing_or_corrected_in_parts_are_refused() -> Non
     found = corrected({"DS3": 0.05, "filtered": 0.0})
     with pytest.raises(ValueError, match="no comparison of filtered with DS1"):
         only(found[:3])
-    parts = [*correct([each.comparison for each in found[:2]]), *correct([e.comparison for e in found[2:]])]
-    with pytest.raises(ValueError, match="4 comparisons must be corrected as one family"):
+    parts = [corrected for each in found for corrected in correct([each.comparison])]
+    with pytest.raises(ValueError, match="the 2 arms must be corrected as one family"):
         only(parts)
 
 

@@ -3,18 +3,21 @@
 runs' summaries ──> stats.differences ──> stats.correction ──┬─> stats.verdict ──> Answer
 kept predictions ──> bootstrap over patients (patients.py) ──┘
 
-All comparisons of an arm with synthetic images are one family: with the best arm of real images alone and with the
-reference, by balanced accuracy and by the recall of each class. Which interval decides depends on the runs:
+The first question of a study is whether an arm with synthetic images has a higher balanced accuracy than the best arm
+of real images alone. Its comparisons, one for each such arm, are a family with half of alpha; the other half is for
+all other comparisons: the recall of each class, and those with the reference. In one family, each class and each
+reference would cost the first question power. Which interval decides depends on the runs:
 
     several folds               that between runs: t over folds (stats.differences), which have different patients
     one fold, several seeds     both that between runs (t over seeds) and that over patients must agree
     one fold, one seed          that over patients, which does not contain the variation between trainings
 
-Intervals that decide contain all true differences of the family at once with 95 % probability (Bonferroni).
+Intervals that decide contain all true differences of both families at once with 95 % probability (Bonferroni).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -28,12 +31,15 @@ from cxrdist.study.stats.correction import Corrected, correct
 from cxrdist.study.stats.differences import CONFIDENCE, Comparison, Outcome, compare
 from cxrdist.study.stats.verdict import MARGIN, Verdict, verdicts
 
+PART = 0.5
+"""Of alpha, for each of the two families."""
+
 Decider = Literal["runs", "runs and patients", "patients"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """An arm with synthetic images minus its reference, from -1 to 1, as one of the family."""
+    """An arm with synthetic images minus its reference, from -1 to 1, as one of its family."""
 
     corrected: Corrected
     """The comparison between runs."""
@@ -41,7 +47,7 @@ class Difference:
     """95 % interval of this difference alone. None without the predictions of all its runs."""
     over_patients_simultaneous: Interval | None
     deciding: Interval | None
-    """Simultaneous over the family: the interval that decides, or the hull of both. None: nothing can be shown."""
+    """Simultaneous over both families: the interval that decides, or the hull of both. None: nothing can be shown."""
 
     @property
     def comparison(self) -> Comparison:
@@ -134,10 +140,11 @@ def answer_of(study: Study) -> Answer:
         for outcome in outcomes(study)
         for comparison in compare(outcome, values(study, arms, outcome), arms, against)
     ]
-    patients = Patients(study, len(compared))
+    corrected = _corrected(compared, best)
+    patients = Patients(study, most_comparisons(corrected))
     folds, seeds = len(study.folds), len(study.seeds)
     decider: Decider = "runs" if folds > 1 else "runs and patients" if seeds > 1 else "patients"
-    differences = [_difference(each, patients, decider) for each in correct(compared)]
+    differences = [_difference(each, patients, decider) for each in corrected]
     margin = study.described.margin_points / 100 if study.described else MARGIN
     judged = []
     if differences and best is not None and baseline is not None:
@@ -163,6 +170,21 @@ def answer_of(study: Study) -> Answer:
         replicates=patients.replicates,
         missing=patients.missing,
     )
+
+
+def _corrected(compared: Sequence[Comparison], best: str | None) -> list[Corrected]:
+    """In the order of ``compared``: the first question's comparisons as a family, and all others as one."""
+    first = [(each.outcome, each.reference) == (BALANCED, best) for each in compared]
+    families = {
+        is_first: iter(correct([c for c, f in zip(compared, first) if f is is_first], part=PART))
+        for is_first in (True, False)
+    }
+    return [next(families[is_first]) for is_first in first]
+
+
+def most_comparisons(corrected: Sequence[Corrected]) -> int:
+    """In one family, as if it had all of alpha."""
+    return max((math.ceil(each.family / PART) for each in corrected), default=1)
 
 
 def _validation(study: Study) -> dict[str, float]:

@@ -176,15 +176,15 @@ def _choice(answer: Answer) -> str:
 
 def _deciding(answer: Answer) -> str:
     """Which interval decided, and the correction."""
-    family = f"{len(answer.differences)} comparisons"
     which = {
         "runs": "The interval between runs decides (t over folds, corrected for their common training images)",
         "runs and patients": "The interval between runs (t over seeds) and that over test patients must agree",
         "patients": "With one fold and one seed, the interval over test patients decides (paired bootstrap)",
     }[answer.decider]
     return (
-        f"{which}; it is simultaneous over {family} (Bonferroni), and the smallest gain that matters is "
-        f"{_margin(answer)}."
+        f"{which}; it is simultaneous (Bonferroni): half of the level of 5 % is for balanced accuracy against "
+        f"{answer.best_real}, half for all other comparisons. The smallest gain that matters is "
+        f"{_points(answer.margin)} points."
     )
 
 

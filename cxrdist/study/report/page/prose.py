@@ -90,12 +90,15 @@ def interval_words(study: Study, answer: Answer) -> list[str]:
         )
     else:
         found.append("Between runs: none, since there is one fold and one seed.")
-    if family := len(answer.differences):
+    if answer.verdicts:
+        first = answer.verdicts[0].decisive.against_best.family
+        others = len(answer.differences) - first
         found.append(
-            f"Differences: the {family} comparisons of this study (each arm with synthetic images, its references, "
-            "balanced accuracy and the recall of each class) are one family. Their intervals are simultaneous: each "
-            f"has a confidence of 1 − 0.05 / {family} (Bonferroni). differences.csv also has the intervals of each "
-            "difference alone, and p values adjusted after Holm."
+            f"Differences: the {first} of balanced accuracy to {answer.best_real}, which answer the first question, "
+            f"are one family with half of the level of 5 %; the other {others} (recalls, and those to the reference) "
+            "are another with the other half. Intervals are simultaneous: each has a confidence of 1 − 0.025 / the "
+            "size of its family (Bonferroni). differences.csv also has the intervals of each difference alone, and "
+            "p values adjusted after Holm."
         )
     found.append("Scores: the interval beside an arm’s own score is a 95 % interval of this score alone.")
     return found
