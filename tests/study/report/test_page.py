@@ -356,7 +356,7 @@ def test_page_is_whole_and_needs_nothing_from_outside(report: Path) -> None:
 def test_markdown_holds_the_same_rows(report: Path) -> None:
     text = (report / "report.md").read_text()
     assert "| Cardiomegaly | 20 | 79.15 | 55.0 ± 7.1 | 71.73 | 40.0 | 95.31 | **85.0** |\n" in text
-    assert "| Nodule\\|<b> | 20 | – | **60.0 ± 0.0** | – | 45.0 | – | **60.0** |\n" in text
+    assert "| Nodule\\|&lt;b> | 20 | – | **60.0 ± 0.0** | – | 45.0 | – | **60.0** |\n" in text
     for file in re.findall(r'(?:\]\(|src=")(figures/[^)"]+)', text):
         assert (report / file).is_file()
     table = [line for line in text.splitlines() if line.startswith("|")]

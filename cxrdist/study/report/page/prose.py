@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cxrdist.study.report.answer.answer import Answer
+from cxrdist.study.report.answer.words import signed
 from cxrdist.study.report.page.paper import PAPER_TABLE_1, epoch_images, one_image, rows, test_counts
-from cxrdist.study.report.page.words import signed, span
+from cxrdist.study.report.page.words import span
 from cxrdist.study.report.reading.runs import ClsRun, GanRun, Study, relative
 
 _OF_ONE_RUN = frozenset({"job", "run", "seed", "mix", "synthetic", "arm", "shards", "tracking"})
