@@ -12,6 +12,7 @@ Wrong, Is Everything All Right?, JAMA 249). Such an end is moved out to this sha
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from cxrdist.metrics.bootstrap import (
     REPLICATES,
     Measured,
     Resamples,
+    check_same_images,
     mean_difference,
     mean_of_runs,
     measured,
 )
-from cxrdist.metrics.predictions import read_predictions
+from cxrdist.metrics.predictions import Predictions, read_predictions
 from cxrdist.study.report.answer.outcomes import KEYS
 from cxrdist.study.report.reading.runs import Study, relative
 from cxrdist.study.stats.correction import ALPHA
@@ -45,7 +47,7 @@ class Patients:
 
     ``family``: comparisons that are corrected together; the more there are, the further out lie the ends of their
     intervals, and the more replicates are drawn. Raises UserError for predictions that cannot be read, or are of
-    other classes or images than those of the other runs.
+    other classes, images or patients than those of the other runs on their fold.
     """
 
     def __init__(self, study: Study, family: int) -> None:
@@ -53,6 +55,7 @@ class Patients:
         """Why there are no intervals for some runs; None if all have kept their predictions."""
         self._classes = study.classes
         found = {}
+        first_of_fold: dict[int | None, tuple[Path, Predictions]] = {}
         for run in study.cls:
             path = run.folder / PREDICTIONS
             if path.is_file():
@@ -62,6 +65,11 @@ class Patients:
                         f"{path}: has the classes {', '.join(predictions.classes)}, and its run has "
                         f"{', '.join(study.classes)}; run the job again, or exclude this folder"
                     )
+                first, of_first = first_of_fold.setdefault(run.fold, (path, predictions))
+                try:
+                    check_same_images(of_first, predictions)
+                except UserError as error:
+                    raise UserError(f"{first} and {path}: {error}; run one of the jobs again") from error
                 found[run.arm, run.fold, run.seed] = predictions
             else:
                 self.missing = f"{relative(path)} is missing"
@@ -75,9 +83,11 @@ class Patients:
             drawn = measured(list(found.values()), self._resamples, only_recalls=True)
             self._runs = dict(zip(found, drawn, strict=True))
         self._of_pair: dict[tuple[str, str], Drawn | None] = {}
-        of_fold = {fold: predictions for (_, fold, _), predictions in found.items()}
         self._with_class = [
-            sum(len({*one.patient_of_image()[one.labels == label].tolist()}) for one in of_fold.values())
+            sum(
+                len({*one.patient_of_image()[one.labels == label].tolist()})
+                for _, one in first_of_fold.values()
+            )
             for label in range(len(study.classes))
         ]
 
