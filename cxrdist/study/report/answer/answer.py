@@ -206,8 +206,8 @@ def _baseline(study: Study, best: str | None) -> str | None:
 def _difference(corrected: Corrected, patients: Patients, decider: Decider) -> Difference:
     comparison = corrected.comparison
     names = (comparison.outcome, comparison.arm, comparison.reference)
-    _, alone = patients.difference(*names, CONFIDENCE)
-    _, together = patients.difference(*names, corrected.confidence)
+    alone = patients.difference(*names, CONFIDENCE)
+    together = patients.difference(*names, corrected.confidence)
     return Difference(
         corrected=corrected,
         over_patients=alone,

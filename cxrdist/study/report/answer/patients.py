@@ -96,22 +96,20 @@ class Patients:
         """Test patients, in all folds together; 0 without predictions."""
         return len(self._resamples.patients) if self._runs else 0
 
-    def difference(
-        self, outcome: Outcome, arm: str, reference: str, confidence: float
-    ) -> tuple[float | None, Interval | None]:
-        """The mean difference of the pairs of runs of two arms, and its interval; None without all predictions."""
+    def difference(self, outcome: Outcome, arm: str, reference: str, confidence: float) -> Interval | None:
+        """The interval of the mean difference of the pairs of runs of two arms; None without all predictions."""
         key = (arm, reference)
         if key not in self._of_pair:
             self._of_pair[key] = self._difference(arm, reference)
         drawn = self._of_pair[key]
         if drawn is None:
-            return None, None
-        value, ends = self._picked(drawn, outcome, confidence)
+            return None
+        ends = self._picked(drawn, outcome, confidence)
         if ends is None:
-            return value, None
+            return None
         unseen = self._unseen(outcome, confidence)
         low, high = ends
-        return value, (-unseen if low == 0 else low, unseen if high == 0 else high)
+        return -unseen if low == 0 else low, unseen if high == 0 else high
 
     def _unseen(self, outcome: Outcome, confidence: float) -> float:
         """The largest difference that patients may make of whom none is in the test set."""
@@ -135,7 +133,7 @@ class Patients:
                 else None
             )
         drawn = self._of_pair[key]
-        return None if drawn is None else self._picked(drawn, outcome, confidence)[1]
+        return None if drawn is None else self._picked(drawn, outcome, confidence)
 
     def _difference(self, arm: str, reference: str) -> Drawn | None:
         pairs: dict[int | None, list[tuple[Measured, Measured]]] = {}
@@ -148,13 +146,10 @@ class Patients:
             pairs.setdefault(fold, []).append((self._runs[first], self._runs[second]))
         return mean_difference(list(pairs.values())) if pairs else None
 
-    def _picked(
-        self, drawn: Drawn, outcome: Outcome, confidence: float
-    ) -> tuple[float | None, Interval | None]:
+    def _picked(self, drawn: Drawn, outcome: Outcome, confidence: float) -> Interval | None:
         value, replicates = (found[KEYS[outcome.metric]] for found in drawn)
         if outcome.class_name is not None:
             label = self._classes.index(outcome.class_name)
             value, replicates = value[label], replicates[:, label]
         ends = self._resamples.interval(replicates, confidence)
-        known = None if np.isnan(value) else float(value)
-        return known, None if ends is None or known is None else (ends[0], ends[1])
+        return None if ends is None or np.isnan(value) else (ends[0], ends[1])
