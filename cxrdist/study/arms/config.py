@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,6 +97,10 @@ class StudyConfig:
             raise OptionError(
                 "synthetic", "one set cannot serve several folds: its generator has seen test patients"
             )
+        try:
+            shlex.split(self.source or "")
+        except ValueError as error:
+            raise OptionError("source", f"{self.source}: {error}") from None
         if self.processes < 0:
             raise OptionError("processes", f"must be 0 (as many as fit) or more, not {self.processes}")
         if self.parallel < 1:

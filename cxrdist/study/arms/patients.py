@@ -42,7 +42,8 @@ def test_patients(config: StudyConfig) -> dict[str, int]:
         return {name: sum(patients[split][name] for split in splits) for name in patients["test"]}
     if store_of(config.set_of(0)).exists(MANIFEST):
         return _of_sets(config)
-    raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+    raise UserError(f"source: cxrdist import {config.source}: {said[-1].removeprefix('error: ')}")
 
 
 def _of_sets(config: StudyConfig) -> dict[str, int]:

@@ -18,11 +18,12 @@ import numpy as np
 
 from cxrdist.console import say
 from cxrdist.errors import UserError
-from cxrdist.files import read_json
 from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.jobs import Plan
 from cxrdist.study.arms.patients import test_patients
 from cxrdist.study.report.answer.answer import PART
+from cxrdist.study.report.reading.runs import number
+from cxrdist.study.report.reading.search import read_summary, run_folders
 from cxrdist.study.stats.correction import ALPHA
 from cxrdist.study.stats.power import Design, Spread, patients_needed, seeds_needed, smallest_difference
 
@@ -137,8 +138,8 @@ def pilot_of(config: StudyConfig, patients: Mapping[str, int]) -> Pilot:
         )
     means = {name: float(np.mean([_recalls(run)[name] for run in runs])) for name in classes}
     recalls = {name: (means[name] * count + 1) / (count + 2) for name, count in patients.items()}
-    seed_sd, fold_sd = _spread(runs)
-    measured = f"{len(runs)} finished classifiers in {folder}"
+    seed_sd, fold_sd = _spread(runs, recalls)
+    measured = f"{len(runs)} finished classifier{'s' if len(runs) != 1 else ''} in {folder}"
     if seed_sd is None:
         measured += f"; a standard deviation of {100 * ASSUMED_SEED_SD:g} points between seeds is assumed"
     return Pilot(
@@ -150,26 +151,47 @@ def pilot_of(config: StudyConfig, patients: Mapping[str, int]) -> Pilot:
 
 def _finished(folder: Path, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Summaries of the finished classifiers of these classes, without those of a search of learning rates."""
-    found = []
-    for path in sorted(folder.glob("**/summary.json")):
-        if "search" in path.relative_to(folder).parts:
-            continue
-        summary = read_json(path)
-        if summary.get("job") == "cls" and summary.get("status") == "finished":
-            recalls = _recalls(summary)
-            if all(recalls.get(name) is not None for name in classes):
-                found.append(summary)
-    return found
+    runs = run_folders(folder) if folder.is_dir() else ()
+    # As for the report, the classifier that evaluates a GAN, below its run, is none.
+    summaries = [
+        read_summary(run)
+        for run in runs
+        if "search" not in run.relative_to(folder).parts and (run / "summary.json").is_file()
+    ]
+    return [
+        summary
+        for summary in summaries
+        if summary.get("job") == "cls" and summary.get("status") == "finished" and _has(summary, classes)
+    ]
 
 
-def _recalls(summary: dict[str, Any]) -> dict[str, float | None]:
-    of_classes: dict[str, float | None] = summary["metrics"]["test"]["per_class"]
+def _has(summary: dict[str, Any], classes: Sequence[str]) -> bool:
+    """Whether a classifier has what a pilot is read for."""
+    try:
+        values = [_recalls(summary).get(name) for name in classes]
+        values.append(summary["metrics"]["test"]["balanced_accuracy"])
+        return None not in map(number, values) and {"mix", "data"} <= {*summary}
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+def _recalls(summary: dict[str, Any]) -> dict[str, float]:
+    of_classes: dict[str, float] = summary["metrics"]["test"]["per_class"]
     return of_classes
 
 
-def _spread(runs: Sequence[dict[str, Any]]) -> tuple[float | None, float]:
+def _of_patients(run: dict[str, Any], recalls: Mapping[str, float]) -> float:
+    """The variance of a classifier's balanced accuracy that its few test images explain; 0 if their number is
+    unknown. A patient with several counts several times, so it is rather too small."""
+    counts = run["metrics"]["test"].get("n") or {}
+    if not all(counts.get(name) for name in recalls):
+        return 0.0
+    return sum(recall * (1 - recall) / counts[name] for name, recall in recalls.items()) / len(recalls) ** 2
+
+
+def _spread(runs: Sequence[dict[str, Any]], recalls: Mapping[str, float]) -> tuple[float | None, float]:
     """Standard deviations of the balanced accuracy: between seeds, pooled over arms and folds (None without two
-    seeds), and between folds beyond what the seeds explain, pooled over arms."""
+    seeds), and between folds beyond what seeds and few test patients explain, pooled over arms."""
     by_arm: dict[str, dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         by_arm[str(run["mix"])][run["data"].get("fold")].append(run["metrics"]["test"]["balanced_accuracy"])
@@ -180,10 +202,10 @@ def _spread(runs: Sequence[dict[str, Any]]) -> tuple[float | None, float]:
     if fold_variance is None:
         return (None if seed_variance is None else math.sqrt(seed_variance)), 0.0
     seeds = float(np.mean([len(values) for values in groups]))
-    of_seeds = (seed_variance or 0.0) / seeds
+    explained = (seed_variance or 0.0) / seeds + float(np.mean([_of_patients(run, recalls) for run in runs]))
     return (
         None if seed_variance is None else math.sqrt(seed_variance),
-        math.sqrt(max(0.0, fold_variance - of_seeds)),
+        math.sqrt(max(0.0, fold_variance - explained)),
     )
 
 
@@ -266,12 +288,19 @@ def shortfall(power: Power) -> str | None:
 def _needed(power: Power, recalls: Sequence[float], spread: Spread) -> str:
     design = power.design
     patients = [*power.patients.values()]
-    if design.seeds > 1 and (seeds := seeds_needed(design, recalls, patients, spread, power.margin)):
+    if seeds := seeds_needed(design, recalls, patients, spread, power.margin):
         return f"{seeds:,} seeds would"
-    for many in (replace(design, seeds=seeds) for seeds in MANY_SEEDS if seeds >= design.seeds):
+    for many in (replace(design, seeds=n) for n in (design.seeds, *MANY_SEEDS) if n >= design.seeds):
         if found := patients_needed(many, recalls, spread, power.margin):
-            return f"{found:,} test patients of each class with {many.seeds} seeds would"
-    return "no number of test patients or seeds would with these folds"
+            return f"{found:,} test patients of each class with {_seeds(many.seeds)} would"
+    most = max(design.seeds, *MANY_SEEDS)
+    return f"no number of test patients would with up to {most} seeds" + " in these folds" * (
+        design.folds > 1
+    )
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"
 
 
 def _points(value: float) -> str:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cxrdist.errors import UserError
@@ -64,8 +65,10 @@ def test_each_patient_is_in_the_test_set_of_one_fold() -> None:
 
 def test_a_source_that_cannot_be_read_is_named(caplog: pytest.LogCaptureFixture) -> None:
     missing = plan(source="nih14 --root nowhere --size 64")
-    with pytest.raises(UserError, match="nowhere"):
+    with pytest.raises(UserError, match=r"source: cxrdist import nih14 --root nowhere --size 64: .*nowhere"):
         power_of(missing)
+    with pytest.raises(UserError, match=r"source: phantom ': No closing quotation"):
+        StudyConfig(source="phantom '")
     with caplog.at_level(logging.WARNING):
         warn_of_power(missing)
     assert "what this study can show is not known: " in caplog.text and "nowhere" in caplog.text
@@ -95,7 +98,14 @@ def test_one_training_per_arm_shows_the_test_patients_alone() -> None:
     assert "one training of each arm" in table(power)[-1]
 
 
-def write_run(folder: Path, mix: str, fold: int, seed: int, recalls: tuple[float, float]) -> None:
+def write_run(
+    folder: Path,
+    mix: str,
+    fold: int,
+    seed: int,
+    recalls: tuple[float, float],
+    n: dict[str, int] | None = None,
+) -> None:
     folder.mkdir(parents=True)
     summary = {
         "job": "cls",
@@ -107,6 +117,7 @@ def write_run(folder: Path, mix: str, fold: int, seed: int, recalls: tuple[float
             "test": {
                 "per_class": {"a": recalls[0], "b": recalls[1]},
                 "balanced_accuracy": statistics.mean(recalls),
+                "n": n,
             }
         },
     }
@@ -130,6 +141,41 @@ def test_a_pilot_is_the_mean_recalls_and_the_spread_between_seeds_and_folds(tmp_
     assert found.spread.fold_sd == pytest.approx(math.sqrt(0.04 - 0.005 / 2))  # of means 0.55, 0.75, 0.95
     with pytest.raises(UserError, match=r"pilot: .* has no finished classifier of the classes a, c"):
         pilot_of(config, {"a": 8, "c": 8})
+
+
+def test_few_test_patients_count_once(tmp_path: Path) -> None:
+    """Folds that differ as their few test images alone make them have no spread of their own: ``power`` adds it."""
+    rng = np.random.default_rng(0)
+    for fold in range(200):
+        a, b = (float(hits) / 50 for hits in rng.binomial(50, 0.7, 2))
+        write_run(tmp_path / f"fold{fold}/cls", "DS1", fold, 0, (a, b), n={"a": 50, "b": 50})
+    found = pilot_of(StudyConfig(pilot=str(tmp_path)), {"a": 10_000, "b": 10_000}).spread.fold_sd
+    of_patients = math.sqrt(0.7 * 0.3 / 50 / 2)
+    assert found < of_patients / 3
+
+
+def test_a_pilot_has_neither_the_classifier_of_an_evaluation_nor_incomplete_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "cls", "DS1", 0, 0, (1.0, 0.5))
+    write_run(tmp_path / "gan/classifier", "DS1", 0, 0, (0.0, 0.0))
+    (tmp_path / "gan/summary.json").write_text('{"job": "gan", "status": "finished"}')
+    write_run(tmp_path / "broken", "DS1", 0, 0, (0.0, 0.0))
+    (tmp_path / "broken/summary.json").write_text('{"job": "cls", "status": "finished", "metrics": null}')
+    found = pilot_of(StudyConfig(pilot=str(tmp_path)), {"a": 10, "b": 10})
+    assert found.basis.startswith(f"1 finished classifier in {tmp_path};")
+    assert found.recalls["a"] == pytest.approx(11 / 12)
+
+
+def test_a_study_of_few_folds_is_not_told_that_nothing_helps() -> None:
+    few = power_of(plan(folds=5, margin_points=0.3))
+    assert few is not None
+    text = shortfall(few)
+    assert text is not None and text.endswith(
+        "; no number of test patients would with up to 100 seeds in these folds"
+    )
+    one_seed = power_of(plan(folds=9, seeds=(0,), margin_points=12.0))
+    assert one_seed is not None
+    text = shortfall(one_seed)
+    assert text is not None and re.search(r" test patients of each class with 1 seed would$", text)
 
 
 def test_a_pilot_of_one_seed_says_nothing_of_seeds(tmp_path: Path) -> None:

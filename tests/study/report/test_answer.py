@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cxrdist.metrics.predictions import read_predictions
 from cxrdist.study.report.answer.files import arms_csv, differences_csv
 from cxrdist.study.report.answer.outcomes import BALANCED
 from cxrdist.study.report.answer.sentence import sentences
+from cxrdist.study.report.answer.words import signed
 from cxrdist.study.report.reading.search import collect
 from cxrdist.study.report.terminal import print_results
 from cxrdist.study.report.write import Results, read_results
@@ -116,7 +118,7 @@ def test_a_gain_of_one_class_alone_is_named(tmp_path: Path) -> None:
         "Yes, for Edema: DS3 exceeds DS1, the best arm of real images alone, in the recall of Edema by 50.0 points "
         f"({shown(interval)}, "
     )
-    assert balanced == "By balanced accuracy: not shown (DS3 +0.0)."
+    assert balanced == "By balanced accuracy: not shown (DS3 0.0)."
 
 
 def test_patients_that_the_test_set_lacks_are_allowed_for(tmp_path: Path) -> None:
@@ -271,6 +273,37 @@ def test_predictions_of_other_classes_are_refused(tmp_path: Path) -> None:
         read_results([tmp_path / "a"])
 
 
+def test_predictions_of_other_images_name_both_files(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "DS1", (20, 20))
+    write_run(tmp_path / "b", "DS2", (20, 20), images=IMAGES - 1)  # never compared with DS1 by a difference
+    with pytest.raises(
+        UserError, match=r"a/predictions-test.csv and .*b/predictions-test.csv: .* in one of the two only"
+    ):
+        read_results([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": "first"}, "seed: cannot be first"),
+        ({"data": {"folds": 2, "fold": 0}}, "folds: cannot be 2"),
+        ({"data": {"folds": 5, "fold": 5}}, "fold: cannot be 5"),
+        ({"metrics": {"val": {"balanced_accuracy": 0.5}}}, "metrics: test missing"),
+        (
+            {"metrics": {"val": {"balanced_accuracy": 0.5}, "test": {}}},
+            "metrics: test: balanced_accuracy, metrics: test: accuracy",
+        ),
+        ({"metrics": None}, "metrics: not a JSON object"),
+    ],
+)
+def test_an_incomplete_summary_is_named(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    run = write_run(tmp_path / "a", "DS1", (20, 20))
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | changes))
+    with pytest.raises(UserError, match=f"a/summary.json: {said}"):
+        collect([tmp_path])
+
+
 def test_runs_of_two_studies_use_neither_description(tmp_path: Path) -> None:
     for name, arm in (("one", "DS1"), ("two", "DS2")):
         write_study(tmp_path / name, {arm: False})
@@ -285,6 +318,29 @@ def test_a_broken_description_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text('{"name": "x"}')
     with pytest.raises(UserError, match=r"study.json: no description of a study \(KeyError: 'arms'\)"):
         collect([tmp_path])
+
+
+@pytest.mark.parametrize("margin", [math.nan, 0.0, -1.0])
+def test_a_margin_that_is_none_is_named(tmp_path: Path, margin: float) -> None:
+    write_run(tmp_path / "a", "DS1", (20, 20))
+    write_study(tmp_path, {"DS1": False}, margin_points=margin)
+    with pytest.raises(UserError, match=r"study.json: .*margin_points must be more than 0"):
+        collect([tmp_path])
+
+
+def test_arms_without_validation_metrics_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "DS1", (20, 20), val=math.nan)
+    write_run(tmp_path / "b", "DS3", (30, 20), val=math.nan, synthetic=True)
+    assert first(read_results([tmp_path])).startswith(
+        "No answer: no arm of real images alone has a balanced accuracy on validation images, "
+    )
+
+
+def test_no_difference_has_no_sign(tmp_path: Path) -> None:
+    results = two_arms(tmp_path, (20, 20), (20, 20))
+    assert "; the difference is 0.0 points (" in first(results)
+    assert "The smallest gain that matters is 1 point." in sentences(results.study, results.answer)[-1]
+    assert [signed(points) for points in (0.04, -0.04, 0.06, -0.06)] == ["0.0", "0.0", "+0.1", "−0.1"]
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_table_shows_each_class_beside_its_floor(tmp_path: Path) -> None:
     page = write_report(read_results([make_gan(tmp_path)]), tmp_path / "out")
     assert table(tmp_path / "out")[:3] == [
         "| Normal | 48,000 | 500 : 1,200 | −0.10 | −0.30 | 0.46 | 0.96 | 0.50 | 1.00 | 0.0 | 1.0 |",
-        "| Nodule\\|<b> | 48,000 | 500 : 1,200 | 12.30 | −0.30 | 0.46 | 0.96 | 0.50 | 1.00 | 2.5 | 1.0 |",
+        "| Nodule\\|&lt;b> | 48,000 | 500 : 1,200 | 12.30 | −0.30 | 0.46 | 0.96 | 0.50 | 1.00 | 2.5 | 1.0 |",
         "| all classes | – | 500 : 1,200 | 5.50 | −0.30 | 0.46 | 0.96 | 0.50 | 1.00 | – | – |",
     ]
     html = page.read_text()

@@ -353,10 +353,20 @@ def test_page_is_whole_and_needs_nothing_from_outside(report: Path) -> None:
     assert "no synthetic images of Normal" in html
 
 
+def test_markdown_tables_are_tables(report: Path) -> None:
+    """A row of dashes below the head, and no empty line within."""
+    blocks = re.split(r"\n\n+", (report / "report.md").read_text())
+    tables = [block.splitlines() for block in blocks if "\n|" in f"\n{block}"]
+    assert len(tables) > 5
+    for head, dashes, *_ in tables:
+        assert re.fullmatch(r"(\|:?-+:?)+\|", dashes), head
+        assert dashes.count("|") == head.replace("\\|", "").count("|")
+
+
 def test_markdown_holds_the_same_rows(report: Path) -> None:
     text = (report / "report.md").read_text()
     assert "| Cardiomegaly | 20 | 79.15 | 55.0 ± 7.1 | 71.73 | 40.0 | 95.31 | **85.0** |\n" in text
-    assert "| Nodule\\|<b> | 20 | – | **60.0 ± 0.0** | – | 45.0 | – | **60.0** |\n" in text
+    assert "| Nodule\\|&lt;b> | 20 | – | **60.0 ± 0.0** | – | 45.0 | – | **60.0** |\n" in text
     for file in re.findall(r'(?:\]\(|src=")(figures/[^)"]+)', text):
         assert (report / file).is_file()
     table = [line for line in text.splitlines() if line.startswith("|")]

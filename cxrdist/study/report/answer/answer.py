@@ -84,7 +84,8 @@ class Answer:
     validation: dict[str, float]
     """Balanced accuracy on validation of each arm of real images alone."""
     baseline: str | None
-    """The reference of the study, or DS1, if it is an arm of real images alone; else the best one."""
+    """The reference of the study if it is an arm of real images alone, else the best one. Without study.json
+    DS1, else the first arm of real images alone."""
     margin: float
     """Smallest gain that matters, from 0 to 1."""
     decider: Decider
@@ -205,8 +206,8 @@ def _baseline(study: Study, best: str | None) -> str | None:
 def _difference(corrected: Corrected, patients: Patients, decider: Decider) -> Difference:
     comparison = corrected.comparison
     names = (comparison.outcome, comparison.arm, comparison.reference)
-    _, alone = patients.difference(*names, CONFIDENCE)
-    _, together = patients.difference(*names, corrected.confidence)
+    alone = patients.difference(*names, CONFIDENCE)
+    together = patients.difference(*names, corrected.confidence)
     return Difference(
         corrected=corrected,
         over_patients=alone,

@@ -12,6 +12,7 @@ Wrong, Is Everything All Right?, JAMA 249). Such an end is moved out to this sha
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 
@@ -20,11 +21,12 @@ from cxrdist.metrics.bootstrap import (
     REPLICATES,
     Measured,
     Resamples,
+    check_same_images,
     mean_difference,
     mean_of_runs,
     measured,
 )
-from cxrdist.metrics.predictions import read_predictions
+from cxrdist.metrics.predictions import Predictions, read_predictions
 from cxrdist.study.report.answer.outcomes import KEYS
 from cxrdist.study.report.reading.runs import Study, relative
 from cxrdist.study.stats.correction import ALPHA
@@ -45,7 +47,7 @@ class Patients:
 
     ``family``: comparisons that are corrected together; the more there are, the further out lie the ends of their
     intervals, and the more replicates are drawn. Raises UserError for predictions that cannot be read, or are of
-    other classes or images than those of the other runs.
+    other classes, images or patients than those of the other runs on their fold.
     """
 
     def __init__(self, study: Study, family: int) -> None:
@@ -53,6 +55,7 @@ class Patients:
         """Why there are no intervals for some runs; None if all have kept their predictions."""
         self._classes = study.classes
         found = {}
+        first_of_fold: dict[int | None, tuple[Path, Predictions]] = {}
         for run in study.cls:
             path = run.folder / PREDICTIONS
             if path.is_file():
@@ -62,6 +65,11 @@ class Patients:
                         f"{path}: has the classes {', '.join(predictions.classes)}, and its run has "
                         f"{', '.join(study.classes)}; run the job again, or exclude this folder"
                     )
+                first, of_first = first_of_fold.setdefault(run.fold, (path, predictions))
+                try:
+                    check_same_images(of_first, predictions)
+                except UserError as error:
+                    raise UserError(f"{first} and {path}: {error}; run one of the jobs again") from error
                 found[run.arm, run.fold, run.seed] = predictions
             else:
                 self.missing = f"{relative(path)} is missing"
@@ -75,9 +83,11 @@ class Patients:
             drawn = measured(list(found.values()), self._resamples, only_recalls=True)
             self._runs = dict(zip(found, drawn, strict=True))
         self._of_pair: dict[tuple[str, str], Drawn | None] = {}
-        of_fold = {fold: predictions for (_, fold, _), predictions in found.items()}
         self._with_class = [
-            sum(len({*one.patient_of_image()[one.labels == label].tolist()}) for one in of_fold.values())
+            sum(
+                len({*one.patient_of_image()[one.labels == label].tolist()})
+                for _, one in first_of_fold.values()
+            )
             for label in range(len(study.classes))
         ]
 
@@ -86,22 +96,20 @@ class Patients:
         """Test patients, in all folds together; 0 without predictions."""
         return len(self._resamples.patients) if self._runs else 0
 
-    def difference(
-        self, outcome: Outcome, arm: str, reference: str, confidence: float
-    ) -> tuple[float | None, Interval | None]:
-        """The mean difference of the pairs of runs of two arms, and its interval; None without all predictions."""
+    def difference(self, outcome: Outcome, arm: str, reference: str, confidence: float) -> Interval | None:
+        """The interval of the mean difference of the pairs of runs of two arms; None without all predictions."""
         key = (arm, reference)
         if key not in self._of_pair:
             self._of_pair[key] = self._difference(arm, reference)
         drawn = self._of_pair[key]
         if drawn is None:
-            return None, None
-        value, ends = self._picked(drawn, outcome, confidence)
+            return None
+        ends = self._picked(drawn, outcome, confidence)
         if ends is None:
-            return value, None
+            return None
         unseen = self._unseen(outcome, confidence)
         low, high = ends
-        return value, (-unseen if low == 0 else low, unseen if high == 0 else high)
+        return -unseen if low == 0 else low, unseen if high == 0 else high
 
     def _unseen(self, outcome: Outcome, confidence: float) -> float:
         """The largest difference that patients may make of whom none is in the test set."""
@@ -125,7 +133,7 @@ class Patients:
                 else None
             )
         drawn = self._of_pair[key]
-        return None if drawn is None else self._picked(drawn, outcome, confidence)[1]
+        return None if drawn is None else self._picked(drawn, outcome, confidence)
 
     def _difference(self, arm: str, reference: str) -> Drawn | None:
         pairs: dict[int | None, list[tuple[Measured, Measured]]] = {}
@@ -138,13 +146,10 @@ class Patients:
             pairs.setdefault(fold, []).append((self._runs[first], self._runs[second]))
         return mean_difference(list(pairs.values())) if pairs else None
 
-    def _picked(
-        self, drawn: Drawn, outcome: Outcome, confidence: float
-    ) -> tuple[float | None, Interval | None]:
+    def _picked(self, drawn: Drawn, outcome: Outcome, confidence: float) -> Interval | None:
         value, replicates = (found[KEYS[outcome.metric]] for found in drawn)
         if outcome.class_name is not None:
             label = self._classes.index(outcome.class_name)
             value, replicates = value[label], replicates[:, label]
         ends = self._resamples.interval(replicates, confidence)
-        known = None if np.isnan(value) else float(value)
-        return known, None if ends is None or known is None else (ends[0], ends[1])
+        return None if ends is None or np.isnan(value) else (ends[0], ends[1])

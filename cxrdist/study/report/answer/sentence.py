@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from cxrdist.study.report.answer.answer import Answer, Difference
 from cxrdist.study.report.answer.outcomes import BALANCED
 from cxrdist.study.report.answer.patients import Interval
+from cxrdist.study.report.answer.words import joined, signed
 from cxrdist.study.report.reading.runs import Study
 from cxrdist.study.stats.differences import Outcome
 from cxrdist.study.stats.verdict import ArmVerdict, Verdict
@@ -29,7 +28,7 @@ def sentences(study: Study, answer: Answer) -> list[str]:
     found += _against_baseline(study, answer, leading)
     found += [_choice(answer), _deciding(answer)]
     if lacking := [arm for arm in study.planned if arm not in study.arms]:
-        found.append(f"The study also names {_and(lacking)}, of which no run is finished.")
+        found.append(f"The study also names {joined(lacking)}, of which no run is finished.")
     return found
 
 
@@ -45,6 +44,8 @@ def _unanswered(study: Study, answer: Answer) -> str:
     lacking = (
         "no arm with synthetic images was run"
         if not study.synthetic
+        else "no arm of real images alone has a balanced accuracy on validation images, by which the best is chosen"
+        if study.real_only
         else "no arm of real images alone was run, which the others could be compared with"
     )
     scores = [score for score in answer.scores if score.outcome == BALANCED and score.mean is not None]
@@ -123,9 +124,9 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
                 f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)} points)"
                 for each in of_answer
             ]
-            parts.append(f"yes for {_and(named)}")
+            parts.append(f"yes for {joined(named)}")
         elif of_answer:
-            parts.append(f"{said} for {_and([str(each.outcome.class_name) for each in of_answer])}")
+            parts.append(f"{said} for {joined([str(each.outcome.class_name) for each in of_answer])}")
     if parts:
         found.append(
             f"By recall of {'each class' if leading is answer.verdicts[0] else 'the other classes'}: "
@@ -140,7 +141,7 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
     if len(lower) > _MOST_NAMED:
         lower = [*lower[:_MOST_NAMED], f"{len(lower) - _MOST_NAMED} others (differences.csv)"]
     if lower:
-        found.append(f"Shown to be lower than {answer.best_real}: {_and(lower)}.")
+        found.append(f"Shown to be lower than {answer.best_real}: {joined(lower)}.")
     return found
 
 
@@ -184,7 +185,7 @@ def _deciding(answer: Answer) -> str:
     return (
         f"{which}; it is simultaneous (Bonferroni): half of the level of 5 % is for balanced accuracy against "
         f"{answer.best_real}, half for all other comparisons. The smallest gain that matters is "
-        f"{_points(answer.margin)} points."
+        f"{_margin(answer)}."
     )
 
 
@@ -215,7 +216,7 @@ def _points(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     """A difference in points with its sign; a true minus."""
-    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+    return "–" if value is None else signed(100 * value)
 
 
 def _span(interval: Interval | None) -> str:
@@ -224,7 +225,3 @@ def _span(interval: Interval | None) -> str:
         return "–"
     low, high = (min(1.0, max(-1.0, end)) for end in interval)
     return f"{_signed(low)} to {_signed(high)}"
-
-
-def _and(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

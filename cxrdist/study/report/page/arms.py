@@ -10,8 +10,9 @@ from cxrdist.study.report.answer.answer import Answer, ArmScore
 from cxrdist.study.report.answer.outcomes import BALANCED, RECALL
 from cxrdist.study.report.answer.patients import Interval
 from cxrdist.study.report.answer.sentence import described
+from cxrdist.study.report.answer.words import signed
 from cxrdist.study.report.charts.style import tint
-from cxrdist.study.report.page.words import NONE, count, percent, signed, time
+from cxrdist.study.report.page.words import NONE, count, percent, time
 from cxrdist.study.report.reading.runs import ClsRun, Study, number
 from cxrdist.study.stats.differences import Outcome
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cxrdist.study.report.answer.answer import Answer
+from cxrdist.study.report.answer.words import joined
 from cxrdist.study.report.page import prose
 from cxrdist.study.report.page.arms import ATTRIBUTES
 from cxrdist.study.report.page.paper import test_counts
-from cxrdist.study.report.page.words import joined
 from cxrdist.study.report.reading.runs import Study
 
 SOURCES = (

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cxrdist.study.report.answer.answer import Answer
+from cxrdist.study.report.answer.words import signed
 from cxrdist.study.report.page.paper import PAPER_TABLE_1, epoch_images, one_image, rows, test_counts
-from cxrdist.study.report.page.words import signed, span
+from cxrdist.study.report.page.words import span
 from cxrdist.study.report.reading.runs import ClsRun, GanRun, Study, relative
 
 _OF_ONE_RUN = frozenset({"job", "run", "seed", "mix", "synthetic", "arm", "shards", "tracking"})
@@ -92,13 +93,13 @@ def interval_words(study: Study, answer: Answer) -> list[str]:
         found.append("Between runs: none, since there is one fold and one seed.")
     if answer.verdicts:
         first = answer.verdicts[0].decisive.against_best.family
-        others = len(answer.differences) - first
         found.append(
-            f"Differences: the {first} of balanced accuracy to {answer.best_real}, which answer the first question, "
-            f"are one family with half of the level of 5 %; the other {others} (recalls, and those to the reference) "
-            "are another with the other half. Intervals are simultaneous: each has a confidence of 1 − 0.025 / the "
-            "size of its family (Bonferroni). differences.csv also has the intervals of each difference alone, and "
-            "p values adjusted after Holm."
+            "Differences: of runs with the same fold and seed. Those of balanced accuracy to "
+            f"{answer.best_real}, which answer the first question, are one family ({first}) with half of the level "
+            f"of 5 %; all others, of recalls and to the reference, are another ({len(answer.differences) - first}) "
+            "with the other half. Intervals are simultaneous: each has a confidence of 1 − 0.025 / the size of its "
+            "family (Bonferroni). differences.csv also has the intervals of each difference alone, and p values "
+            "adjusted after Holm."
         )
     found.append("Scores: the interval beside an arm’s own score is a 95 % interval of this score alone.")
     return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from cxrdist.study.report.answer.words import joined
 from cxrdist.study.report.charts.style import tint
 from cxrdist.study.report.page.generators import model_figures
-from cxrdist.study.report.page.words import NONE, commit, count, joined, short, time
+from cxrdist.study.report.page.words import NONE, commit, count, short, time
 from cxrdist.study.report.reading.runs import ClsRun, GanRun, Study, relative
 
 

@@ -30,7 +30,7 @@ def _environment(*, escape: bool) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(lane=_lane, marker=_marker)
-    environment.filters.update(uri=_uri, cell=_markdown_cell, glue=_glue)
+    environment.filters.update(uri=_uri, cell=_markdown_cell, text=_markdown_text, glue=_glue)
     return environment
 
 
@@ -64,4 +64,9 @@ def _uri(png: bytes) -> str:
 
 
 def _markdown_cell(text: object) -> str:
-    return str(text).replace("\\", "\\\\").replace("|", "\\|")
+    return _markdown_text(str(text).replace("\\", "\\\\").replace("|", "\\|"))
+
+
+def _markdown_text(text: object) -> str:
+    """On one line, and without HTML."""
+    return " ".join(str(text).split()).replace("<", "&lt;")

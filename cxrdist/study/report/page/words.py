@@ -13,19 +13,9 @@ DIGITS = 12
 """Digits of a digest or commit in tables."""
 
 
-def signed(points: float) -> str:
-    """``+2.1`` or ``−2.1``, with a true minus sign."""
-    return f"{points:+.1f}".replace("-", "−")
-
-
 def span(least: float, most: float, form: str = ".1f") -> str:
     low, high = format(least, form), format(most, form)
     return low if low == high else f"{low} to {high}"
-
-
-def joined(parts: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def count(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,13 @@ def read_description(runs: Sequence[Path]) -> tuple[Description | None, list[str
 def _description(found: Any, place: Path) -> Description:
     try:
         arms: Sequence[Mapping[str, Any]] = found["arms"]
+        margin = float(found["margin_points"])
+        if not 0 < margin < math.inf:
+            raise ValueError(f"margin_points must be more than 0, not {margin}")
         return Description(
             name=str(found["name"]),
             reference=str(found["reference"]),
-            margin_points=float(found["margin_points"]),
+            margin_points=margin,
             arms=tuple(str(arm["name"]) for arm in arms),
             synthetic=frozenset(str(arm["name"]) for arm in arms if arm["synthetic"]),
             about={str(arm["name"]): str(arm.get("about", "")) for arm in arms},

@@ -29,6 +29,11 @@ from cxrdist.study.report.reading.runs import (
 _CLS_KEYS = ("mix", "seed", "classes", "counts", "shards", "data", "metrics", "best_images", "images_seen")
 
 
+_METRICS = ("balanced_accuracy", "accuracy", "macro_auroc", "per_class", "n", "confusion")
+_FEWEST_FOLDS = 3
+"""As of ``cxrdist import --folds``: train, val and test are different ones."""
+
+
 def collect(folders: Sequence[Path]) -> Study:
     """Read run folders, and folders that contain runs at any depth.
 
@@ -46,7 +51,7 @@ def collect(folders: Sequence[Path]) -> Study:
             raise UserError(
                 f"{given}: no such folder; name run folders, or a folder that contains them (runs/demo)"
             )
-        found = list(_search(given))
+        found = list(run_folders(given))
         if not found:
             raise UserError(
                 f"{given}: contains no run (no summary.json in it or below); name run folders, or a folder that "
@@ -85,7 +90,7 @@ def _rank(arm: str, order: Sequence[str]) -> int:
     return order.index(arm) if arm in order else len(order)
 
 
-def _search(folder: Path) -> Iterable[Path]:
+def run_folders(folder: Path) -> Iterable[Path]:
     """Run folders at or below ``folder``. A run is not searched further: the folders of a GAN run are its models."""
     if (folder / "summary.json").is_file() and _job(folder) in ("cls", "gan", "gan-model", "synth"):
         yield folder
@@ -100,18 +105,18 @@ def _search(folder: Path) -> Iterable[Path]:
     left_out = {"wandb", "search"} if (folder / STUDY).is_file() else {"wandb"}
     for child in below:
         if not child.name.startswith(".") and child.name not in left_out:
-            yield from _search(child)
+            yield from run_folders(child)
 
 
 def _job(folder: Path) -> str:
-    return str(_read_summary(folder).get("job", ""))
+    return str(read_summary(folder).get("job", ""))
 
 
 def _read_run(folder: Path) -> ClsRun | GanRun | SynthRun | str:
     """The run, or the reason for skipping it; "" for a folder of another job, which is not reported."""
     if not (folder / "summary.json").is_file():
         return f"{relative(folder)} is skipped: it has no summary.json, so it was interrupted or is still running"
-    summary = _read_summary(folder)
+    summary = read_summary(folder)
     job, status = summary.get("job"), summary.get("status")
     if job in ("cls", "gan") and status != "finished":
         return f"{relative(folder)} is skipped: its status is {status!r}, not 'finished'"
@@ -139,6 +144,11 @@ def _gan_run(folder: Path, summary: dict[str, Any]) -> GanRun:
 
 def _cls_run(folder: Path, summary: dict[str, Any]) -> ClsRun:
     _need(folder, summary, _CLS_KEYS)
+    for key in ("data", "metrics", "shards"):
+        _need(folder, summary[key], ("val", "test") if key == "metrics" else (), f"{key}: ")
+    for split, keys in (("val", _METRICS[:1]), ("test", _METRICS)):
+        _need(folder, summary["metrics"][split], keys, f"metrics: {split}: ")
+    _check_numbers(folder, summary)
     return ClsRun(
         folder=folder,
         config=_read_config(folder),
@@ -147,8 +157,27 @@ def _cls_run(folder: Path, summary: dict[str, Any]) -> ClsRun:
     )
 
 
-def _need(folder: Path, summary: dict[str, Any], keys: Iterable[str]) -> None:
-    missing = [key for key in keys if key not in summary]
+def _check_numbers(folder: Path, summary: dict[str, Any]) -> None:
+    seed, fold, folds = summary["seed"], summary["data"].get("fold"), summary["data"].get("folds")
+    known = {"seed": seed} | {name: n for name, n in (("fold", fold), ("folds", folds)) if n is not None}
+    wrong = [name for name, value in known.items() if not isinstance(value, int) or value < 0]
+    if not wrong and folds is not None and folds < _FEWEST_FOLDS:
+        wrong = ["folds"]
+    if not wrong and fold is not None and fold >= (folds or 1):
+        wrong = ["fold"]
+    if wrong:
+        raise UserError(
+            f"{folder / 'summary.json'}: {wrong[0]}: cannot be {known[wrong[0]]}; run the job again, or exclude "
+            "this folder"
+        )
+
+
+def _need(folder: Path, found: Any, keys: Iterable[str], inside: str = "") -> None:
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{folder / 'summary.json'}: {inside}not a JSON object; run the job again, or exclude this folder"
+        )
+    missing = [f"{inside}{key}" for key in keys if key not in found]
     if missing:
         raise UserError(
             f"{folder / 'summary.json'}: {', '.join(missing)} missing, as if written by another version of cxrdist; "
@@ -156,7 +185,7 @@ def _need(folder: Path, summary: dict[str, Any], keys: Iterable[str]) -> None:
         )
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
     content = read_json(folder / "summary.json")
     if not isinstance(content, dict):
         raise UserError(
