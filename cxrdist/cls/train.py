@@ -43,7 +43,8 @@ def train(config: ClsConfig) -> None:
         )
     check_parts(config.batch, dist.world_size, config.accumulate)
     with locked_run(folder, "cls", to_dict(config), dist):
-        if dist.on_main(lambda: finished_summary(folder, digests_of(real, synthetic))) is not None:
+        digests = dist.on_main(lambda: digests_of(config, real, synthetic))
+        if dist.on_main(lambda: finished_summary(folder, digests)) is not None:
             say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
         else:
             mixes = ", then ".join(rule.name for rule in rules)

@@ -109,8 +109,8 @@ def _locked(folder: Path, job: str, config: Mapping[str, Any]) -> Iterator[None]
 
 
 def finished_summary(folder: Path, shards: Mapping[str, str | None]) -> dict[str, Any] | None:
-    """The summary of a finished run; None if it is not finished. ``shards``: digests of the sets that it must have
-    read. Raises UserError if it read other sets."""
+    """The summary of a finished run; None if it is not finished. ``shards``: digests of the sets, and of other data,
+    that it must have read. Raises UserError if it read others."""
     path = folder / SUMMARY
     if not path.exists():
         return None
@@ -118,8 +118,19 @@ def finished_summary(folder: Path, shards: Mapping[str, str | None]) -> dict[str
     if summary.get("status") != "finished":
         return None
     if summary["shards"] != dict(shards):
-        raise UserError(f"{folder} has a finished run on another shard set: give another --run")
+        raise UserError(
+            f"{folder} has a finished run on {_what_differs(summary['shards'], shards)}: give another --run"
+        )
     return summary
+
+
+def _what_differs(read: Mapping[str, str | None], wanted: Mapping[str, str | None]) -> str:
+    sets = ("real", "synthetic")
+    return (
+        "another shard set"
+        if any(read.get(name) != wanted.get(name) for name in sets)
+        else "other soft labels"
+    )
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

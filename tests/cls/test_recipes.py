@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -25,7 +26,7 @@ from cxrdist.data.mix.rules import rule_from, with_equal_classes
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import AugmentConfig
 from cxrdist.distributed.dist import Dist
-from cxrdist.errors import OptionError
+from cxrdist.errors import OptionError, UserError
 from cxrdist.nets.dcnn import DCNN, DCNNConfig, init_weights
 from cxrdist.run.tracking.config import TrackingConfig
 from tests.helpers.launching import launch
@@ -187,3 +188,34 @@ def test_everything_together_is_the_same_on_two_processes_and_after_a_kill_in_an
             assert again[key] == one[key], key
         lines = [(tmp_path / run / "metrics.jsonl").read_text() for run in (kept, "one")]
         assert lines[0] == lines[1]
+
+
+def test_soft_labels_are_part_of_what_a_run_was_trained_on(tmp_path: Path, tiny_set: Path) -> None:
+    shards = ShardSet(tiny_set)
+    key = shards.stratum("train", shards.classes[0], "real").key(0).decode()
+    labels = tmp_path / "labels.csv"
+
+    def write(first: float) -> None:
+        names = ",".join(f"p:{name}" for name in shards.classes)
+        others = ",".join([str((1 - first) / (len(shards.classes) - 1))] * (len(shards.classes) - 1))
+        labels.write_text(f"image,label,predicted,{names},error\n{key},,,{first},{others},\n")
+
+    config = ClsConfig(
+        shards=str(tiny_set), run=str(tmp_path / "run"), **SMALL, budget="64 images", evaluations=2
+    )
+    train(replace(config, run=str(tmp_path / "plain")))
+    config = replace(config, soft_labels=str(labels))
+    write(0.25)
+    train(config)
+    digests = [
+        json.loads((tmp_path / run / "summary.json").read_text())["shards"] for run in ("plain", "run")
+    ]
+    assert digests[1] == digests[0] | {"soft_labels": hashlib.sha256(labels.read_bytes()).hexdigest()}
+    weights = [load_file(tmp_path / run / "model.safetensors") for run in ("plain", "run")]
+    assert any(not np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
+    write(0.5)
+    with pytest.raises(UserError, match="has a finished run on other soft labels: give another --run"):
+        train(config)
+    (tmp_path / "run/summary.json").unlink()
+    with pytest.raises(UserError, match=r"was begun with other soft labels than .*labels\.csv holds now"):
+        train(config)

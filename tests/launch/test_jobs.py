@@ -401,7 +401,7 @@ def test_sets_may_lie_in_an_object_store(
     short = replaced(CLS, "--budget", "64 images", "--evaluations", "1", "--mix", "DS3")
     run("train_cls.py", *short, "--shards", url, "--run", "cls", cwd=tmp_path)
     here = ShardSet(tiny_set), ShardSet(work / "synthetic")
-    assert summary(tmp_path / "cls")["shards"] == digests_of(*here)
+    assert summary(tmp_path / "cls")["shards"] == digests_of(ClsConfig(), *here)
     quotas_ = quotas(rule_from(load_yaml(find_named("mix", "DS3"))), train_counts(*here))
     local, order = Stream(*here, quotas_, StreamOptions(batch=16, seed=derive(0, "cls order"))), OrderDigest()
     for step in range(4):

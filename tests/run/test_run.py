@@ -135,6 +135,8 @@ def test_a_finished_run_on_another_set_is_refused(tmp_path: Path) -> None:
     assert finished_summary(tmp_path, {"real": "abc"}) is not None
     with pytest.raises(UserError, match="finished run on another shard set"):
         finished_summary(tmp_path, {"real": "def"})
+    with pytest.raises(UserError, match="finished run on other soft labels"):
+        finished_summary(tmp_path, {"real": "abc", "soft_labels": "123"})
 
 
 def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

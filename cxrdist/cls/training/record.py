@@ -19,7 +19,6 @@ from cxrdist.console import duration, say
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
-from cxrdist.files import sha256_file
 from cxrdist.metrics.classification import metrics_of
 from cxrdist.metrics.evidence import evidence_of
 from cxrdist.metrics.predictions import Predictions, write_predictions
@@ -69,7 +68,7 @@ def record(finished: Finished, predictions: Mapping[str, Predictions], dist: Dis
     for split, of_split in described.items():
         write_predictions(folder / f"predictions-{split}.csv", of_split)
     test = evidence_of(described["test"], derive(config.seed, "bootstrap"))
-    digests = digests_of(finished.real, finished.synthetic)
+    digests = digests_of(config, finished.real, finished.synthetic)
     weights = export_classifier(
         folder,
         finished.network,
@@ -94,7 +93,6 @@ def record(finished: Finished, predictions: Mapping[str, Predictions], dist: Dis
         "stages": stages,
         "shards": digests,
         "other_lineage_allowed": config.allow_other_lineage,
-        "soft_labels_sha256": None if config.soft_labels is None else sha256_file(Path(config.soft_labels)),
         "data": describe_data(finished.real),
         "metrics": {"val": metrics_of(predictions["val"]), "test": test},
         "network": config.network,

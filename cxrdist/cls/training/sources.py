@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cxrdist.cls.config import ClsConfig
 from cxrdist.data.loading.mix_sets import synthetic_of
 from cxrdist.data.mix.rules import MixRule
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.files import sha256_file
 
 
 def synthetic_path(config: ClsConfig, rules: Sequence[MixRule]) -> str | None:
@@ -23,8 +25,15 @@ def synthetic_path(config: ClsConfig, rules: Sequence[MixRule]) -> str | None:
     return next((path for path in paths if path is not None), None)
 
 
-def digests_of(real: ShardSet, synthetic: ShardSet | None) -> dict[str, str | None]:
-    return {"real": real.digest, "synthetic": synthetic.digest if synthetic else None}
+def digests_of(config: ClsConfig, real: ShardSet, synthetic: ShardSet | None) -> dict[str, str | None]:
+    """Of all that a classifier is trained on; ``soft_labels`` only if it has some."""
+    digests = {"real": real.digest, "synthetic": synthetic.digest if synthetic else None}
+    return digests | ({"soft_labels": soft_labels_digest(config)} if config.soft_labels is not None else {})
+
+
+def soft_labels_digest(config: ClsConfig) -> str | None:
+    """SHA-256 of the CSV; None without one."""
+    return None if config.soft_labels is None else sha256_file(Path(config.soft_labels))
 
 
 def describe_data(real: ShardSet) -> dict[str, Any]:

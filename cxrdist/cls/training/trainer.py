@@ -20,6 +20,7 @@ from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.training.evaluate import SplitEvaluator
 from cxrdist.cls.training.networks import config_for, freeze_features
 from cxrdist.cls.training.record import Finished, Progressed, record
+from cxrdist.cls.training.sources import soft_labels_digest
 from cxrdist.cls.training.stages import StagePlan
 from cxrdist.cls.training.step import ClsStep
 from cxrdist.cls.training.targets import SoftLabels
@@ -71,6 +72,7 @@ class Trainer:
         steps = stages[-1].end
         self.looks = evenly_spaced(steps, config.evaluations) | {stage.end for stage in stages}
         self.validation = SplitEvaluator(real, "val", dist)
+        self.soft_labels_digest = dist.on_main(lambda: soft_labels_digest(config))
         self.soft_labels: SoftLabels | None = None
         if config.soft_labels is not None:
             self.soft_labels = SoftLabels.read(config.soft_labels, real.classes, dist.device)
@@ -121,6 +123,11 @@ class Trainer:
         if path is None:
             return None, 0
         loaded = load_checkpoint(path, self.models)
+        if loaded.state.get("soft_labels") != self.soft_labels_digest:
+            raise UserError(
+                f"{self.folder} was begun with other soft labels than {self.config.soft_labels} holds now: give "
+                "another --run"
+            )
         stage = self.stages[loaded.state["stage"]]
         self.step = stage.first + stage.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
@@ -269,6 +276,7 @@ class Trainer:
                 "order_sha256": order,
                 "best": self.best,
                 "substituted": self.substituted,
+                "soft_labels": self.soft_labels_digest,
                 "seconds": self.seconds,
             }
             images = self.step * self.config.batch

@@ -46,6 +46,8 @@ class Job:
     """Names of the jobs that must be finished before."""
     run: Path | None = None
     """Folder of the run that it writes; None for an import."""
+    inputs: tuple[Path, ...] = ()
+    """Files of other jobs; if one has changed, the job runs again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +138,7 @@ class _Builder:
             command=lambda: [*self.classifier_words(arm, 0, seed, run), "--learning-rate", str(rate)],
             needs=self.data_of(arm, 0, seed),
             run=run,
+            inputs=self.labels_of(arm, 0, seed),
         )
 
     def classifier(self, arm: Arm, fold: int, seed: int) -> Job:
@@ -150,6 +153,7 @@ class _Builder:
                 *(search_name(arm, rate) for rate in rates if len(rates) > 1),
             ),
             run=run,
+            inputs=self.labels_of(arm, fold, seed),
         )
 
     def data_of(self, arm: Arm, fold: int, seed: int) -> tuple[str, ...]:
@@ -170,14 +174,19 @@ class _Builder:
         words += ["--seed", str(seed), "--run", str(run), *self.common(fold)]
         if arm.needs_synthetic:
             words += ["--synthetic", config.synthetic_of(fold, config.gan_seed_of(seed))]
-        if arm.teacher is not None:
-            labels = self.prediction_run(arm.teacher, fold, config.gan_seed_of(seed)) / SOFT_LABELS
+        for labels in self.labels_of(arm, fold, seed):
             words += ["--soft-labels", str(labels)]
         if config.budget is not None:
             words += ["--budget", config.budget]
         return [*self.launch, script("train_cls.py"), *words, *config.cls_options]
 
     # ---- soft labels
+
+    def labels_of(self, arm: Arm, fold: int, seed: int) -> tuple[Path, ...]:
+        """The file of soft labels, if an arm has a teacher."""
+        if arm.teacher is None:
+            return ()
+        return (self.prediction_run(arm.teacher, fold, self.config.gan_seed_of(seed)) / SOFT_LABELS,)
 
     def prediction_jobs(self, arms: Sequence[Arm], fold: int) -> list[Job]:
         """What the classifiers of each teacher, all seeds of the fold together, say of each synthetic set."""
@@ -192,9 +201,9 @@ class _Builder:
     def prediction(self, arm: Arm, teacher_name: str, fold: int, gan_seed: int) -> Job:
         config = self.config
         teacher = next(each for each in self.arms if each.name == teacher_name)
-        teachers = [str(classifier_run(config, teacher, fold, seed)) for seed in config.seeds]
+        teachers = [classifier_run(config, teacher, fold, seed) for seed in config.seeds]
         run = self.prediction_run(teacher_name, fold, gan_seed)
-        words = ["--run", ",".join(teachers), "--splits", "train", "--out", str(run / SOFT_LABELS)]
+        words = ["--run", ",".join(map(str, teachers)), "--splits", "train", "--out", str(run / SOFT_LABELS)]
         command = [sys.executable, "-m", "cxrdist", "predict", config.synthetic_of(fold, gan_seed), *words]
         return Job(
             name=self.prediction_name(teacher_name, fold, gan_seed),
@@ -205,6 +214,7 @@ class _Builder:
                 *(self.name(fold, f"cls-{teacher.slug}-seed{seed}") for seed in config.seeds),
             ),
             run=run,
+            inputs=tuple(teacher / "summary.json" for teacher in teachers),
         )
 
     def prediction_name(self, teacher: str, fold: int, gan_seed: int) -> str:

@@ -1,7 +1,7 @@
 """What is done of a study: a job is skipped if its run is finished and its command and config files are those that
 finished it.
 
-runs/<study>/jobs/<job>.json   the command, and the digests of its config files, when the job last succeeded
+runs/<study>/jobs/<job>.json   the command, and the digests of its config files and inputs, when it last succeeded
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Ledger:
         return self._was_this(job, command) and is_finished(job)
 
     def succeeded(self, job: Job, command: Sequence[str]) -> None:
-        write_atomic(self._path(job), canonical_json(_identity(command)))
+        write_atomic(self._path(job), canonical_json(_identity(job, command)))
 
     def _was_this(self, job: Job, command: Sequence[str]) -> bool:
         try:
-            return bool(read_json(self._path(job)) == _identity(command))
+            return bool(read_json(self._path(job)) == _identity(job, command))
         except (UserError, OSError):
             return False
 
@@ -41,11 +41,13 @@ class Ledger:
         return self.folder / f"{job.name}.json"
 
 
-def _identity(command: Sequence[str]) -> dict[str, Any]:
-    """``--config`` files may change under the same command line."""
+def _identity(job: Job, command: Sequence[str]) -> dict[str, Any]:
+    """``--config`` files and inputs may change under the same command line."""
     files = [word for option, word in pairwise(command) if option == "--config"]
     files += [word.removeprefix("--config=") for word in command if word.startswith("--config=")]
-    return {"command": list(command[1:]), "files": {file: sha256_file(find(file)) for file in files}}
+    digests = {file: sha256_file(find(file)) for file in files}
+    digests |= {str(path): sha256_file(path) for path in job.inputs}
+    return {"command": list(command[1:]), "files": digests}
 
 
 def is_finished(job: Job) -> bool:

@@ -223,6 +223,8 @@ def test_a_teacher_labels_each_synthetic_set_with_all_its_classifiers() -> None:
     student = next(job for job in found.jobs if job.name == "cls-distilled-seed1")
     assert student.needs == ("labels-balanced-augmented-gan8",)
     assert "--soft-labels" in student.command() and words[-1] in student.command()
+    assert student.inputs == (Path(words[-1]),)
+    assert labels[1].inputs == tuple(Path(run) / "summary.json" for run in teachers.split(","))
     seen: set[str] = set()
     for one in found.jobs:
         assert seen.issuperset(one.needs), one
@@ -260,9 +262,17 @@ def test_a_job_is_done_if_its_run_is_finished_by_the_same_command_and_files(tmp_
     assert not ledger.is_done(one, [*command, "--budget", "1 epochs"])
     config.write_text("mix: DS2\n")
     assert not ledger.is_done(one, command)
-    labels = Job(name="labels", kind="prediction", command=lambda: command, run=tmp_path / "labels")
+    labels = Job(
+        name="labels",
+        kind="prediction",
+        command=lambda: command,
+        run=tmp_path / "labels",
+        inputs=(run / "summary.json",),
+    )
     ledger.succeeded(labels, command)
     assert not ledger.is_done(labels, command)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels/soft-labels.csv").write_text("")
     assert ledger.is_done(labels, command)
+    (run / "summary.json").write_text('{"status": "finished", "weights": "of another training"}')
+    assert not ledger.is_done(labels, command)
