@@ -110,15 +110,25 @@ def test_a_planted_not_shown(tmp_path: Path) -> None:
 
 
 def test_a_gain_of_one_class_alone_is_named(tmp_path: Path) -> None:
-    """Edema gains 50 points, Normal loses 50: balanced accuracy is the same."""
-    results = two_arms(tmp_path, (20, 40), (40, 20))
-    interval = by_hand(tmp_path, (20, 40), (40, 20), label=0)
+    """Edema gains 35 points, Normal loses 30: balanced accuracy is a little higher."""
+    results = two_arms(tmp_path, (20, 40), (34, 28))
+    interval = by_hand(tmp_path, (20, 40), (34, 28), label=0)
     answer, balanced, *_ = sentences(results.study, results.answer)
     assert answer.startswith(
-        "Yes, for Edema: DS3 exceeds DS1, the best arm of real images alone, in the recall of Edema by 50.0 points "
+        "Yes, for Edema: DS3 exceeds DS1, the best arm of real images alone, in the recall of Edema by 35.0 points "
         f"({shown(interval)}, "
     )
-    assert balanced == "By balanced accuracy: not shown (DS3 0.0)."
+    assert balanced == "By balanced accuracy: not shown (DS3 +2.5)."
+
+
+def test_a_class_that_others_pay_for_is_no_yes(tmp_path: Path) -> None:
+    """Edema gains 50 points, Normal loses 50: the classifier names Edema more often, no more."""
+    results = two_arms(tmp_path, (20, 40), (40, 20))
+    answer, classes, *_ = sentences(results.study, results.answer)
+    assert answer.startswith("Not shown: DS3 is not shown to exceed DS1, ")
+    assert classes == (
+        "By recall of each class: higher at the expense of other classes for Edema (DS3 +50.0 points); no for Normal."
+    )
 
 
 def test_patients_that_the_test_set_lacks_are_allowed_for(tmp_path: Path) -> None:

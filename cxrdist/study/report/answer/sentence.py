@@ -33,8 +33,8 @@ def sentences(study: Study, answer: Answer) -> list[str]:
 
 
 def _leading(answer: Answer) -> Verdict:
-    """The verdict of the first sentence: of balanced accuracy, unless only a class has a yes."""
-    of_classes = [each for each in answer.verdicts[1:] if each.answer == "yes"]
+    """The verdict of the first sentence: of balanced accuracy, unless an arm helps a class alone."""
+    of_classes = [each for each in answer.verdicts[1:] if answer.helps(each)]
     if answer.verdicts[0].answer == "yes" or not of_classes:
         return answer.verdicts[0]
     return max(of_classes, key=lambda each: (each.interval or (0.0, 0.0))[0])
@@ -117,16 +117,19 @@ def _by_class(answer: Answer, leading: Verdict) -> list[str]:
     found = []
     others = [each for each in answer.verdicts[1:] if each is not leading]
     parts = []
-    for said in ("yes", "no", "not shown"):
-        of_answer = [each for each in others if each.answer == said]
-        if of_answer and said == "yes":
-            named = [
-                f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)} points)"
-                for each in of_answer
-            ]
-            parts.append(f"yes for {joined(named)}")
-        elif of_answer:
-            parts.append(f"{said} for {joined([str(each.outcome.class_name) for each in of_answer])}")
+    higher = [each for each in others if each.answer == "yes"]
+    for start, of_start in (
+        ("yes for", [each for each in higher if answer.helps(each)]),
+        ("higher at the expense of other classes for", [each for each in higher if not answer.helps(each)]),
+    ):
+        named = [
+            f"{each.outcome.class_name} ({each.decisive.arm} {_signed(each.difference)} points)"
+            for each in of_start
+        ]
+        parts += [f"{start} {joined(named)}"] if named else []
+    for said in ("no", "not shown"):
+        of_answer = [str(each.outcome.class_name) for each in others if each.answer == said]
+        parts += [f"{said} for {joined(of_answer)}"] if of_answer else []
     if parts:
         found.append(
             f"By recall of {'each class' if leading is answer.verdicts[0] else 'the other classes'}: "
