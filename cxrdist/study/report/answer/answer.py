@@ -109,9 +109,12 @@ class Answer:
         return next((each for each in self.verdicts if each.outcome.class_name == class_name), None)
 
     def helps(self, verdict: Verdict) -> bool:
-        """True for a yes of balanced accuracy, and for that of a class by an arm whose balanced accuracy is higher, too,
-        than that of the best real arm. Else other classes pay for the recall of this one: a classifier that names a
-        class more often has a higher recall of it, whatever it was trained on."""
+        """True for a yes of balanced accuracy, and for that of a class by an arm whose balanced accuracy is also
+        higher than that of the best real arm.
+
+        Else other classes pay for the recall of this one: a classifier that names a class more often has a higher
+        recall of it, whatever it was trained on.
+        """
         if verdict.answer != "yes" or verdict.outcome.class_name is None:
             return verdict.answer == "yes"
         of_arm = next(each for each in self.verdicts[0].arms if each.arm == verdict.decisive.arm)
