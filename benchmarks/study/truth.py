@@ -250,7 +250,7 @@ def said_of(folders: Sequence[Path]) -> dict[str, Any]:
     return {
         "answer": answer.verdicts[0].answer,
         "claims": [
-            each.outcome.class_name or each.outcome.metric for each in answer.verdicts if each.answer == "yes"
+            each.outcome.class_name or each.outcome.metric for each in answer.verdicts if answer.helps(each)
         ],
         "best_real": answer.best_real,
         "difference": points(answer.verdicts[0].difference),
