@@ -121,13 +121,9 @@ def perfect(given: argparse.Namespace) -> dict[str, Any]:
         "differences": differences,
         "is_shown": all(each["low"] > 0 for each in differences[:2]),
         "answer": sentences(found, answer)[0],
-        "real_images": train_counts_of(real),
+        "real_images": {name: origins["real"] for name, origins in train_counts(real, None).items()},
         "synthetic_images": {name: len(of_class) for name, of_class in images.items()},
     }
-
-
-def train_counts_of(real: ShardSet) -> dict[str, int]:
-    return {name: real.samples("train", name, "real") for name in real.classes}
 
 
 def difference(study: Any, arm: str, reference: str) -> Row:

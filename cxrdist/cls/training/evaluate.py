@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from functools import cached_property
 
 import numpy as np
@@ -11,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.stratum import StratumReader
-from cxrdist.data.shards.tar import Sample
 from cxrdist.data.transforms import to_float
 from cxrdist.distributed.dist import Dist
 from cxrdist.metrics.predictions import Predictions
@@ -84,7 +81,7 @@ def with_attributes(predictions: Predictions, shards: ShardSet, split: str) -> P
         sample.key: sample.meta
         for name in shards.classes
         if shards.samples(split, name, "real")
-        for sample in _samples(shards.stratum(split, name, "real"))
+        for sample in shards.stratum(split, name, "real").all_samples()
         if sample.key in wanted
     }
     metas = [found[key] for key in predictions.keys]
@@ -95,8 +92,3 @@ def with_attributes(predictions: Predictions, shards: ShardSet, split: str) -> P
         sex=np.array([meta.get("sex") or "" for meta in metas], str),
         age=np.array(ages, np.float64),
     )
-
-
-def _samples(reader: StratumReader) -> Iterator[Sample]:
-    for shard in range(len(reader.shards)):
-        yield from reader.whole(shard)

@@ -226,6 +226,11 @@ class StratumReader:
         except FileNotFoundError:
             raise self._missing(row.name) from None
 
+    def all_samples(self) -> Iterator[Sample]:
+        """The samples of all shards, as ``whole`` reads them."""
+        for shard in range(len(self.shards)):
+            yield from self.whole(shard)
+
     def decoded(self, sample: Sample, tar: str) -> np.ndarray:
         """The image of a sample of ``whole``, [H, W] uint8. Raises UserError, naming tar and key, if it is none."""
         try:

@@ -51,8 +51,7 @@ def _of_sets(config: StudyConfig) -> dict[str, int]:
     for fold in range(config.folds):
         shards = open_finished_real(config.set_of(fold))
         for name in shards.classes:
-            reader = shards.stratum("test", name, "real")
-            samples = (sample for shard in range(len(reader.shards)) for sample in reader.whole(shard))
+            samples = shards.stratum("test", name, "real").all_samples()
             # An image of an unknown patient counts as a patient.
             found[name] += len({sample.meta.get("patient") or sample.key for sample in samples})
         shards.close()

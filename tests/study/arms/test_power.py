@@ -19,7 +19,8 @@ from cxrdist.study.arms import jobs as jobs_module
 from cxrdist.study.arms.config import StudyConfig
 from cxrdist.study.arms.jobs import Plan, plan_study
 from cxrdist.study.arms.patients import test_patients as patients_of_test
-from cxrdist.study.arms.power import pilot_of, power_of, shortfall, show_power, table, warn_of_power
+from cxrdist.study.arms.pilot import pilot_of
+from cxrdist.study.arms.power import power_of, shortfall, show_power, table, warn_of_power
 from cxrdist.study.stats.power import Design, Spread, smallest_difference
 from tests.helpers.launching import CLONE
 

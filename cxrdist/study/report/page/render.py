@@ -23,7 +23,7 @@ def markdown(context: dict[str, Any]) -> str:
 
 def _environment(*, escape: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=escape,
         trim_blocks=True,
         lstrip_blocks=True,
