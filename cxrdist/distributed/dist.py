@@ -182,14 +182,11 @@ class Dist:
         model moves to the device, and its BatchNorm layers may be replaced: use ``Engine.module`` from here on.
         """
         assert name in self.engine_names, name
-        # DeepSpeed accepts only the standard memory format, and on CPU Adam is fastest in it.
-        is_on_cpu = self.device.type == "cpu"
-        network = InPrecision(
-            self._placed(model, channels_last=not (is_on_cpu or self._plugins)), self.autocast
-        )
+        # DeepSpeed accepts only the standard memory format.
+        network = InPrecision(self._placed(model, channels_last=not self._plugins), self.autocast)
         if compile:
             network.compile()
-        fused = True if is_on_cpu and not self._plugins else None
+        fused = True if self.device.type == "cpu" and not self._plugins else None
         optimizer = torch.optim.Adam(adam_groups(network, l2), learning_rate, betas, fused=fused)
         if self._plugins:
             engine = zero_engine(self.accelerator, name, network, optimizer, parts)
