@@ -21,12 +21,19 @@ from cxrdist.data.imaging.codecs import (
     open_image,
 )
 from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.mend import mended
+from cxrdist.data.imaging.repairs import repaired
+from cxrdist.data.imaging.wide_png import grey_of_16_bit_colour, is_16_bit_colour
 from cxrdist.errors import UserError, nearest
 
 Fit = Literal["pad", "crop"]
 FITS = get_args(Fit)
 EXTERNAL_ENCODINGS = {"pad": "foreign-pad", "crop": "foreign-crop"}
 """The "encoding" of a set of external tars, by fit: any file that ``grey_of`` reads, made square by that fit."""
+EXIF_ORIENTATION = 0x0112
+FEWER_BITS = "16-bit pixels of 14 bits or fewer, scaled by the bits that they have"
+"""The widest such image uses less than a quarter of the grey values, so it would be nearly black."""
+MOST_FEWER_BITS = 14
 
 _FIT_OF = {encoding: fit for fit, encoding in EXTERNAL_ENCODINGS.items()}
 
@@ -65,9 +72,10 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
     """Decodes a PNG or JPEG of any mode and size, a DICOM file, or a 2-D uint8 npy to [size, size] uint8.
 
     The aspect ratio is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
-    square. 16-bit grey is reduced to its upper 8 bits unless ``tone`` is given, transparent pixels become black, and
-    the orientation of a JPEG is applied. Raises UndecodableImage if ``data`` is not an image, is damaged, or declares
-    more than MAX_PIXELS; UserError if ``fit`` is unknown.
+    square. 16-bit grey or colour is reduced to the upper 8 of the bits that it uses unless ``tone`` is given,
+    transparent pixels become black, and the orientation of a JPEG is applied. Faults beside the pixels are repaired,
+    and noted (``repairs.noting``). Raises UndecodableImage if ``data`` is not an image, is damaged, or declares more
+    than MAX_PIXELS; UserError if ``fit`` is unknown.
     """
     if fit not in FITS:
         raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
@@ -77,11 +85,13 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
         return _resize(Image.fromarray(grey_of_dicom(data)), size, fit)
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         return decoding(lambda: _resize(Image.fromarray(decode_npy(data, None)), size, fit))
-    # Pillow does not check the checksums of a PNG's pixels when it decodes them; only verify() does.
-    decoding(lambda: open_image(data, tuple(PILLOW_FORMAT.values())).verify())
-    return decoding(
-        lambda: _resize(_to_grey(open_image(data, tuple(PILLOW_FORMAT.values())), tone), size, fit)
-    )
+    try:
+        return _resize(_grey_image(data, tone), size, fit)
+    except UndecodableImage:
+        copy = decoding(lambda: mended(data))
+        if copy is None:
+            raise
+        return _resize(_grey_image(copy, tone), size, fit)
 
 
 def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -112,12 +122,25 @@ def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray |
     return out
 
 
-def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
+def _grey_image(data: bytes, tone: Tone | None) -> Image.Image:
+    """Decodes a PNG or JPEG to mode L."""
+    # Pillow does not check the checksums of a PNG's pixels when it decodes them; only verify() does.
+    decoding(lambda: open_image(data, tuple(PILLOW_FORMAT.values())).verify())
+    return decoding(lambda: _to_grey(open_image(data, tuple(PILLOW_FORMAT.values())), data, tone))
+
+
+def _to_grey(image: Image.Image, data: bytes, tone: Tone | None) -> Image.Image:
     """Decodes the whole image and converts it to mode L."""
+    is_wide_colour = is_16_bit_colour(data)
+    orientation = image.getexif().get(EXIF_ORIENTATION) if is_wide_colour else None
+    if is_wide_colour:
+        image = Image.fromarray(grey_of_16_bit_colour(data))
+        if orientation is not None:
+            image.getexif()[EXIF_ORIENTATION] = orientation
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
-        return Image.fromarray(tone.of_16_bit(pixels) if tone else (pixels >> 8).astype(np.uint8))
+        return Image.fromarray(tone.of_16_bit(pixels) if tone else _upper_bits(pixels))
     if image.has_transparency_data:
         visible = image.convert("RGBA")
         image = Image.new("RGBA", image.size, "black")
@@ -125,6 +148,15 @@ def _to_grey(image: Image.Image, tone: Tone | None) -> Image.Image:
     # convert() copies even if the mode is L already.
     grey = image if image.mode == "L" else image.convert("L")
     return ImageOps.invert(grey) if tone and tone.is_inverted else grey
+
+
+def _upper_bits(pixels: np.ndarray) -> np.ndarray:
+    """[H, W] uint16 -> [H, W] uint8."""
+    bits = int(pixels.max()).bit_length()
+    if not bits or bits > MOST_FEWER_BITS:
+        return (pixels >> 8).astype(np.uint8)
+    repaired(FEWER_BITS)
+    return (pixels >> max(bits - 8, 0)).astype(np.uint8)
 
 
 def _resize(image: Image.Image, size: int, fit: str) -> np.ndarray:

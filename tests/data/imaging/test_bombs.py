@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
+from cxrdist.data.imaging.mend import METADATA_IGNORED
 from cxrdist.data.imaging.radiograph import decode, grey_of
+from cxrdist.data.imaging.repairs import noting
 from cxrdist.data.importers.common.tables import LONGEST_LINE, rows_of
 from cxrdist.data.importers.padchest import labels_of
 from cxrdist.errors import UserError
@@ -86,8 +88,6 @@ def jpeg_declaring(rows: int, columns: int) -> bytes:
         png_declaring(2**31 - 1, 1),
         png_declaring(2**31 - 1, 2**31 - 1),
         jpeg_declaring(65_500, 65_500),
-        png_with(b"zTXt", b"Comment\0\0" + packed(200)),
-        png_with(b"iTXt", b"Comment\0\1\0\0\0" + packed(200)),
         npy_header("{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000, 10000000000)}"),
         npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({MAX_PIXELS}, {MAX_PIXELS})}}"),
     ],
@@ -96,8 +96,6 @@ def jpeg_declaring(rows: int, columns: int) -> bytes:
         "png, one line",
         "png, largest",
         "jpg",
-        "text of a png",
-        "other text of a png",
         "npy",
         "npy, too",
     ],
@@ -110,6 +108,17 @@ def test_images_that_declare_or_unpack_to_too_much(data: bytes) -> None:
                 decode(data, encoding, 2048)
         with pytest.raises(UndecodableImage):
             grey_of(data, 2048)
+
+
+@pytest.mark.parametrize(("kind", "start"), [(b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0\0\0")])
+def test_text_that_unpacks_to_too_much_is_left_out_of_a_png(kind: bytes, start: bytes) -> None:
+    data = png_with(kind, start + packed(200))
+    with little_memory():
+        with pytest.raises(UndecodableImage):
+            decode(data, "png", 16)
+        with noting() as noted:
+            assert not grey_of(data, 16).any()
+    assert noted == [METADATA_IGNORED]
 
 
 def test_a_profile_that_unpacks_to_too_much_is_not_unpacked() -> None:

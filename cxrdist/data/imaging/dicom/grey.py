@@ -8,15 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.dicom.numbers import first_number
 from cxrdist.data.imaging.percentiles import percentile_bins
+from cxrdist.data.imaging.repairs import repaired
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
+
+VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+BLANK_SHARE = 0.99
+"""Of the pixels that are not padding: so many of one grey value, where the file has several, are a wrong window."""
+BLANK_SAMPLE = 250_000
+"""Pixels, evenly spread, of which that is counted."""
+
+BLANKED = "window or VOI LUT that makes nearly all pixels one grey value, which was ignored"
+NO_RESCALE = "rescale slope of 0, or not a number, which was ignored"
+NO_WINDOW = "window width that DICOM forbids, which was ignored"
+NO_LUT = "lookup table without a valid description or entries, which was ignored"
+SHORT_LUT = "lookup table with fewer entries than it declares"
+OTHER_BITS = "VOI LUT whose entries have other bits than it declares"
+LOWER_CASE_FUNCTION = "VOI LUT function in lower case"
+UNKNOWN_FUNCTION = "unknown VOI LUT function, read as LINEAR"
 
 GREY_TAGS = (
     "PhotometricInterpretation",
@@ -47,8 +63,8 @@ def grey_of_words(
     3. inversion, if PresentationLUTShape is INVERSE or PhotometricInterpretation is MONOCHROME1 (each implies the
        other, so values are inverted only once).
 
-    Padding (C.7.5.1.1.2) is black. Raises UndecodableImage if a lookup table, the rescale slope or intercept, or the
-    VOI LUT function is invalid.
+    Padding (C.7.5.1.1.2) is black. What is invalid, or contradicts the pixels, is repaired or ignored and noted
+    (``repairs.noting``): a window or a VOI LUT, for example, that gives nearly all pixels one grey value.
     """
     stored = np.arange(1 << bits, dtype=np.int64)
     if is_signed:
@@ -56,12 +72,16 @@ def grey_of_words(
     padding = _padding(stored, tags, is_signed)
     values = _modality(stored, tags, is_signed, is_little_endian)
     grey = _voi(values, tags, is_little_endian)
+    if grey is not None:
+        some = words.ravel()[:: 1 + words.size // BLANK_SAMPLE]
+        if _blanks(_rounded(grey), _counts(some, padding)):
+            repaired(BLANKED)
+            grey = None
     if grey is None:
-        counts = np.bincount(words.ravel(), minlength=1 << bits)
-        grey = _between_percentiles(values, np.where(padding, 0, counts))
-    table = np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
+        grey = _between_percentiles(values, _counts(words.ravel(), padding))
+    table = _rounded(grey)
     shape, interpretation = (
-        str(tags.get(keyword) or "").strip()
+        str(tags.get(keyword) or "").strip().upper()
         for keyword in ("PresentationLUTShape", "PhotometricInterpretation")
     )
     if shape == "INVERSE" or interpretation == "MONOCHROME1":
@@ -70,9 +90,28 @@ def grey_of_words(
     return table[words]
 
 
+def _counts(words: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """[values]: the number of pixels with each stored value, padding aside."""
+    return np.where(padding, 0, np.bincount(words, minlength=len(padding)))
+
+
+def _rounded(grey: np.ndarray) -> np.ndarray:
+    """[values] float64 -> [values] uint8, by rounding half up."""
+    return np.floor(np.clip(grey, 0, 255) + 0.5).astype(np.uint8)
+
+
+def _blanks(table: np.ndarray, counts: np.ndarray) -> bool:
+    """Whether ``table`` [values] uint8 gives nearly all pixels one grey value, though they differ.
+
+    ``counts`` [values]: the number of pixels with each value.
+    """
+    of_grey = np.bincount(table, counts, minlength=256)
+    return bool(of_grey.max() >= BLANK_SHARE * counts.sum() > counts.max())
+
+
 def _padding(stored: np.ndarray, tags: Dataset, is_signed: bool) -> np.ndarray:
     """[values] bool: True for stored values that are padding."""
-    ends = [_first(tags.get(keyword)) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    ends = [first_number(tags, keyword) for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
     if ends[0] is None:
         return np.zeros(stored.shape, dtype=bool)
     low, high = sorted(
@@ -95,13 +134,14 @@ def _signed_16(value: int, is_signed: bool) -> int:
 def _modality(stored: np.ndarray, tags: Dataset, is_signed: bool, is_little_endian: bool) -> np.ndarray:
     """Stored values [values] int64 as float64 in modality units."""
     if tags.get("ModalityLUTSequence"):
-        first, _, entries = _lut(tags.ModalityLUTSequence[0], is_signed, is_little_endian)
-        return entries[np.clip(stored - first, 0, len(entries) - 1)].astype(np.float64)
-    slope, intercept = _first(tags.get("RescaleSlope")), _first(tags.get("RescaleIntercept"))
-    slope, intercept = 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
-    if slope == 0 or not math.isfinite(slope) or not math.isfinite(intercept):
-        raise UndecodableImage("invalid rescale slope or intercept")
-    return stored * slope + intercept
+        lut = _lut(tags.ModalityLUTSequence[0], is_signed, is_little_endian)
+        if lut is not None:
+            return lut.entries[np.clip(stored - lut.first, 0, len(lut.entries) - 1)].astype(np.float64)
+    slope, intercept = first_number(tags, "RescaleSlope"), first_number(tags, "RescaleIntercept")
+    if slope == 0 or not math.isfinite(slope or 0) or not math.isfinite(intercept or 0):
+        repaired(NO_RESCALE)
+        slope = intercept = None
+    return stored * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
 def _voi(values: np.ndarray, tags: Dataset, is_little_endian: bool) -> np.ndarray | None:
@@ -110,19 +150,20 @@ def _voi(values: np.ndarray, tags: Dataset, is_little_endian: bool) -> np.ndarra
     from pydicom.pixels import apply_windowing
 
     if tags.get("VOILUTSequence"):
-        item = tags.VOILUTSequence[0]
-        first, bits, entries = _lut(item, bool(values.min() < 0), is_little_endian)
-        if not 8 <= bits <= 16:
-            raise UndecodableImage("invalid lookup table")
-        index = np.clip(np.rint(values) - first, 0, len(entries) - 1).astype(np.int64)
-        return entries[index] * (255 / ((1 << bits) - 1))
-    center, width = _first(tags.get("WindowCenter")), _first(tags.get("WindowWidth"))
+        lut = _lut(tags.VOILUTSequence[0], bool(values.min() < 0), is_little_endian)
+        if lut is not None:
+            index = np.clip(np.rint(values) - lut.first, 0, len(lut.entries) - 1).astype(np.int64)
+            return lut.entries[index] * (255 / ((1 << _bits_of(lut)) - 1))
+    center, width = first_number(tags, "WindowCenter"), first_number(tags, "WindowWidth")
     if center is None or width is None or not math.isfinite(center) or not math.isfinite(width):
         return None
     function = str(tags.get("VOILUTFunction") or "LINEAR").strip()
-    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
-        raise UndecodableImage("unknown VOI LUT function")
+    if function not in VOI_FUNCTIONS:
+        upper = function.upper()
+        repaired(LOWER_CASE_FUNCTION if upper in VOI_FUNCTIONS else UNKNOWN_FUNCTION)
+        function = upper if upper in VOI_FUNCTIONS else "LINEAR"
     if width < 1 if function == "LINEAR" else width <= 0:
+        repaired(NO_WINDOW)
         return None
     window = Dataset()
     window.PhotometricInterpretation, window.PixelRepresentation = "MONOCHROME2", 0
@@ -145,26 +186,48 @@ def _between_percentiles(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (values - low) / (high - low) * 255
 
 
-def _lut(item: Dataset, is_signed: bool, is_little_endian: bool) -> tuple[int, int, np.ndarray]:
-    """Reads a lookup table (PS3.3, C.11.1.1). Returns the first value mapped, bits per entry, and the entries."""
-    length, first, bits = (int(number) for number in item.LUTDescriptor)
+class Lut(NamedTuple):
+    """A lookup table (PS3.3, C.11.1.1)."""
+
+    first: int
+    """The value that the first entry is for."""
+    bits: int
+    """Bits of an entry, as declared."""
+    entries: np.ndarray
+    """[entries] uint8 or uint16, at least one."""
+
+
+def _lut(item: Dataset, is_signed: bool, is_little_endian: bool) -> Lut | None:
+    """Reads a lookup table; None if it is empty or its descriptor is invalid."""
+    descriptor, data = item.get("LUTDescriptor"), item.get("LUTData")
+    try:
+        length, first, bits = (int(number) for number in descriptor)
+    except (TypeError, ValueError):
+        repaired(NO_LUT)
+        return None
     length = length or 1 << 16
-    data = item.LUTData
     order = "<" if is_little_endian else ">"
-    if not isinstance(data, bytes):
+    if data is not None and not isinstance(data, bytes):
         numbers = data if isinstance(data, Sequence) else [data]
         data = np.array(numbers, dtype=f"{order}u2").tobytes()
-    if len(data) >= 2 * length:
-        entries = np.frombuffer(data, f"{order}u2", length)
-    elif bits == 8 and len(data) >= length:
-        entries = np.frombuffer(data, np.uint8, length)
-    else:
-        raise UndecodableImage("invalid lookup table")
-    return _signed_16(first, is_signed), bits, entries
+    if not data or not 1 <= bits <= 16:
+        repaired(NO_LUT)
+        return None
+    is_packed = bits == 8 and length <= len(data) < 2 * length
+    kind = np.dtype(np.uint8 if is_packed else f"{order}u2")
+    entries = np.frombuffer(data, kind, min(length, len(data) // kind.itemsize))
+    if not len(entries):
+        repaired(NO_LUT)
+        return None
+    if len(entries) < length:
+        repaired(SHORT_LUT)
+    return Lut(_signed_16(first, is_signed), bits, entries)
 
 
-def _first(value: object) -> float | None:
-    """The first number of a single or multi-valued element, which may be text; None if it is empty."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if value else None
-    return None if value is None or value == "" else float(str(value))
+def _bits_of(lut: Lut) -> int:
+    """The bits of an entry of a VOI LUT: as declared, unless the entries exceed them or use less than a quarter."""
+    found = int(lut.entries.max()).bit_length()
+    if lut.bits - 2 < found <= lut.bits:
+        return lut.bits
+    repaired(OTHER_BITS)
+    return max(found, 1)

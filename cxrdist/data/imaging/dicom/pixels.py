@@ -17,8 +17,10 @@ import numpy as np
 
 from cxrdist.data.imaging.dicom.codestream import Frame, jpeg2000_frame, jpeg_frame
 from cxrdist.data.imaging.dicom.grey import GREY_TAGS, grey_of_words
+from cxrdist.data.imaging.dicom.numbers import first_number
 from cxrdist.data.imaging.dicom.reading import ADVICE, read_tags, reading
 from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
+from cxrdist.data.imaging.repairs import repaired
 from cxrdist.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ LAYOUT_TAGS = (
     "PixelRepresentation",
     "PixelData",
 )
+NO_FRAMES = "number of frames 0, read as 1"
+BITS_STORED = "BitsStored absent or not possible, read as BitsAllocated"
+HIGH_BIT = "HighBit not possible, read as BitsStored - 1"
+REPRESENTATION = "PixelRepresentation neither 0 nor 1, read as 0 (unsigned)"
+BITS_ABOVE = "bits above HighBit are set, which were ignored"
+
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", _BIG_ENDIAN)
 _RLE = "1.2.840.10008.1.2.5"
@@ -83,23 +91,35 @@ def _layout(tags: Dataset) -> _Layout:
     rows, columns = _whole(tags, "Rows", 1, 65535), _whole(tags, "Columns", 1, 65535)
     if rows * columns > MAX_PIXELS:
         raise UndecodableImage(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-    if tags.get("NumberOfFrames") not in (None, "", 1):
-        raise UndecodableImage("not exactly one frame")
-    interpretation = str(tags.get("PhotometricInterpretation") or "").strip()
+    frames = first_number(tags, "NumberOfFrames")
+    if frames == 0:
+        repaired(NO_FRAMES)
+    elif frames not in (None, 1):
+        raise UndecodableImage("several frames, not one")
+    interpretation = str(tags.get("PhotometricInterpretation") or "").strip().upper()
     if tags.get("SamplesPerPixel", 1) != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise UndecodableImage("colour, not grey" if interpretation else "no PhotometricInterpretation")
     allocated = _whole(tags, "BitsAllocated", 1, 64)
     if allocated not in (8, 16):
         raise UndecodableImage(f"{allocated} bits allocated per pixel, not 8 or 16")
-    stored = _whole(tags, "BitsStored", 1, allocated)
-    high_bit = _whole(tags, "HighBit", stored - 1, allocated - 1) if "HighBit" in tags else stored - 1
+    stored = tags.get("BitsStored")
+    if not (isinstance(stored, int) and 1 <= stored <= allocated):
+        repaired(BITS_STORED)
+        stored = allocated
+    high_bit = tags.get("HighBit", stored - 1)
+    if not (isinstance(high_bit, int) and stored - 1 <= high_bit < allocated):
+        repaired(HIGH_BIT)
+        high_bit = stored - 1
+    representation = tags.get("PixelRepresentation")
+    if representation not in (0, 1):
+        repaired(REPRESENTATION)
     return _Layout(
         rows=rows,
         columns=columns,
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high_bit,
-        is_signed=_whole(tags, "PixelRepresentation", 0, 1) == 1,
+        is_signed=representation == 1,
     )
 
 
@@ -141,6 +161,10 @@ def _significant(data: bytes | bytearray, layout: _Layout, is_swapped: bool) -> 
     else:
         words = np.frombuffer(data, np.uint8, length)
     words = words.astype(np.uint16)
+    above = words >> (layout.high_bit + 1) if layout.high_bit < 15 else np.zeros(1, np.uint16)
+    # Signed values may be extended to the whole word: then all of these bits are set, or none.
+    if above.any() and not (layout.is_signed and np.isin(above, (0, above.max())).all()):
+        repaired(BITS_ABOVE)
     return (words >> (layout.high_bit + 1 - layout.bits_stored)) & ((1 << layout.bits_stored) - 1)
 
 

@@ -81,9 +81,6 @@ def test_rescale_also_with_a_negative_slope() -> None:
     assert grey([0, 10, 50], RescaleSlope=-2, RescaleIntercept=100, **window) == [255, 204, 0]
     # Without a window too, more in the file is less in the image.
     assert grey([10, 20, 30], RescaleSlope=-1, RescaleIntercept=4095) == [255, 128, 0]
-    assert (
-        reason(dicom_file(RAMP, RescaleSlope=0, RescaleIntercept=1)) == "invalid rescale slope or intercept"
-    )
 
 
 def test_modality_lut_comes_before_the_window_and_beats_rescale() -> None:
@@ -131,10 +128,6 @@ def test_voi_lut_maps_rescaled_values() -> None:
     # 2 x is 70,000 and 131,070: beyond the table's end, also if the excess is a multiple of 65,536.
     elements = {"RescaleSlope": 2, "RescaleIntercept": 0, "VOILUTSequence": [lut([3, 0, 8], [50, 60, 70])]}
     assert grey([0, 35000, 32768, 65535], **elements) == [50, 70, 70, 70]
-
-
-def test_lut_that_is_too_short_is_refused() -> None:
-    assert reason(dicom_file(RAMP, VOILUTSequence=[lut([9, 0, 8], [1, 2])])) == "invalid lookup table"
 
 
 def test_percentiles_where_no_window_is_given() -> None:
@@ -194,13 +187,13 @@ def test_monochrome1_is_inverted_last_and_once() -> None:
 )
 def test_stored_bits(dtype: type, stored: int, high_bit: int, words: list[int], values: list[int]) -> None:
     # A window one value wide shows whether exactly this value, and not one less, is above it.
-    for at, value in enumerate(values):
+    for word, value in zip(words, values, strict=True):
         for center, expected in ((value, 255), (value + 1, 0)):
-            pixels: np.ndarray = np.array([words]).astype(dtype)
+            pixels: np.ndarray = np.array([[word]]).astype(dtype)
             data = dicom_file(
                 pixels, bits_stored=stored, HighBit=high_bit, WindowCenter=center, WindowWidth=1
             )
-            assert grey_of_dicom(data)[0, at] == expected
+            assert grey_of_dicom(data).tolist() == [[expected]]
 
 
 @pytest.mark.parametrize("value", [0, 7, 65535])
@@ -214,20 +207,16 @@ def test_a_constant_image_is_constant(value: int, elements: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("elements", "expected"),
     [
-        ({"NumberOfFrames": 2}, "not exactly one frame"),
+        ({"NumberOfFrames": 2}, "several frames, not one"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour, not grey"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colour, not grey"),
         ({"PhotometricInterpretation": ""}, "no PhotometricInterpretation"),
         ({"BitsAllocated": 32}, "32 bits allocated per pixel, not 8 or 16"),
-        ({"BitsStored": 9}, "BitsStored is 9, not 1 to 8"),
-        ({"HighBit": 8}, "HighBit is 8, not 7 to 7"),
-        ({"PixelRepresentation": 2}, "PixelRepresentation is 2, not 0 to 1"),
         ({"Rows": None}, "no Rows"),
         ({"Columns": 0}, "Columns is 0, not 1 to 65535"),
         ({"PixelData": None}, "no pixel data"),
         ({"Rows": 17}, "truncated or damaged"),
         ({"Rows": 10001, "Columns": 10000}, "more than 100 megapixels"),
-        ({**AS_IT_IS, "VOILUTFunction": "CUBIC"}, "unknown VOI LUT function"),
     ],
 )
 def test_refused_with_a_reason(elements: dict[str, Any], expected: str) -> None:
@@ -265,7 +254,7 @@ def test_load_grey_takes_dicom_by_its_bytes_not_its_name(tmp_path: Any) -> None:
     file.write_bytes(dicom_file(wide, NumberOfFrames=2))
     with pytest.raises(UndecodableImage) as caught:
         load_grey(file, 16)
-    assert str(caught.value) == f"{file}: not exactly one frame"
+    assert str(caught.value) == f"{file}: several frames, not one"
 
 
 def test_without_pydicom_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
