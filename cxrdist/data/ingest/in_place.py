@@ -22,6 +22,7 @@ from cxrdist.data.deidentify import Salt
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
 from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
+from cxrdist.data.imaging.repairs import noting
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.fingerprints import NO_HASH, FingerprintTable, report_near_duplicates
@@ -34,18 +35,22 @@ from cxrdist.data.ingest.in_place_job import (
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together, plan_import
 from cxrdist.data.ingest.provenance import provenance_of, with_found
-from cxrdist.data.ingest.report import print_plan
-from cxrdist.data.ingest.tasks import sample_meta
+from cxrdist.data.ingest.report import print_outcome, print_plan
+from cxrdist.data.ingest.tasks import fault_of, sample_meta
+from cxrdist.data.shards.faults import (
+    Fault,
+    RefusedSource,
+    check_strict,
+    check_undecodable,
+    report_undecodable,
+)
 from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_name, write_table
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST, UNLABELLED
 from cxrdist.data.shards.tar import METADATA_FIELDS, hashed
 from cxrdist.data.shards.write_job import UNUSED_TARS, claimed, finished_set, mark_finished
 from cxrdist.data.shards.write_pool import (
-    UndecodableSource,
-    check_undecodable,
     count_image,
-    report_undecodable,
     work,
 )
 from cxrdist.data.storage.store import LocalStore, Store, write_to
@@ -82,8 +87,10 @@ class TarResult:
     """The rows of its index: one per sample that is used."""
     details: list[dict[str, Any]]
     """View, sex, age and findings of each row's sample, as far as they are known."""
-    undecodable: list[str]
-    """The file and the reason, for each image that does not decode."""
+    undecodable: list[Fault]
+    """Why, for each image that does not decode."""
+    repairs: list[Fault]
+    """What was repaired to read the others."""
     hashes: bytes
     """The perceptual hashes of all images of the task, one after the other, if it computes them."""
     table_row: ShardRow | None
@@ -111,7 +118,7 @@ def index_in_place(importer: WebDataset, options: IngestOptions) -> Manifest:
             print_plan(plan, provenance)
             tasks = tar_tasks(store, importer, options, plan)
             return write_set(store, tars, tasks, options, plan, provenance)
-        except (SplitError, UndecodableSource):
+        except (SplitError, RefusedSource):
             for tar in tars:
                 store.remove(index_name(tar))
             mark_finished(store)
@@ -144,19 +151,23 @@ def index_tar(task: TarTask) -> TarResult:
     """Decode every image that is used, and write the index of the tar."""
     rows: list[IndexRow] = []
     details: list[dict[str, Any]] = []
-    undecodable: list[str] = []
+    undecodable: list[Fault] = []
+    repairs: list[Fault] = []
     hashes: list[bytes] = []
     for record, split, class_index in zip(task.records, task.splits, task.class_indexes):
         count_image()
+        key = task.salt.key(record.source_id)
         try:
             data = task.importer.image_bytes(record)
-            pixels = task.importer.decoded(record, data, task.size, task.fit)
+            with noting() as of_image:
+                pixels = task.importer.decoded(record, data, task.size, task.fit)
         except UndecodableImage as error:
-            undecodable.append(str(error))
+            undecodable.append(fault_of(record, error, key))
             hashes.append(NO_HASH)
             continue
         _, offset, length = task.importer.place_of(record)
-        key, patient = task.salt.key(record.source_id), task.salt.patient(record.patient)
+        repairs += [Fault(record.name, what, key) for what in of_image]
+        patient = task.salt.patient(record.patient)
         digest = xxhash.xxh3_64_intdigest(data)
         rows.append(IndexRow(key, split, class_index, "real", offset, length, digest, patient))
         meta = sample_meta(record, task.importer, task.salt)
@@ -172,7 +183,7 @@ def index_tar(task: TarTask) -> TarResult:
         table_row = ShardRow(task.tar, size, sha256, sha256_bytes(index), len(rows))
     else:
         task.store.remove(index_name(task.tar))  # of an earlier run, when some of its images still decoded
-    return TarResult(rows, details, undecodable, b"".join(hashes), table_row)
+    return TarResult(rows, details, undecodable, repairs, b"".join(hashes), table_row)
 
 
 def write_set(
@@ -185,15 +196,19 @@ def write_set(
 ) -> Manifest:
     """Write indexes and tables, the manifest last.
 
-    Raises UndecodableSource, with no manifest written, if too many images do not decode.
+    Raises RefusedSource, with no manifest written, if too many images do not decode, or one was repaired with
+    ``strict``.
     """
     images = len(plan.records)
     results: dict[str, TarResult] = {}
-    undecodable: list[str] = []
+    undecodable: list[Fault] = []
+    repairs: list[Fault] = []
     for task, result in work(index_tar, tasks, f"index {store}", images, options.workers, in_process=False):
         results[task.tar] = result
         undecodable += result.undecodable
+        repairs += result.repairs
     check_undecodable(undecodable, images)
+    check_strict(repairs, strict=options.strict)
     report_undecodable(undecodable)
     tables = shard_tables(results, plan)
     plan.check_still_covered(tables)
@@ -203,7 +218,7 @@ def write_set(
     strata = [write_table(store, stratum, rows) for stratum, rows in sorted(tables.items())]
     used = [tar for tar, result in results.items() if result.rows]
     remove_own_leftovers(store, {entry.table for entry in strata} | {index_name(tar) for tar in used})
-    provenance = with_found(provenance, plan, len(undecodable), near_duplicates)
+    provenance = with_found(provenance, plan, undecodable, repairs, near_duplicates)
     manifest = write_manifest(
         store,
         classes=list(plan.classes),
@@ -214,6 +229,7 @@ def write_set(
         lineage=Lineage(kind="real"),
     )
     mark_finished(store)
+    print_outcome(plan, undecodable, repairs)
     say(f"{store}: {images - len(undecodable):,} images indexed in place, digest {manifest.digest[:12]}")
     log.info("the tars keep their original names and metadata; check both before you share them")
     return manifest

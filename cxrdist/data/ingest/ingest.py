@@ -26,14 +26,15 @@ from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together, plan_import
 from cxrdist.data.ingest.provenance import provenance_of, with_found
-from cxrdist.data.ingest.report import print_plan
+from cxrdist.data.ingest.report import print_outcome, print_plan
 from cxrdist.data.ingest.tasks import ImportTask
+from cxrdist.data.shards.faults import RefusedSource, check_strict
 from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.tar import cuts, samples_per_shard
 from cxrdist.data.shards.write_job import claimed, clear, finished_set, mark_finished, remove_leftovers
-from cxrdist.data.shards.write_pool import Results, UndecodableSource, rows_of, write_each
+from cxrdist.data.shards.write_pool import Results, rows_of, write_each
 from cxrdist.data.storage.store import LocalStore, Store, store_of
 from cxrdist.errors import OptionError
 
@@ -61,7 +62,7 @@ def ingest(importer: Importer, options: IngestOptions) -> Manifest:
             plan = keep_films_together(plan, importer, options)
             print_plan(plan, provenance)
             manifest = write_set(store, importer, options, plan, provenance)
-        except (SplitError, UndecodableSource):
+        except (SplitError, RefusedSource):
             clear(store)
             raise
     say(f"{store}: {manifest.samples:,} images, digest {manifest.digest[:12]}")
@@ -113,11 +114,15 @@ def write_set(
 ) -> Manifest:
     """Write all files of the set, the manifest last.
 
-    Raises UndecodableSource, with no manifest written, if too many images do not decode.
+    Raises RefusedSource, with no manifest written, if too many images do not decode, or one was repaired with
+    ``strict``.
     """
     tasks = shard_tasks(store, importer, options, plan)
     results, table = write_shards(tasks, f"import {store}", options.workers, makes_hashes=plan.makes_hashes)
     rows = rows_of(results)
+    undecodable = [fault for result in results.values() for fault in result.undecodable]
+    repairs = [fault for result in results.values() for fault in result.repairs]
+    check_strict(repairs, strict=options.strict)
     plan.check_still_covered(rows)
     near_duplicates = plan.near_duplicates
     if table:
@@ -127,17 +132,17 @@ def write_set(
         near_duplicates = report_near_duplicates(groups, records, splits, plan.split_way)
     strata = [write_table(store, stratum, shards) for stratum, shards in rows.items()]
     remove_leftovers(store, strata, rows.values())
-    undecodable = sum(len(result.undecodable) for result in results.values())
     manifest = write_manifest(
         store,
         classes=list(plan.classes),
         image_size=options.size,
         encoding=options.encoding,
         strata=strata,
-        provenance=with_found(provenance, plan, undecodable, near_duplicates),
+        provenance=with_found(provenance, plan, undecodable, repairs, near_duplicates),
         lineage=Lineage(kind="real"),
     )
     mark_finished(store)
+    print_outcome(plan, undecodable, repairs)
     return manifest
 
 

@@ -30,6 +30,8 @@ class Labelling:
     """The class of each record, in their order; None for a record that is left out."""
     left_out: dict[str, int]
     """Reason -> number of records left out for it; every record has a label or is counted here once."""
+    examples: dict[str, Record]
+    """Reason -> the first record left out for it."""
     classes: tuple[str, ...]
     """The classes that have at least one record, in canonical order."""
 
@@ -119,11 +121,17 @@ def assign(
                 f"{name} has no image under the label rule {rule!r}: remove it from --classes, "
                 f"or try another rule ({', '.join(RULES)})"
             )
-    not_asked_for = sum(count for name, count in available.items() if name not in chosen)
-    if not_asked_for:
-        reasons[NOT_ASKED_FOR] = not_asked_for
+    verdicts = [
+        (None, NOT_ASKED_FOR) if label and label not in chosen else (label, why) for label, why in verdicts
+    ]
+    reasons = Counter(reason for label, reason in verdicts if not label)
+    examples: dict[str, Record] = {}
+    for record, (label, reason) in zip(records, verdicts):
+        if not label:
+            examples.setdefault(reason, record)
     return Labelling(
-        label=[label if label in chosen else None for label, _ in verdicts],
+        label=[label for label, _ in verdicts],
+        examples=examples,
         left_out=dict(sorted(reasons.items())),
         classes=chosen,
     )

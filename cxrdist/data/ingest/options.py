@@ -61,6 +61,9 @@ class IngestOptions:
     read. Otherwise shards have about 64 MiB."""
     salt_file: str | None = None
     """File with the secret salt for the hashes of patients and images; by default your own, created on first use."""
+    strict: bool = False
+    """Refuse a source with an image that has to be repaired to be read, such as a DICOM file with an impossible
+    window; otherwise it is repaired, counted and named."""
     workers: int = 0
     """Processes that decode and write; 0 for one per core."""
 

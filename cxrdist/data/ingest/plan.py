@@ -29,10 +29,11 @@ from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.data.ingest.splits.folds import fold_split
 from cxrdist.data.ingest.splits.official import TRAIN_VAL, official_split, official_splits
 from cxrdist.data.ingest.tasks import HashTask, hash_images
+from cxrdist.data.shards.faults import RefusedSource
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
-from cxrdist.data.shards.write_pool import UndecodableSource, work
+from cxrdist.data.shards.write_pool import work
 from cxrdist.errors import OptionError, UserError
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
@@ -105,11 +106,11 @@ class ImportPlan:
         return self.finds_duplicates and self.near_duplicates is None
 
     def check_still_covered(self, rows: Mapping[Stratum, list[ShardRow]]) -> None:
-        """Raises UndecodableSource if a class has no image left in a split."""
+        """Raises RefusedSource if a class has no image left in a split."""
         for name in self.classes:
             for split in SPLITS:
                 if not rows.get(Stratum(split, name, "real")):
-                    raise UndecodableSource(
+                    raise RefusedSource(
                         f"{name}: no image of its {split} split decodes; repair the download; nothing was written"
                     )
 

@@ -12,6 +12,7 @@ from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan
 from cxrdist.data.ingest.tasks import sample_meta
+from cxrdist.data.shards.faults import Fault, counted
 from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.schema import UNLABELLED
 
@@ -69,10 +70,25 @@ def sizes_of(options: IngestOptions) -> dict[str, Any]:
 
 
 def with_found(
-    provenance: Provenance, plan: ImportPlan, undecodable: int, near_duplicates: dict[str, int] | None
+    provenance: Provenance,
+    plan: ImportPlan,
+    undecodable: list[Fault],
+    repairs: list[Fault],
+    near_duplicates: dict[str, int] | None,
 ) -> Provenance:
     """The provenance with what was found while the set was written."""
-    found: dict[str, Any] = {"undecodable": undecodable, "near_duplicates": near_duplicates}
+    found: dict[str, Any] = {"undecodable": len(undecodable), "near_duplicates": near_duplicates}
+    if plan.left_out:
+        examples = plan.labelling.examples
+        found["left_out_examples"] = {
+            reason: plan.salt.key(examples[reason].source_id)
+            for reason in plan.left_out
+            if reason in examples
+        }
+    if undecodable:
+        found["undecodable_reasons"] = counted(undecodable)
+    if repairs:
+        found["repairs"] = counted(repairs)
     if plan.unlabelled_counts is not None:
         found["unlabelled"] = plan.unlabelled_counts
     return provenance.updated(found)

@@ -8,8 +8,10 @@ from typing import Any
 
 from cxrdist.console import options_text, say
 from cxrdist.data.ingest.plan import ImportPlan
+from cxrdist.data.shards.faults import Fault
 from cxrdist.data.shards.manifest import Provenance
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED
+from cxrdist.errors import shown
 
 HELD_OUT = "no class, and the patient is in val or test"
 
@@ -54,6 +56,33 @@ def print_table(plan: ImportPlan) -> None:
     say(f"{'left out':<{width}}  {sum(left_out.values()):>8,}")
     for reason, count in left_out.items():
         say(f"  {reason:<{width - 2}}  {count:>8,}")
+
+
+def print_outcome(plan: ImportPlan, undecodable: list[Fault], repairs: list[Fault]) -> None:
+    """What became of the images: read as they are, repaired, left out; why, how many, and one of each kind."""
+    repaired = {fault.key for fault in repairs}
+    rows = [("read as they are", len(plan.records) - len(undecodable) - len(repaired), "")]
+    rows += [("repaired", len(repaired), ""), *rows_of(repairs)]
+    left_out = dict(plan.left_out)
+    if plan.unlabelled_counts and plan.unlabelled_counts["held_out"]:
+        left_out[HELD_OUT] = plan.unlabelled_counts["held_out"]
+    rows.append(("left out", sum(left_out.values()) + len(undecodable), ""))
+    for reason, count in left_out.items():
+        record = plan.labelling.examples.get(reason)
+        rows.append((f"  {reason}", count, record.name if record else ""))
+    rows += rows_of(undecodable, "does not decode: ")
+    if len(rows) == len(("read as they are", "repaired", "left out")):
+        return
+    width = max(len(what) for what, _, _ in rows)
+    for what, count, example in rows:
+        say(f"{what:<{width}}  {count:>8,}" + (f"  such as {shown(example)}" if example else ""))
+
+
+def rows_of(faults: list[Fault], prefix: str = "") -> list[tuple[str, int, str]]:
+    """What, number of images and an example of each kind of fault."""
+    examples = {fault.what: fault.file for fault in sorted(faults, reverse=True)}
+    counts = Counter(fault.what for fault in faults)
+    return [(f"  {prefix}{what}", counts[what], examples[what]) for what in sorted(counts)]
 
 
 def plan_as_json(plan: ImportPlan) -> dict[str, Any]:

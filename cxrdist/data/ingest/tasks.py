@@ -13,11 +13,16 @@ from cxrdist.data.imaging.codecs import LOSSLESS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
 from cxrdist.data.imaging.radiograph import decode
+from cxrdist.data.imaging.repairs import noting
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import NO_HASH
+from cxrdist.data.shards.faults import Fault
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, count_image
+
+REPAIRS = "repairs"
+"""The metadata field of a sample that was repaired."""
 
 
 def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any]:
@@ -32,6 +37,10 @@ def sample_meta(record: Record, importer: Importer, salt: Salt) -> dict[str, Any
         "age": None if record.age is None else min(record.age, AGE_CAP_YEARS),
         "findings": [*record.findings, *record.uncounted],
     }
+
+
+def fault_of(record: Record, error: UndecodableImage, key: str) -> Fault:
+    return Fault(error.file or record.name, error.reason, key)
 
 
 @dataclass(frozen=True)
@@ -51,10 +60,12 @@ class ImportTask(ShardTask):
 
     def outcomes(self) -> Iterator[Outcome]:
         for record in self.records:
+            key = self.salt.key(record.source_id)
             try:
-                pixels = self.importer.pixels(record, self.image_size, self.fit)
+                with noting() as repairs:
+                    pixels = self.importer.pixels(record, self.image_size, self.fit)
             except UndecodableImage as error:
-                yield Outcome(undecodable=str(error), image_hash=NO_HASH)
+                yield Outcome(undecodable=fault_of(record, error, key), image_hash=NO_HASH)
                 continue
             image = encode(pixels, self.encoding)
             image_hash = NO_HASH
@@ -63,7 +74,10 @@ class ImportTask(ShardTask):
                 is_lossless = self.encoding in LOSSLESS
                 image_hash = perceptual_hash(pixels if is_lossless else self.decoded(image))
             meta = sample_meta(record, self.importer, self.salt)
-            yield Outcome(Sample(self.salt.key(record.source_id), image, meta), image_hash=image_hash)
+            if repairs:
+                meta[REPAIRS] = repairs
+            faults = [Fault(record.name, what, key) for what in repairs]
+            yield Outcome(Sample(key, image, meta), repairs=faults, image_hash=image_hash)
 
     def decoded(self, image: bytes) -> np.ndarray:
         return decode(image, self.encoding, self.image_size)
@@ -74,27 +88,32 @@ class ImportTask(ShardTask):
     def take_over(
         self, row: ShardRow, samples: Mapping[str, tuple[dict[str, Any], bytes]]
     ) -> ShardResult | None:
-        undecodable: list[str] = []
+        undecodable: list[Fault] = []
+        repairs: list[Fault] = []
         hashes: list[bytes] = []
         unmatched = dict(samples)
         for record in self.records:
-            meta, image_hash = unmatched.pop(self.salt.key(record.source_id), (None, NO_HASH))
+            key = self.salt.key(record.source_id)
+            meta, image_hash = unmatched.pop(key, (None, NO_HASH))
             hashes.append(image_hash)
             if meta is None:
-                reason = self.why_undecodable(record)
-                if reason is None:
+                fault = self.why_undecodable(record, key)
+                if fault is None:
                     return None  # the image has been repaired since: write the shard again, with it
-                undecodable.append(reason)
-            elif meta != sample_meta(record, self.importer, self.salt):
+                undecodable.append(fault)
+                continue
+            of_image = meta.pop(REPAIRS, [])
+            if meta != sample_meta(record, self.importer, self.salt):
                 return None
-        return None if unmatched else ShardResult(row, undecodable, b"".join(hashes))
+            repairs += [Fault(record.name, what, key) for what in of_image]
+        return None if unmatched else ShardResult(row, undecodable, repairs, b"".join(hashes))
 
-    def why_undecodable(self, record: Record) -> str | None:
-        """The file and the reason; None if the image decodes."""
+    def why_undecodable(self, record: Record, key: str) -> Fault | None:
+        """Why the image does not decode; None if it does."""
         try:
             self.importer.pixels(record, self.image_size, self.fit)
         except UndecodableImage as error:
-            return str(error)
+            return fault_of(record, error, key)
         return None
 
 

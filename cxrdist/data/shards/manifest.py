@@ -161,6 +161,14 @@ class Conversion(Model):
     min_shards: PositiveCount | None = None
 
 
+class Faults(Model):
+    """Images of a source with one kind of fault."""
+
+    images: PositiveCount
+    example: Text
+    """Key of one of them."""
+
+
 class Provenance(Model):
     """Where a set comes from; any of it may be unknown."""
 
@@ -174,12 +182,18 @@ class Provenance(Model):
     """Over key, label, split and metadata of all records of the source."""
     left_out: dict[str, Count] | None = None
     """Images by the reason why they were left out."""
+    left_out_examples: dict[str, Text] | None = None
+    """The key that one of them would have."""
     notes: dict[str, Count] | None = None
     """Images by what there is to know of them."""
     unlabelled: dict[str, Count] | None = None
     """With ``--keep-unlabelled``: the ``candidates`` (images without a class) and, of them, those that are left out
     because their patients have images in val or test (``held_out``)."""
     undecodable: Count | None = None
+    undecodable_reasons: dict[str, Faults] | None = None
+    """The same by the reason why they do not decode."""
+    repairs: dict[str, Faults] | None = None
+    """Images of the set by what was repaired to read them; one may count several times."""
     near_duplicates: dict[str, Count] | None = None
     unused_tars: list[FileName] | None = None
     generators: dict[str, Digest] | None = None

@@ -25,7 +25,18 @@ from cxrdist.files import LOCK_NAME, canonical_json, is_temporary
 JOB_FILE = ".job.json"
 UNUSED_TARS = "unused_tars"
 # Parts of the provenance that are found while writing, so not known when two jobs are compared.
-FOUND_LATER = ("unlabelled", "undecodable", "near_duplicates", "gates", UNUSED_TARS)
+FOUND_LATER = (
+    *(
+        "unlabelled",
+        "left_out_examples",
+        "undecodable",
+        "undecodable_reasons",
+        "repairs",
+        "near_duplicates",
+        "gates",
+    ),
+    UNUSED_TARS,
+)
 # They follow from the images and the options, so they are reported only if nothing else differs.
 DERIVED = ("records_sha256", "left_out")
 OPTIONS = ("options", "source_options")

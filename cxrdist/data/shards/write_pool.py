@@ -13,20 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cxrdist.console import Progress
+from cxrdist.data.shards.faults import Fault, check_undecodable, report_undecodable
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.tar import Sample, TarFile, finished_shard, tar_name, write_shard
 from cxrdist.data.storage.store import Store
-from cxrdist.errors import UserError, shown
+from cxrdist.errors import UserError
 from cxrdist.process import (
     available_cores,
     die_with_parent,
     keep_freed_memory,
     without_interrupts,
 )
-
-MAX_UNDECODABLE_SHARE = 0.01
-LISTED_UNDECODABLE = 10
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -52,10 +50,6 @@ class Stopped(Exception):
     """Ends a worker's task after the job has failed: its result is not used."""
 
 
-class UndecodableSource(UserError):
-    """Too many images of a source do not decode; nothing was written."""
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one image that a shard is made from: a sample, an image that does not decode, or a candidate
@@ -63,8 +57,10 @@ class Outcome:
 
     sample: Sample | None = None
     """What is written; None for an image that is left out."""
-    undecodable: str = ""
-    """The file and the reason, if the image does not decode."""
+    undecodable: Fault | None = None
+    """Why the image does not decode, if it does not."""
+    repairs: Sequence[Fault] = ()
+    """What was repaired to read it."""
     image_hash: bytes = b""
     """Its perceptual hash, if the task computes them."""
 
@@ -75,8 +71,10 @@ class ShardResult:
 
     row: ShardRow | None
     """The shard's row of the shard table; None for a shard without samples, which is not written."""
-    undecodable: list[str] = field(default_factory=list)
-    """The file and the reason, for each image that does not decode."""
+    undecodable: list[Fault] = field(default_factory=list)
+    """Why, for each image that does not decode."""
+    repairs: list[Fault] = field(default_factory=list)
+    """What was repaired to read the others; several of one image are possible."""
     hashes: bytes = b""
     """The perceptual hashes of all images, one after the other, if the task computes them."""
     tried: int = 0
@@ -137,7 +135,8 @@ def write_or_take_over(task: ShardTask, advance: Callable[[int], None]) -> Shard
     if finished and (result := task.take_over(*finished)):
         advance(task.images)
         return result
-    undecodable: list[str] = []
+    undecodable: list[Fault] = []
+    repairs: list[Fault] = []
     hashes: list[bytes] = []
 
     def samples() -> Iterator[Sample]:
@@ -145,13 +144,14 @@ def write_or_take_over(task: ShardTask, advance: Callable[[int], None]) -> Shard
             hashes.append(outcome.image_hash)
             if outcome.undecodable:
                 undecodable.append(outcome.undecodable)
+            repairs.extend(outcome.repairs)
             if outcome.sample:
                 yield outcome.sample
             if outcome.sample or outcome.undecodable:
                 advance(1)
 
     row = write_shard(task.tar, samples())
-    return ShardResult(row, undecodable, b"".join(hashes), tried=len(hashes))
+    return ShardResult(row, undecodable, repairs, b"".join(hashes), tried=len(hashes))
 
 
 def write_each(
@@ -159,10 +159,10 @@ def write_each(
 ) -> Iterator[tuple[ShardTask, ShardResult]]:
     """Write all shards in ``workers`` processes (0: one per core); yields each as soon as it is finished.
 
-    Raises UndecodableSource if more than 1 % of the images do not decode.
+    Raises RefusedSource if more than 1 % of the images do not decode.
     """
     images = sum(task.images for task in tasks)
-    undecodable: list[str] = []
+    undecodable: list[Fault] = []
     # Large shards first: the last ones to end are small, and all workers stay busy.
     order = sorted(tasks, key=lambda t: (-t.images, t.stratum, t.number))
     in_process = not all(task.is_shared for task in tasks)
@@ -176,24 +176,6 @@ def write_each(
 def write_all(tasks: Sequence[ShardTask], title: str, workers: int) -> Results:
     """``write_each``, with all results at the end."""
     return {(task.stratum, task.number): result for task, result in write_each(tasks, title, workers)}
-
-
-def check_undecodable(undecodable: list[str], images: int) -> None:
-    """Raises UndecodableSource if more than 1 % of the images, and more than one, do not decode."""
-    if len(undecodable) > max(1, MAX_UNDECODABLE_SHARE * images):
-        raise UndecodableSource(
-            f"{len(undecodable)} or more of {images} images do not decode, over "
-            f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or remove "
-            "these images from it; nothing was written"
-        )
-
-
-def report_undecodable(undecodable: list[str]) -> None:
-    """List images that were left out because they do not decode."""
-    for line in sorted(undecodable)[:LISTED_UNDECODABLE]:
-        log.warning("left out, does not decode: %s", shown(line))
-    if len(undecodable) > LISTED_UNDECODABLE:
-        log.warning("... and %s more", f"{len(undecodable) - LISTED_UNDECODABLE:,}")
 
 
 def rows_of(results: Results) -> dict[Stratum, list[ShardRow]]:

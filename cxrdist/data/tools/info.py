@@ -96,6 +96,8 @@ def left_out_lines(provenance: Provenance) -> Iterator[tuple[str, str]]:
         yield "left out", f"{held_out:,} (no class, and the patient is in val or test)"
     if provenance.undecodable:
         yield "left out", f"{provenance.undecodable:,} (do not decode)"
+    for what, faults in (provenance.repairs or {}).items():
+        yield "repaired", f"{faults.images:,} ({what}), such as {faults.example}"
     if provenance.unused_tars:
         yield "left out", f"{len(provenance.unused_tars):,} tars (no image of them is used)"
     if (near := provenance.near_duplicates) and near["groups"]:

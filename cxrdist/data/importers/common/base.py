@@ -69,6 +69,11 @@ class Record:
         """The patient; an image that names none is its own patient."""
         return self.patient_id or self.source_id
 
+    @property
+    def name(self) -> str:
+        """The image as messages name it; nothing that is stored holds it."""
+        return self.file or self.source_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class Importer:
