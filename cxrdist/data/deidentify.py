@@ -80,7 +80,13 @@ def load_salt(salt_file: str | None) -> Salt:
             raise UserError(
                 f"{path}: no such salt file; make one with `head -c 32 /dev/urandom > {path}` and keep it secret"
             )
-        make_salt(path)
+        try:
+            make_salt(path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: your salt, which hides patients, cannot be created ({error.strerror}); name a file that "
+                "holds one with --salt-file"
+            ) from None
     secret = path.read_bytes().strip()
     if len(secret) < 16:
         raise UserError(f"{path}: a salt needs at least 16 bytes, and this one has {len(secret)}")

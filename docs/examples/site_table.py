@@ -17,17 +17,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from cxrdist.cli.imports import command_of
+from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import FileImporter, Record
-from cxrdist.data.importers.common.tables import (
-    UniqueNames,
-    age_years,
-    cell,
-    find_table,
-    inner_path,
-    rows_of,
-    sex_of,
-    view_of,
-)
+from cxrdist.data.importers.common.tables import cell, find_table, inner_path, merged, rows_of
 from cxrdist.errors import check_choice
 from cxrdist.process import main
 
@@ -61,24 +53,29 @@ class SiteTable(FileImporter):
         check_choice("views", self.views, VIEWS)
 
     def records(self) -> Iterator[Record]:
+        return merged(self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, Record]]:
         table = find_table(Path(self.root), "studies.csv")
-        listed = UniqueNames()
         for where, row in rows_of(table, COLUMNS):
-            file = inner_path(cell(row, "file", where), "file", where)
-            listed.add(file, where)
-            view = view_of(row.get("projection", ""))
-            is_lateral = view is not None and view.upper() in LATERAL
+            file = inner_path(cell(row, "file", where), "file", where, self.root)
+            of_image = attributes(
+                where,
+                patient=cell(row, "patient", where),
+                view=row.get("projection", ""),
+                sex=row.get("sex", ""),
+                age=row.get("age", ""),
+            )
+            is_lateral = of_image["view"] in LATERAL
             findings = (text.strip().lower() for text in cell(row, "findings", where).split(";"))
-            yield Record(
+            record = Record(
                 source_id=file,
-                patient_id=cell(row, "patient", where),
                 findings=tuple(text for text in findings if text),
                 left_out="lateral view" if is_lateral and self.views == "frontal" else None,
-                view=view,
-                sex=sex_of(row.get("sex", "")),
-                age=age_years(row.get("age", "")),
                 file=file,
+                **of_image,
             )
+            yield where, record
 
 
 if __name__ == "__main__":

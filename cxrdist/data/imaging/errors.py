@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MAX_PIXELS = 100_000_000
 """The largest image that is read: a file that declares more is a decompression bomb or damaged."""
+LEADS_OUT = "a link that leads out of the folder"
+"""The reason for a file that is not read, since such links are never followed."""
 
 
 class UndecodableImage(Exception):

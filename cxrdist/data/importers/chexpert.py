@@ -7,22 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled
 from cxrdist.data.importers.common.tables import (
     Row,
-    UniqueNames,
-    age_years,
     cell,
     find_table,
     inner_path,
+    merged,
     rows_of,
-    sex_of,
-    view_of,
 )
 from cxrdist.errors import UserError
 
-TEST_TABLES = ("test.csv", "test_labels.csv")
+TEST_TABLES = ("test.csv", "test_labels.csv", "groundtruth.csv")
 # The full-size release comes in four parts: one with the tables and valid/, three with patients of train/.
 FIRST_PART = "CheXpert-v1.0 batch 1 (validate & csv)"
 TRAIN_PARTS = "CheXpert-v1.0 batch * (train *)"
@@ -32,9 +30,9 @@ _PATH = re.compile(r"(?:^|/)((?:train|valid|test)/(patient[0-9]+)/.*)")
 
 @dataclass(frozen=True, kw_only=True)
 class CheXpert(CheXpertLabelled):
-    """Import CheXpert 1.0, full size or -small: a folder with train.csv, valid.csv, optionally test.csv or
-    test_labels.csv, and the images in train/, valid/ and test/; or the folder with the four parts of the full
-    release.
+    """Import CheXpert 1.0, full size or -small: a folder with train.csv, valid.csv, optionally test.csv,
+    test_labels.csv or groundtruth.csv, and the images in train/, valid/ and test/; or the folder with the four parts
+    of the full release.
 
     Paths in the tables are read from train/, valid/ or test/ on. ``--split official`` uses train, valid and test as
     they are if there is a test table. Otherwise valid.csv has the test images, and val is drawn from train.csv.
@@ -45,15 +43,16 @@ class CheXpert(CheXpertLabelled):
     example = "cxrdist import chexpert --root ~/CheXpert-v1.0-small --out shards/chexpert --size 64"
 
     def records(self) -> Iterator[Record]:
+        return merged(self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, Record]]:
         root = Path(self.root)
         is_in_parts = (root / FIRST_PART).is_dir()
         folder = root / FIRST_PART if is_in_parts else root
         part_of = {patient.name: part for part in root.glob(TRAIN_PARTS) for patient in part.iterdir()}
-        listed = UniqueNames()
         for table, split in _tables(folder).items():
             for where, row in rows_of(table, ("Path", *OBSERVATIONS)):
                 path, patient = _path(cell(row, "Path", where), where)
-                listed.add(path, where)
                 file = path
                 if path.startswith("train/") and patient in part_of:
                     file = f"{part_of[patient].name}/{path.removeprefix('train/')}"
@@ -62,19 +61,26 @@ class CheXpert(CheXpertLabelled):
                 view = _view(row, path, where)
                 labels = self.labels_of(row, where)
                 left_out = self.left_out_view(view)
-                yield Record(
-                    source_id=path,
-                    patient_id=patient,
-                    findings=labels.findings,
-                    uncounted=labels.uncounted,
-                    left_out=left_out,
-                    no_class=None if left_out else labels.no_class,
-                    split=split,
-                    view="LATERAL" if view == "lateral" else view_of(row.get("AP/PA", "")),
-                    sex=sex_of(row.get("Sex", "")),
+                of_image = attributes(
+                    where,
+                    patient=patient,
+                    view="LATERAL" if view == "lateral" else row.get("AP/PA", ""),
+                    sex=row.get("Sex", ""),
                     # A few rows have age 0, all others are adults: unknown.
-                    age=age_years(row.get("Age", "")) or None,
-                    file=file,
+                    age=row.get("Age", "") if row.get("Age") != "0" else "",
+                )
+                yield (
+                    where,
+                    Record(
+                        source_id=path,
+                        findings=labels.findings,
+                        uncounted=labels.uncounted,
+                        left_out=left_out,
+                        no_class=None if left_out else labels.no_class,
+                        split=split,
+                        file=file,
+                        **of_image,
+                    ),
                 )
 
 

@@ -6,18 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.contained_files import ConfinedImporter
 from cxrdist.data.importers.common.tables import (
-    UniqueNames,
-    age_years,
     cell,
     find_table,
     inner_path,
+    merged,
     rows_of,
-    sex_of,
     split_word,
-    view_of,
 )
 
 
@@ -45,21 +43,20 @@ class CsvTable(ConfinedImporter):
     )
 
     def records(self) -> Iterator[Record]:
-        return self.described(self._records())
+        return self.described(merged(self._rows()))
 
-    def _records(self) -> Iterator[Record]:
+    def _rows(self) -> Iterator[tuple[str, Record]]:
         table = find_table(Path(self.root), self.table)
-        listed = UniqueNames()
         for where, row in rows_of(table, ("path", "label")):
-            file = inner_path(cell(row, "path", where), "path", where)
-            listed.add(file, where)
-            yield Record(
-                source_id=file,
-                patient_id=row.get("patient_id", ""),
-                label=cell(row, "label", where),
-                split=split_word(row.get("split", ""), where),
-                view=view_of(row.get("view", "")),
-                sex=sex_of(row.get("sex", "")),
-                age=age_years(row.get("age", "")),
-                file=file,
+            file = inner_path(cell(row, "path", where), "path", where, self.root)
+            patient, view, sex, age = (row.get(name, "") for name in ("patient_id", "view", "sex", "age"))
+            yield (
+                where,
+                Record(
+                    source_id=file,
+                    label=cell(row, "label", where),
+                    split=split_word(row.get("split", ""), where),
+                    file=file,
+                    **attributes(where, patient=patient, view=view, sex=sex, age=age),
+                ),
             )

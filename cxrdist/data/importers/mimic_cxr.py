@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from cxrdist.data.importers.common.attributes import attributes, patient_name
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
 from cxrdist.data.importers.common.tables import (
-    UniqueNames,
     cell,
     find_table,
+    merged,
     plain_name,
     rows_of,
-    view_of,
 )
 from cxrdist.errors import UserError, check_choice, nearest
 
@@ -65,29 +65,34 @@ class MimicCxrJpg(CheXpertLabelled):
         check_choice("labeler", self.labeler, LABELERS)
 
     def records(self) -> Iterator[Record]:
+        return merged(self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, Record]]:
         root = Path(self.root)
         metadata = find_table(root, *_names(root, "metadata"))
         labels_of = self._study_labels(root)
         split_of = _official_split(root)
-        listed = UniqueNames()
         for where, row in rows_of(metadata, ("dicom_id", "subject_id", "study_id", "ViewPosition")):
-            image, subject, study = (
-                plain_name(cell(row, column, where), column, where)
-                for column in ("dicom_id", "subject_id", "study_id")
+            image = plain_name(cell(row, "dicom_id", where), "dicom_id", where)
+            # Tables that pandas saved again may have 10000032.0.
+            subject, study = (
+                plain_name(patient_name(cell(row, column, where), where), column, where)
+                for column in ("subject_id", "study_id")
             )
-            listed.add(image, where)
             labels = labels_of.get((subject, study), Labels((), (), NO_LABELS))
             left_out = self._left_out_position(row["ViewPosition"])
-            yield Record(
-                source_id=image,
-                patient_id=subject,
-                findings=labels.findings,
-                uncounted=labels.uncounted,
-                left_out=left_out,
-                no_class=None if left_out else labels.no_class,
-                split=split_of.get(image),
-                view=view_of(row["ViewPosition"]),
-                file=f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg",
+            yield (
+                where,
+                Record(
+                    source_id=image,
+                    findings=labels.findings,
+                    uncounted=labels.uncounted,
+                    left_out=left_out,
+                    no_class=None if left_out else labels.no_class,
+                    split=split_of.get(image),
+                    file=f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg",
+                    **attributes(where, patient=subject, view=row["ViewPosition"]),
+                ),
             )
 
     def _left_out_position(self, position: str) -> str | None:
@@ -100,10 +105,12 @@ class MimicCxrJpg(CheXpertLabelled):
         table = find_table(root, *_names(root, self.labeler))
         labels_of: dict[tuple[str, str], Labels] = {}
         for where, row in rows_of(table, ("subject_id", "study_id", *OBSERVATIONS)):
-            study = cell(row, "subject_id", where), cell(row, "study_id", where)
-            if study in labels_of:
-                raise UserError(f"{where}: study {study[1]} is listed twice; remove one line")
-            labels_of[study] = self.labels_of(row, where)
+            subject, study = (
+                patient_name(cell(row, column, where), where) for column in ("subject_id", "study_id")
+            )
+            labels = self.labels_of(row, where)
+            if labels_of.setdefault((subject, study), labels) != labels:
+                raise UserError(f"{where}: study {study} is listed twice, with other labels; remove one line")
         return labels_of
 
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.tables import (
-    UniqueNames,
-    age_years,
     cell,
     find_table,
+    merged,
     plain_name,
     rows_of,
-    sex_of,
-    view_of,
 )
 from cxrdist.errors import UserError
 
@@ -48,23 +46,31 @@ class NIH14(FileImporter):
     )
 
     def records(self) -> Iterator[Record]:
+        return merged(self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, Record]]:
         root = Path(self.root)
         table = find_table(root, *TABLES)
         folder_of = _folders(root)
         split_of = _official_split(root)
-        listed = UniqueNames()
         for where, row in rows_of(table, ("Image Index", "Finding Labels", "Patient ID")):
             file_name = plain_name(cell(row, "Image Index", where), "Image Index", where)
-            listed.add(file_name, where)
-            yield Record(
-                source_id=file_name,
-                patient_id=cell(row, "Patient ID", where),
-                findings=tuple(f.strip() for f in cell(row, "Finding Labels", where).split("|")),
-                split=split_of.get(file_name),
-                view=view_of(row.get("View Position", "")),
-                sex=sex_of(row.get("Patient Gender", "")),
-                age=age_years(row.get("Patient Age", "")),
-                file=f"{folder_of.get(file_name, 'images')}/{file_name}",
+            of_image = attributes(
+                where,
+                patient=cell(row, "Patient ID", where),
+                view=row.get("View Position", ""),
+                sex=row.get("Patient Gender", ""),
+                age=row.get("Patient Age", ""),
+            )
+            yield (
+                where,
+                Record(
+                    source_id=file_name,
+                    findings=tuple(f.strip() for f in cell(row, "Finding Labels", where).split("|")),
+                    split=split_of.get(file_name),
+                    file=f"{folder_of.get(file_name, 'images')}/{file_name}",
+                    **of_image,
+                ),
             )
 
 

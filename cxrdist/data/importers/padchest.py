@@ -11,18 +11,16 @@ from typing import ClassVar
 import numpy as np
 
 from cxrdist.data.imaging.radiograph import load_grey
+from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
 from cxrdist.data.importers.common.tables import (
     Row,
-    UniqueNames,
-    age_years,
     cell,
     find_table,
+    merged,
     plain_name,
     rows_of,
-    sex_of,
-    view_of,
 )
 from cxrdist.errors import OptionError, UserError, check_choice
 
@@ -85,13 +83,14 @@ class PadChest(FileImporter):
         check_intensity(self.intensity)
 
     def records(self) -> Iterator[Record]:
+        return merged(self._rows())
+
+    def _rows(self) -> Iterator[tuple[str, Record]]:
         root = Path(self.root)
         table = find_table(root, *TABLES)
         in_root = {path.name for path in root.iterdir()}
-        listed = UniqueNames()
         for where, row in rows_of(table, ("ImageID", "PatientID", "Projection", "Labels")):
             image = plain_name(cell(row, "ImageID", where), "ImageID", where)
-            listed.add(image, where)
             folder = row.get("ImageDir", "")
             is_flat = image in in_root or not folder
             labels = labels_of(row["Labels"], where)
@@ -102,18 +101,25 @@ class PadChest(FileImporter):
             is_inverted = (
                 self.invert_monochrome1 and row.get("PhotometricInterpretation_DICOM") == "MONOCHROME1"
             )
-            yield Record(
-                source_id=image,
-                patient_id=cell(row, "PatientID", where),
-                findings=tuple(dict.fromkeys([*findings, *implied])),
-                uncounted=tuple(label for label in labels if label in REMARKS),
-                left_out=left_out,
-                no_class=None if left_out else no_class,
-                notes=(INVERTED,) if is_inverted else (),
-                view=view_of(row["Projection"]),
-                sex=sex_of(row.get("PatientSex_DICOM", "")),
+            of_image = attributes(
+                where,
+                patient=cell(row, "PatientID", where),
+                view=row["Projection"],
+                sex=row.get("PatientSex_DICOM", ""),
                 age=_age(row),
-                file=image if is_flat else f"{plain_name(folder, 'ImageDir', where)}/{image}",
+            )
+            of_image["notes"] = (*((INVERTED,) if is_inverted else ()), *of_image["notes"])
+            yield (
+                where,
+                Record(
+                    source_id=image,
+                    findings=tuple(dict.fromkeys([*findings, *implied])),
+                    uncounted=tuple(label for label in labels if label in REMARKS),
+                    left_out=left_out,
+                    no_class=None if left_out else no_class,
+                    file=image if is_flat else f"{plain_name(folder, 'ImageDir', where)}/{image}",
+                    **of_image,
+                ),
             )
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
@@ -150,9 +156,9 @@ def labels_of(text: str, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for label in labels if label))
 
 
-def _age(row: Row) -> int | None:
+def _age(row: Row) -> str:
     """Age in whole years, right to within a year: only the year of birth is known."""
     years = [row.get(column, "")[:4] for column in ("StudyDate_DICOM", "PatientBirth")]
     if not all(len(year) == 4 and year.isdecimal() and year.isascii() for year in years):
-        return None
-    return age_years(str(int(years[0]) - int(years[1])))
+        return ""
+    return str(int(years[0]) - int(years[1]))

@@ -49,6 +49,7 @@ class VinDr(FileImporter):
         "Pneumothorax": "Pneumothorax",
     }
     normal = "No finding"
+    no_official_split = "has a test part for it, which is missing: download it, or remove the option"
 
     def __post_init__(self) -> None:
         check_choice("readers", self.readers, READERS)
@@ -58,8 +59,8 @@ class VinDr(FileImporter):
         root = Path(self.root)
         folder = root / "annotations" if (root / "annotations").is_dir() else root
         split_of: dict[str, str] = {}
-        for split, name in TABLE_OF.items():
-            table = find_table(folder, name)
+        tables = _tables(folder)
+        for split, table in tables.items():
             file_of = _files(root, split)
             for image, findings_of in _readings(table, (*self.targets, self.normal)).items():
                 if split_of.setdefault(image, split) != split:
@@ -69,12 +70,23 @@ class VinDr(FileImporter):
                     source_id=image,
                     findings=findings,
                     no_class=None if findings else DISAGREEMENT,
-                    split="test" if split == "test" else "train-val",
+                    split=None if len(tables) == 1 else "test" if split == "test" else "train-val",
                     file=f"{split}/{file_of.get(image, image + SUFFIXES[0])}",
                 )
                 record = with_header(record, root, self.burned_in)
                 # All images of the release are PA, and few of its files say so.
                 yield replace(record, view=record.view or "PA")
+
+
+def _tables(folder: Path) -> dict[str, Path]:
+    """Split of the release -> its table: both, or the one that was downloaded."""
+    there = [
+        split
+        for split, name in TABLE_OF.items()
+        for end in ("", ".gz")
+        if (folder / f"{name}{end}").is_file()
+    ]
+    return {split: find_table(folder, TABLE_OF[split]) for split in there or TABLE_OF}
 
 
 def agreed(seen: Sequence[Collection[str]], rule: str, normal: str) -> tuple[str, ...]:
@@ -95,12 +107,10 @@ def _readings(table: Path, needed: Sequence[str]) -> dict[str, dict[str, list[st
     readings: dict[str, dict[str, list[str]]] = {}
     for where, row in rows_of(table, ("image_id", *needed)):
         image = plain_name(cell(row, "image_id", where), "image_id", where)
-        reader = row.get("rad_id", "")
-        of_image = readings.setdefault(image, {})
-        if reader in of_image:
+        reader, seen = row.get("rad_id", ""), _seen(row, where)
+        if readings.setdefault(image, {}).setdefault(reader, seen) != seen:
             by = f" by {reader}" if reader else ""
-            raise UserError(f"{where}: {image} is listed twice{by}; remove one line")
-        of_image[reader] = _seen(row, where)
+            raise UserError(f"{where}: {image} is listed twice{by}, with other findings; remove one line")
     return readings
 
 
@@ -117,6 +127,4 @@ def _files(root: Path, split: str) -> dict[str, str]:
     """Image -> its file's name in the split's folder."""
     folder = root / split
     names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    if not any(name.endswith(SUFFIXES) for name in names):
-        raise UserError(f"{folder}: no DICOM file; unpack the images there")
     return {Path(name).stem: name for name in names if name.endswith(SUFFIXES)}

@@ -14,12 +14,13 @@ import numpy as np
 from cxrdist.data.imaging.dicom import BurnedInPolicy, DicomHeader, read_header
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import grey_of
+from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.contained_files import confined, files_below
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
 from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
-from cxrdist.data.importers.common.tables import SPLIT_OF, age_years, sex_of, split_word, view_of
+from cxrdist.data.importers.common.tables import SPLIT_OF, split_word
 from cxrdist.data.shards.schema import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
 from cxrdist.errors import OptionError, UserError, is_plain
@@ -133,6 +134,9 @@ class WebDataset(FileImporter):
             # Name the sample: an offset does not help to find it.
             raise UndecodableImage(error.reason, str(Path(self.root, record.source_id))) from error.__cause__
 
+    def is_there(self, record: Record) -> bool:
+        return True  # its records come from the tars themselves
+
     def image_bytes(self, record: Record) -> bytes:
         """The bytes of an image. Raises UndecodableImage if its tar is missing or has been truncated."""
         tar, offset_bytes, length_bytes = self.place_of(record)
@@ -178,15 +182,14 @@ class WebDataset(FileImporter):
             return left_out(patient_field)
         if word is None:
             return left_out("split")
+        view, sex, age = (_text(values.get(name)) or "" for name in ("view", "sex", "age"))
+        of_image = attributes(where, patient=patient, view=view, sex=sex, age=age)
+        of_image["notes"] = (*(f"beside it {reason}" for reason in sample.refused), *of_image["notes"])
         return Record(
             source_id=source_id,
-            patient_id=patient,
             label=label,
-            notes=tuple(f"beside it {reason}" for reason in sample.refused),
             split=split_word(word, where) or split,
-            view=view_of(_text(values.get("view")) or ""),
-            sex=sex_of(_text(values.get("sex")) or ""),
-            age=age_years(_text(values.get("age")) or ""),
+            **of_image,
             file=f"{tar}#{sample.image.offset_bytes}+{sample.image.length_bytes}",
         )
 

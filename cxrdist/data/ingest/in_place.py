@@ -20,6 +20,13 @@ import xxhash
 from cxrdist.console import say
 from cxrdist.data.deidentify import Salt
 from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.faults import (
+    Fault,
+    RefusedSource,
+    check_strict,
+    check_undecodable,
+    report_undecodable,
+)
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
 from cxrdist.data.imaging.radiograph import EXTERNAL_ENCODINGS
 from cxrdist.data.imaging.repairs import noting
@@ -37,13 +44,6 @@ from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together
 from cxrdist.data.ingest.provenance import provenance_of, with_found
 from cxrdist.data.ingest.report import print_outcome, print_plan
 from cxrdist.data.ingest.tasks import fault_of, sample_meta
-from cxrdist.data.shards.faults import (
-    Fault,
-    RefusedSource,
-    check_strict,
-    check_undecodable,
-    report_undecodable,
-)
 from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_name, write_table
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST, UNLABELLED

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cxrdist.console import say
+from cxrdist.data.imaging.faults import RefusedSource, check_strict
 from cxrdist.data.importers.common.base import FileImporter, Importer, Record
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.fingerprints import FingerprintTable, report_near_duplicates
@@ -28,7 +29,6 @@ from cxrdist.data.ingest.plan import ImportPlan, SplitError, keep_films_together
 from cxrdist.data.ingest.provenance import provenance_of, with_found
 from cxrdist.data.ingest.report import print_outcome, print_plan
 from cxrdist.data.ingest.tasks import ImportTask
-from cxrdist.data.shards.faults import RefusedSource, check_strict
 from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST

@@ -104,9 +104,11 @@ def assign(
     reasons = Counter(reason for label, reason in verdicts if not label)
     if not available:
         why = ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items()))
+        under, another = (
+            (f" under the label rule {rule!r}", ", or try another label rule") if targets else ("", "")
+        )
         raise UserError(
-            f"no image has a class under the label rule {rule!r} ({why or 'the source has no images'}): "
-            "check the source, or try another label rule"
+            f"no image has a class{under} ({why or 'the source has no images'}): check the source{another}"
         )
 
     known = canonical_order([*available, *targets.values(), *([NORMAL] if normal is not None else [])])

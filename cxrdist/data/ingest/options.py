@@ -13,6 +13,8 @@ from cxrdist.errors import OptionError, check_choice
 
 SplitWay = Literal["drawn", "official"]
 SPLIT_WAYS = get_args(SplitWay)
+Missing = Literal["stop", "skip"]
+MISSING = get_args(Missing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,8 @@ class IngestOptions:
     read. Otherwise shards have about 64 MiB."""
     salt_file: str | None = None
     """File with the secret salt for the hashes of patients and images; by default your own, created on first use."""
+    missing: Missing = "stop"
+    """If a table lists images that are not there: stop (if they are more than 1 %) or skip (import what is there)."""
     strict: bool = False
     """Refuse a source with an image that has to be repaired to be read, such as a DICOM file with an impossible
     window; otherwise it is repaired, counted and named."""
@@ -70,6 +74,7 @@ class IngestOptions:
     def __post_init__(self) -> None:
         check_choice("encoding", self.encoding, ENCODINGS)
         check_choice("fit", self.fit, FITS)
+        check_choice("missing", self.missing, MISSING)
         if self.split is not None:
             check_choice("split", self.split, SPLIT_WAYS)
         for name in ("val", "test"):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from cxrdist.console import say
 from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt, load_salt
+from cxrdist.data.imaging.faults import MAX_UNDECODABLE_SHARE, RefusedSource
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import (
     FingerprintTable,
@@ -29,7 +30,6 @@ from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.data.ingest.splits.folds import fold_split
 from cxrdist.data.ingest.splits.official import TRAIN_VAL, official_split, official_splits
 from cxrdist.data.ingest.tasks import HashTask, hash_images
-from cxrdist.data.shards.faults import RefusedSource
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
@@ -37,6 +37,7 @@ from cxrdist.data.shards.write_pool import work
 from cxrdist.errors import OptionError, UserError
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
+MISSING_FILE = "its file is missing"
 IMAGES_PER_HASH_TASK = 256
 
 
@@ -127,7 +128,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     say(importer.activity or f"reading {importer.release}")
-    records = list(importer.records())
+    records = without_missing(importer, list(importer.records()), options)
     way = split_way(importer, records, options)
     if importer.added_splits:
         records = replace_drawn(importer, records, options)
@@ -171,6 +172,25 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         return plan
     everyone = [*used, *candidates]
     return with_unlabelled(plan, chosen_candidates(plan, everyone, patients_of(everyone)), candidates)
+
+
+def without_missing(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
+    """The records, with ``missing`` skip those of missing files as left out. Raises UserError if they are to stop the
+    import: up to 1 % are left out when they are read."""
+    missing = [
+        i for i, record in enumerate(records) if record.left_out is None and not importer.is_there(record)
+    ]
+    if options.missing == "stop":
+        if len(missing) > max(1, MAX_UNDECODABLE_SHARE * len(records)):
+            raise UserError(
+                f"{len(records) - len(missing):,} of the {len(records):,} images of {importer.release} are there, "
+                f"and {len(missing):,} are missing, such as {records[missing[0]].name}: complete the download, or "
+                "import what is there with --missing skip"
+            )
+        return records
+    for i in missing:
+        records[i] = replace(records[i], left_out=MISSING_FILE)
+    return records
 
 
 def replace_drawn(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:

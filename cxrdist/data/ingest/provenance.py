@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
+from cxrdist.data.imaging.faults import Fault, counted
 from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan
 from cxrdist.data.ingest.tasks import sample_meta
-from cxrdist.data.shards.faults import Fault, counted
 from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.schema import UNLABELLED
 

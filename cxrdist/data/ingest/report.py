@@ -7,8 +7,8 @@ from collections import Counter
 from typing import Any
 
 from cxrdist.console import options_text, say
+from cxrdist.data.imaging.faults import Fault
 from cxrdist.data.ingest.plan import ImportPlan
-from cxrdist.data.shards.faults import Fault
 from cxrdist.data.shards.manifest import Provenance
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED
 from cxrdist.errors import shown

@@ -11,12 +11,12 @@ import numpy as np
 from cxrdist.data.deidentify import AGE_CAP_YEARS, Salt
 from cxrdist.data.imaging.codecs import LOSSLESS, encode
 from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.faults import Fault
 from cxrdist.data.imaging.near_duplicates import perceptual_hash
 from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.imaging.repairs import noting
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import NO_HASH
-from cxrdist.data.shards.faults import Fault
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, count_image

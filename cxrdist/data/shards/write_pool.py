@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from cxrdist.console import Progress
-from cxrdist.data.shards.faults import Fault, check_undecodable, report_undecodable
+from cxrdist.data.imaging.faults import Fault, check_undecodable, report_undecodable
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.tar import Sample, TarFile, finished_shard, tar_name, write_shard

@@ -203,7 +203,10 @@ GOOD = "train/patient1/study1/view1_frontal.jpg"
         ),
         ([line("retrain/patient1/study1/x.jpg")], "line 2: the Path 'retrain/.*' has no train/"),
         ([line("")], "line 2: no Path"),
-        ([line(GOOD), line(SMALL + GOOD)], f"line 3: {GOOD} is listed twice"),
+        (
+            [line(GOOD), line(SMALL + GOOD, Edema="1.0")],
+            rf"line 3: {GOOD} is listed before \(line 2\), with another findings",
+        ),
         ([line(GOOD, Edema="2")], "line 2: Edema is '2', neither 1, 0, -1 nor empty"),
         ([line(GOOD, "Oblique")], "line 2: 'Oblique' is neither Frontal nor Lateral"),
         ([], r"train\.csv: has no rows"),

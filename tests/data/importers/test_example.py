@@ -102,4 +102,4 @@ def test_the_walk_through_quotes_the_example(number: int) -> None:
 
 
 def test_the_walk_through_quotes_every_step() -> None:
-    assert len(QUOTED) == 5
+    assert len(QUOTED) == 6

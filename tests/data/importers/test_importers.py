@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.importers.common.attributes import view_of
 from cxrdist.data.importers.common.base import FileImporter, Record
-from cxrdist.data.importers.common.tables import view_of
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.mimic_cxr import MimicCxrJpg
@@ -110,7 +110,11 @@ ROW = "a.png,Edema,0,1,5,M,PA,1,1,1,1"
         ([ROW], "Image Index,Patient Age", r"v2020\.csv: lacks the columns Finding Labels, Patient ID;"),
         ([], HEADER, r"v2020\.csv: has no rows"),
         ([], "", r"v2020\.csv: lacks the columns Image Index, Finding Labels, Patient ID;"),
-        ([ROW, ROW], HEADER, r"v2020\.csv, line 3: a\.png is listed twice"),
+        (
+            [ROW, ROW.replace("Edema", "Mass")],
+            HEADER,
+            r"v2020\.csv, line 3: a\.png is listed before \(line 2\)",
+        ),
         ([ROW, "b.png,Edema"], HEADER, r"v2020\.csv, line 3: no Patient ID"),
         (
             ["../a.png,Edema,0,1,5,M,PA"],
@@ -136,7 +140,7 @@ def test_nih_folders_that_are_not_right(tmp_path: Path) -> None:
         list(importer.records())
     (tmp_path / "Data_Entry_2017_v2020.csv").write_bytes(HEADER.encode() + b"\n\xff\xfe,\n")
     put_image(tmp_path / "images" / "a.png")
-    with pytest.raises(UserError, match="is not a CSV table in UTF-8"):
+    with pytest.raises(UserError, match=r"is not UTF-8 text .*iconv -f LATIN1 -t UTF-8"):
         list(importer.records())
 
 
@@ -324,9 +328,12 @@ def test_real_nih64_splits_four_classes_but_not_five() -> None:
     ("text", "view"),
     [
         ("PA", "PA"),
-        ("AP_horizontal", "AP_horizontal"),
+        ("AP_horizontal", "AP_HORIZONTAL"),
+        ("pa", "PA"),
+        ("Postero-anterior", "PA"),
+        ("antero-posterior", "AP"),
         ("XTABLE LATERAL", "XTABLE LATERAL"),
-        ("lateral", "lateral"),
+        ("lateral", "LATERAL"),
         ("", None),
         ("Jane Doe", None),
         ("PA: Jane Doe", None),

@@ -133,11 +133,19 @@ STUDY = labels("1", "5", Edema="1.0")
 @pytest.mark.parametrize(
     ("images", "studies", "message"),
     [
-        ([image("a", "1", "5")] * 2, [STUDY], r"metadata\.csv, line 3: a is listed twice"),
+        (
+            [image("a", "1", "5"), image("a", "1", "5", "AP")],
+            [STUDY],
+            r"metadata\.csv, line 3: a is listed before \(line 2\), with another view",
+        ),
         ([image("../a", "1", "5")], [STUDY], r"metadata\.csv, line 2: the dicom_id '\.\./a' is not a plain"),
         ([image("a", "1", "5/..")], [STUDY], "line 2: the study_id '5/..' is not a plain"),
         ([image("a", "", "5")], [STUDY], "line 2: no subject_id"),
-        ([image("a", "1", "5")], [STUDY, STUDY], r"chexpert\.csv, line 3: study 5 is listed twice"),
+        (
+            [image("a", "1", "5")],
+            [STUDY, labels("1", "5")],
+            r"chexpert\.csv, line 3: study 5 is listed twice, w",
+        ),
         ([image("a", "1", "5")], [labels("1", "5", Edema="yes")], "line 2: Edema is 'yes', neither 1, 0, -1"),
     ],
 )

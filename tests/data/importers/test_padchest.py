@@ -182,8 +182,8 @@ def test_rows_that_are_not_right(tmp_path: Path, cells: dict[str, str], message:
 def test_tables_that_are_not_right(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither PADCHEST_chest_x_ray_images_labels_160K_01"):
         list(PadChest(root=str(tmp_path)).records())
-    with pytest.raises(UserError, match=f"line 5: {USUAL['ImageID']} is listed twice"):
-        list(padchest(tmp_path, {}, {}).records())
+    with pytest.raises(UserError, match=f"line 5: {USUAL['ImageID']} is listed before"):
+        list(padchest(tmp_path, {}, {"PatientID": "another"}).records())
     (tmp_path / TABLE).write_text("ImageID,Labels\na.png,['normal']\n")
     with pytest.raises(UserError, match="lacks the columns PatientID, Projection"):
         list(PadChest(root=str(tmp_path)).records())

@@ -14,10 +14,10 @@ from PIL import Image
 from webdataset import TarWriter
 
 from cxrdist.data.deidentify import load_salt
+from cxrdist.data.imaging.faults import RefusedSource
 from cxrdist.data.imaging.mend import NO_END_CHUNK, WRONG_CHECKSUM
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards.faults import RefusedSource
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.verify import verify
 from tests.helpers.images import draw_folder

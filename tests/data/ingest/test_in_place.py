@@ -306,7 +306,7 @@ def test_tars_that_hold_nothing_used_are_known(tars: Path, tmp_path: Path) -> No
 def test_a_tar_whose_images_all_do_not_decode_is_known(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with TarWriter(str(tars / "c.tar"), encoder=False) as writer:
         writer.write({"__key__": "x", "png": b"junk", "cls": b"0", "json": b'{"patient_id": "MRN91"}'})
-    monkeypatch.setattr("cxrdist.data.shards.faults.MAX_UNDECODABLE_SHARE", 0.1)
+    monkeypatch.setattr("cxrdist.data.imaging.faults.MAX_UNDECODABLE_SHARE", 0.1)
     manifest = index_in_place(importer(tars, in_place=True), options())
     assert manifest.provenance.undecodable == 1
     assert manifest.provenance.unused_tars == ["c.tar"] and verify(str(tars)) == []

@@ -158,9 +158,10 @@ def _coded_view(tags: Dataset) -> str | None:
 
 
 def _age_years(text: str) -> int | None:
-    """Whole years from "058Y", "013M", "006W" or "009D" (PS3.5, 6.2); None for any other text."""
-    match = re.fullmatch(r"([0-9]{1,3})([YMWD])", text)
+    """Whole years from "058Y", "013M", "006W" or "009D" (PS3.5, 6.2), or "58" as many files have it; None for any
+    other text."""
+    match = re.fullmatch(r"([0-9]{1,3})([YMWD]?)", text)
     if match is None:
         return None
-    years = int(match[1]) // _YEAR[match[2]]
+    years = int(match[1]) // _YEAR[match[2] or "Y"]
     return capped_age(years)

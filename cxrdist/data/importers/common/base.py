@@ -12,6 +12,7 @@ its source.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,6 +136,10 @@ class Importer:
         """
         raise NotImplementedError
 
+    def is_there(self, record: Record) -> bool:
+        """False if the image's file is missing, for sources that list their files in tables."""
+        return True
+
     def source_options(self) -> dict[str, Any]:
         """The importer's own options as the manifest records them: all fields but ``LOCATION_OPTIONS``."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in LOCATION_OPTIONS}
@@ -146,6 +151,9 @@ class FileImporter(Importer):
 
     root: str
     """Folder of the source."""
+
+    def is_there(self, record: Record) -> bool:
+        return os.path.exists(os.path.join(self.root, record.file))  # noqa: PTH110, PTH118 - far faster, for 100,000s
 
     def pixels(self, record: Record, size: int, fit: str) -> np.ndarray:
         return load_grey(Path(self.root) / record.file, size, fit)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrdist.data.imaging.dicom import BurnedInPolicy, DicomHeader, is_dicom, read_header
-from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.errors import LEADS_OUT, UndecodableImage
 from cxrdist.data.imaging.radiograph import load_grey
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
@@ -98,7 +98,7 @@ def confined(root: str, file: str) -> Path:
     path = Path(root, file)
     # For a plain file resolve its folder: cached since the file before, so much faster than resolving each file.
     if not _is_within(str(path if path.is_symlink() else path.parent), root):
-        raise UndecodableImage("a link that leads out of the folder", str(path))
+        raise UndecodableImage(LEADS_OUT, str(path))
     return path
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO
 
-from cxrdist.data.deidentify import capped_age
+from cxrdist.data.importers.common.base import Record
 from cxrdist.errors import CONTROL_CHARACTERS, UserError
 
 SPLIT_OF = {
@@ -26,13 +28,10 @@ SPLIT_OF = {
 Row = dict[str, str]
 """Column -> the cell's text, stripped and without control characters; "" if it is empty or the row too short."""
 
+EQUAL_ROWS = "listed in several equal rows, used once"
+
 LONGEST_LINE = 2**20
 """Characters. A line without an end, compressed to a few kilobytes, would otherwise fill the memory."""
-_VIEW_WORD = (
-    "PA|AP|L|R|LL|RL|LAT|LATERAL|LLD|RLD|LLO|RLO|LAO|RAO|LPO|RPO|FRONTAL|POSTEROANTERIOR|ANTEROPOSTERIOR|LEFT|RIGHT|"
-    "AXIAL|LORDOTIC|OBLIQUE|DECUBITUS|HORIZONTAL|SUPINE|ERECT|UPRIGHT|SITTING|PORTABLE|XTABLE|SWIMMERS|COSTAL"
-)
-_VIEW = re.compile(rf"(?:{_VIEW_WORD})(?:[ _-](?:{_VIEW_WORD}))*", re.IGNORECASE)
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -68,6 +67,8 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
             reader.fieldnames = names
             for row in reader:
                 is_empty = False
+                if not any(any(value) if isinstance(value, list) else value for value in row.values()):
+                    continue  # spreadsheets write rows of commas below a table
                 if any(row.pop(None, ())):
                     raise UserError(
                         f"{table}, line {reader.line_num}: more cells than the {len(names)} columns; quote "
@@ -82,8 +83,13 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
             f"{table}, line {reader.line_num}: not a valid CSV row ({error}); look for an unclosed quotation "
             "mark, or download it again"
         ) from error
-    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{table}: is not a CSV table in UTF-8 ({error}); download it again") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{table}: is not UTF-8 text (byte {error.start}); save it as CSV in UTF-8, for example with "
+            f"`iconv -f {_other_encoding(table)} -t UTF-8 TABLE > NEW`"
+        ) from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{table}: truncated or damaged ({error}); download it again") from error
     if is_empty:
         raise UserError(f"{table}: has no rows; download it again")
 
@@ -92,6 +98,12 @@ def _open(table: Path) -> IO[str]:
     if table.suffix == ".gz":
         return io.TextIOWrapper(gzip.open(table), encoding="utf-8-sig", newline="")
     return table.open(newline="", encoding="utf-8-sig")
+
+
+def _other_encoding(table: Path) -> str:
+    """The likely encoding of a table that is not UTF-8: tables of spreadsheets in UTF-16 begin with a mark."""
+    with gzip.open(table) if table.suffix == ".gz" else table.open("rb") as file:
+        return "UTF-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "LATIN1"
 
 
 def _lines(file: IO[str], table: Path) -> Iterator[str]:
@@ -110,17 +122,32 @@ def cell(row: Row, column: str, where: str) -> str:
     return row[column]
 
 
-class UniqueNames:
-    """The names that a table has listed so far, each only once."""
+def merged(rows: Iterable[tuple[str, Record]]) -> Iterator[Record]:
+    """The records of (where, record) pairs; equal ones of one name become one, with a note.
 
-    def __init__(self) -> None:
-        self._names: set[str] = set()
-
-    def add(self, name: str, where: str) -> None:
-        """Raises UserError if the name has been added before."""
-        if name in self._names:
-            raise UserError(f"{where}: {name} is listed twice; remove one line")
-        self._names.add(name)
+    Raises UserError, with their number, if records of one name differ.
+    """
+    kept: dict[str, tuple[str, Record]] = {}
+    repeated: set[str] = set()
+    contradictions: dict[str, tuple[str, Record]] = {}
+    for where, record in rows:
+        first_where, first = kept.setdefault(record.source_id, (where, record))
+        if first_where == where:
+            continue
+        if first == record:
+            repeated.add(record.source_id)
+        else:
+            contradictions.setdefault(record.source_id, (where, record))
+    for name, (where, record) in contradictions.items():
+        first_where, first = kept[name]
+        differing = [f.name for f in fields(record) if getattr(record, f.name) != getattr(first, f.name)]
+        images = "1 image is" if len(contradictions) == 1 else f"{len(contradictions):,} images are"
+        raise UserError(
+            f"{where}: {name} is listed before ({first_where.rpartition(', ')[2]}), with another "
+            f"{' and '.join(differing).replace('_', ' ')}; {images} listed with contradictions: correct the table"
+        )
+    for name, (_, record) in kept.items():
+        yield replace(record, notes=(*record.notes, EQUAL_ROWS)) if name in repeated else record
 
 
 def plain_name(text: str, column: str, where: str) -> str:
@@ -130,10 +157,20 @@ def plain_name(text: str, column: str, where: str) -> str:
     return text
 
 
-def inner_path(text: str, column: str, where: str) -> str:
-    """Check a path relative to a folder, and return it. Raises UserError if it is absolute or leads out of it."""
-    path = Path(text)
-    if not text or path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+def inner_path(text: str, column: str, where: str, root: str = "") -> str:
+    """A path relative to a folder, with / between its parts. Backslashes, and an absolute path below ``root``, are
+    read as what they mean.
+
+    Raises UserError if the path is absolute otherwise, or leads out of the folder.
+    """
+    path = Path(text if Path(root, text).exists() else text.replace("\\", "/"))
+    if path.is_absolute() and root and path.is_relative_to(Path(root).absolute()):
+        path = path.relative_to(Path(root).absolute())
+    if path.is_absolute() or re.match("[A-Za-z]:", path.parts[0] if path.parts else ""):
+        raise UserError(
+            f"{where}: the {column} {text!r} is absolute; write paths relative to {root or 'the folder'}, with /"
+        )
+    if not text or not path.parts or ".." in path.parts or "\0" in text:
         raise UserError(f"{where}: the {column} {text!r} leads out of the folder; remove the line")
     return path.as_posix()
 
@@ -143,23 +180,3 @@ def split_word(text: str, where: str) -> str | None:
     if text and text.lower() not in SPLIT_OF:
         raise UserError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these")
     return SPLIT_OF.get(text.lower())
-
-
-def sex_of(text: str) -> str | None:
-    """M or F, from texts such as "M", "male" or "Female"; None for anything else."""
-    first = text[:1].upper()
-    return first if text.upper() in ("M", "F", "MALE", "FEMALE") else None
-
-
-def view_of(text: str) -> str | None:
-    """The projection, such as PA or AP_horizontal, if the text consists of such words alone; None otherwise."""
-    return text if _VIEW.fullmatch(text) else None
-
-
-def age_years(text: str) -> int | None:
-    """Age in whole years from texts such as "58", "58.0", "058Y", "013M" or "009D"; None for anything else."""
-    match = re.fullmatch(r"([0-9]{1,4})(?:\.[0-9]*)?([YMWD]?)", text.strip())
-    if match is None:
-        return None
-    years = int(match[1]) // {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
-    return capped_age(years)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cxrdist.data.imaging.errors import LEADS_OUT
 from cxrdist.errors import UserError, shown
 
 MAX_UNDECODABLE_SHARE = 0.01
@@ -36,10 +38,17 @@ class Fault:
 def check_undecodable(undecodable: list[Fault], images: int) -> None:
     """Raises RefusedSource if more than 1 % of the images, and more than one, do not decode."""
     if len(undecodable) > max(1, MAX_UNDECODABLE_SHARE * images):
+        what = Counter(fault.what for fault in undecodable).most_common(1)[0][0]
+        advice = (
+            "links are followed within the folder only, so copy the files into it (`cp -rL ROOT NEW`), or name the "
+            "folder that the links lead to as --root"
+            if what == LEADS_OUT
+            else "repair the download, or remove these images from it"
+        )
+        are_not = "are not read" if what == LEADS_OUT else "do not decode"
         raise RefusedSource(
-            f"{len(undecodable)} or more of {images} images do not decode, over "
-            f"{MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): repair the download, or remove "
-            "these images from it; nothing was written"
+            f"{len(undecodable)} or more of {images} images {are_not}, "
+            f"over {MAX_UNDECODABLE_SHARE:.0%} (one is {undecodable[0]}): {advice}; nothing was written"
         )
 
 
