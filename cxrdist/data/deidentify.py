@@ -27,19 +27,24 @@ class Salt:
     """Keyed hashing (HMAC-SHA-256, RFC 2104), cut to 24 hexadecimal digits (96 bits)."""
 
     secret: bytes
+    source: str = ""
+    """Name of the source, part of what is hashed: two hospitals may both have an ``img001`` and a patient 17."""
 
     def key(self, source_id: str) -> str:
         """The key of an image, its only name in a set."""
-        return self._hash(b"image", source_id)
+        return self._hash(b"image", self._named(source_id))
 
     def patient(self, patient_id: str) -> str:
         """The hash of a patient's identifier."""
-        return self._hash(b"patient", patient_id)
+        return self._hash(b"patient", self._named(patient_id))
 
     @property
     def fingerprint(self) -> str:
         """Equal for two sets that were made with the same salt; reveals nothing about the salt."""
         return self._hash(b"fingerprint", "")[:16]
+
+    def _named(self, text: str) -> str:
+        return f"{self.source}\0{text}" if self.source else text
 
     def _hash(self, purpose: bytes, text: str) -> str:
         message = purpose + b"\0" + text.encode()

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.contained_files import ConfinedImporter, files_below, listed
-from cxrdist.errors import UserError
+from cxrdist.data.importers.common.tables import SPLIT_OF
+from cxrdist.errors import UserError, check_choice
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 NO_IMAGE = "not a PNG, JPEG or DICOM file"
 IN_NO_CLASS = "in no class folder"
 _DICOM_PREAMBLE_BYTES = 128
+ClassFolders = Literal["top", "below"]
+CLASS_FOLDERS = get_args(ClassFolders)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +26,28 @@ class Folder(ConfinedImporter):
     """Import ROOT/<class>/**/*.png|jpg|jpeg|dcm|dicom, and DICOM files without an extension. Each PNG and JPEG counts
     as a patient of its own; near-duplicate films are kept in one split.
 
-    Hidden files are ignored. Files with another extension and files outside the class folders are left out and
-    counted; a file without an extension, or with a number as its extension (a UID), is read if it begins like a DICOM
-    file. Symbolic links to one file count as one patient. Links that lead out of the root are not followed: such
-    images count as undecodable.
+    If all folders of ROOT are named train, val and test (or other words for them), they are taken for splits, and the
+    class folders lie in these. Hidden files and __MACOSX are ignored. Files with another extension and files outside
+    the class folders are left out and counted; a file without an extension, or with a number as its extension (a
+    UID), is read if it begins like a DICOM file. Symbolic links to one file count as one patient. Links that lead out
+    of the root are not followed: such images count as undecodable.
     """
 
+    class_folders: ClassFolders | None = None
+    """Which folders are the classes: top (those of ROOT) or below (those in them, such as ROOT/<hospital>/<class>).
+    By default top, unless ROOT looks like something else; then the import says what it sees, and stops."""
+
     name = "folder"
+    default_split = "official"
+    no_official_split = "has none: its folders are not named train, val and test; remove the option"
     walks_root = True
     release = "folder of images"
     example = "cxrdist import folder --root my_images --out shards/mine --size 64"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.class_folders is not None:
+            check_choice("class_folders", self.class_folders, CLASS_FOLDERS)
 
     def records(self) -> Iterator[Record]:
         return self.described(self._records())
@@ -40,13 +56,11 @@ class Folder(ConfinedImporter):
         root = Path(self.root)
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; name a folder that holds one folder per class")
-        seen = sorted(path for path in listed(root) if not path.name.startswith("."))
-        classes = [path for path in seen if path.is_dir()]
-        if not classes:
-            raise UserError(f"{root}: has no class folders; put the images of each class into one folder")
-        yield from (_left_out(path, IN_NO_CLASS, root) for path in seen if not path.is_dir())
         real_root = root.resolve()
-        for folder in classes:
+        for folder, split in self._class_folders(root):
+            if folder.is_file():
+                yield _left_out(folder, IN_NO_CLASS, root)
+                continue
             if not folder.resolve().is_relative_to(real_root):
                 raise UserError(f"{folder}: a link that leads out of {root}; move the folder itself there")
             is_image = {file: _is_image(file, real_root) for file in sorted(files_below(folder))}
@@ -56,9 +70,52 @@ class Folder(ConfinedImporter):
                 )
             for file, is_one in is_image.items():
                 if is_one:
-                    yield _record(file, folder.name, root, real_root)
+                    yield replace(_record(file, folder.name, root, real_root), split=split)
                 else:
                     yield _left_out(file, NO_IMAGE, root)
+
+    def _class_folders(self, root: Path) -> Iterator[tuple[Path, str | None]]:
+        """(class folder, split), and files that lie beside class folders. Raises UserError for a layout that may mean
+        several things."""
+        seen = _visible(root)
+        folders = [path for path in seen if path.is_dir()]
+        if not folders:
+            raise UserError(f"{root}: has no class folders; put the images of each class into one folder")
+        named = {path: SPLIT_OF[path.name.lower()] for path in folders if path.name.lower() in SPLIT_OF}
+        if len(named) == len(folders) and self.class_folders != "top":
+            for top in seen:
+                yield from ((path, named[top]) for path in (_visible(top) if top in named else [top]))
+            return
+        if self.class_folders == "below":
+            for top in seen:
+                yield from ((path, None) for path in (_visible(top) if top.is_dir() else [top]))
+            return
+        if self.class_folders is None:
+            _check_layout(root, folders, named)
+        yield from ((path, None) for path in seen)
+
+
+def _visible(folder: Path) -> list[Path]:
+    """The entries of a folder, hidden ones and those of macOS aside."""
+    return sorted(
+        path for path in listed(folder) if not path.name.startswith(".") and path.name != "__MACOSX"
+    )
+
+
+def _check_layout(root: Path, folders: list[Path], named: Mapping[Path, str]) -> None:
+    """Raises UserError for folders that may be classes or something above them."""
+    either = (
+        "add --class-folders top if they are the classes, or --class-folders below if the folders in them are"
+    )
+    if named:
+        others = " and ".join(path.name for path in folders if path not in named)
+        splits = " and ".join(path.name for path in named)
+        raise UserError(f"{root}: {splits} beside {others}: splits or classes? {either}")
+    inside = [{path.name for path in _visible(folder) if path.is_dir()} for folder in folders]
+    if len(inside[0]) > 1 and all(names == inside[0] for names in inside):
+        tops, below = (" and ".join(sorted(names)) for names in ({path.name for path in folders}, inside[0]))
+        verb = "hold" if len(folders) > 1 else "holds"
+        raise UserError(f"{root}: {tops} {verb} the folders {below}: which are the classes? {either}")
 
 
 def _is_image(file: Path, real_root: Path) -> bool:

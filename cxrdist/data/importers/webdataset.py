@@ -47,6 +47,8 @@ class WebDataset(FileImporter):
 
     class_names: tuple[str, ...] | None = None
     """Names for classes that labels give by number, from 0 on; by default class-0, class-1 ..."""
+    image_ending: str = ""
+    """Ending of the images, such as input.png, if their names have more than one dot."""
     label_field: str | None = None
     """Field of the .json with the class; by default the class is the .cls, or 'label' of the .json if there is no
     .cls."""
@@ -102,15 +104,17 @@ class WebDataset(FileImporter):
 
     def _records(self) -> Iterator[tuple[Record, DicomHeader | None]]:
         root = Path(self.root)
-        if not self.in_place and _holds_a_set(root):
-            raise UserError(
-                f"{root}: a set that cxrdist wrote; convert it with `cxrdist shards convert {root}`, which "
-                "keeps its keys, patients and splits"
-            )
-        for tar in self.tar_names():
+        tars = self.tar_names()
+        for folder in [] if self.in_place else sorted({root, *((root / tar).parent for tar in tars)}):
+            if _holds_a_set(folder):
+                raise UserError(
+                    f"{folder}: a set that cxrdist wrote; convert it with `cxrdist shards convert {folder}`, which "
+                    "keeps its keys, patients and splits"
+                )
+        for tar in tars:
             path = root / tar
             split = _split_in(tar, path) if self.split_from_names else None
-            for sample in walk(path):
+            for sample in walk(path, self.image_ending.lower().lstrip(".")):
                 record = self._record(sample, tar, split)
                 yield record, _header(sample, path) if record.left_out is None else None
 
@@ -160,7 +164,8 @@ class WebDataset(FileImporter):
 
         def left_out(lacks: str) -> Record:
             why = f" ({'; '.join(sample.refused)})" if sample.refused else ""
-            return Record(source_id=source_id, left_out=f"no usable {lacks}{why}")
+            file = f"{tar}/{sample.other_image}" if sample.other_image else ""
+            return Record(source_id=source_id, left_out=f"no usable {lacks}{why}", file=file)
 
         if sample.image is None:
             return left_out("image")

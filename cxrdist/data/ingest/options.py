@@ -49,6 +49,11 @@ class IngestOptions:
     """Seed of the split by patient."""
     classes: tuple[str, ...] = ()
     """Classes to keep, such as 'Normal,Pneumothorax'; by default all."""
+    class_map: tuple[str, ...] = ()
+    """Other names for classes of the source, such as 'PTX=Pneumothorax,normal=Normal'; several may get one name."""
+    source_name: str = ""
+    """Name of the hospital or source, which is hashed with its names of images and patients: give one to each of
+    several sources whose names may coincide (img001.png, patient 17)."""
     keep_unlabelled: bool = False
     """Keep usable images that get no class, if no image of their patient is in val or test: in a stratum of their
     own in the train split, for train_gan.py --use-unlabelled."""

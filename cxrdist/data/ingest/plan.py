@@ -34,7 +34,7 @@ from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
 from cxrdist.data.shards.write_pool import work
-from cxrdist.errors import OptionError, UserError
+from cxrdist.errors import OptionError, UserError, nearest
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 MISSING_FILE = "its file is missing"
@@ -127,6 +127,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
             f"must be at most {importer.largest_size} pixels for {importer.release}, not {options.size}",
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
+    salt = replace(salt, source=options.source_name)
     say(importer.activity or f"reading {importer.release}")
     records = without_missing(importer, list(importer.records()), options)
     way = split_way(importer, records, options)
@@ -134,9 +135,8 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         records = replace_drawn(importer, records, options)
     if way == "official":
         records = [r if r.split or r.left_out else replace(r, left_out=NO_OFFICIAL_SPLIT) for r in records]
-    labelling = assign(
-        records, options.label_rule, importer.targets, importer.normal, options.classes or None
-    )
+    records, targets = with_class_names(records, importer.targets, options.class_map)
+    labelling = assign(records, options.label_rule, targets, importer.normal, options.classes or None)
     check_classes(labelling.classes)
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]
@@ -191,6 +191,27 @@ def without_missing(importer: Importer, records: list[Record], options: IngestOp
     for i in missing:
         records[i] = replace(records[i], left_out=MISSING_FILE)
     return records
+
+
+def with_class_names(
+    records: list[Record], targets: Mapping[str, str], class_map: Sequence[str]
+) -> tuple[list[Record], Mapping[str, str]]:
+    """The records and targets with the class names of ``--class-map``. Raises OptionError for a class that the source
+    does not have."""
+    if not class_map:
+        return records, targets
+    new_name: dict[str, str] = {}
+    for pair in class_map:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (equals and old and new) or old in new_name:
+            raise OptionError("class_map", f"{pair!r} is not OLD=NEW, with each OLD once")
+        new_name[old] = new
+    known = {record.label for record in records if record.label is not None} | {*targets.values()}
+    for old in new_name:
+        if old not in known:
+            raise OptionError("class_map", f"{old!r}: no class of the source{nearest(old, sorted(known))}")
+    named = [replace(r, label=new_name.get(r.label, r.label)) if r.label is not None else r for r in records]
+    return named, {finding: new_name.get(name, name) for finding, name in targets.items()}
 
 
 def replace_drawn(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:

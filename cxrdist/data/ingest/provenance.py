@@ -40,6 +40,10 @@ def provenance_of(
     }
     if options.keep_unlabelled:
         recorded["keep_unlabelled"] = True
+    if options.class_map:
+        recorded["class_map"] = list(options.class_map)
+    if options.source_name:
+        recorded["source_name"] = options.source_name
     provenance = {
         "importer": importer.name,
         "release": importer.release,

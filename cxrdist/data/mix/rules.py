@@ -197,6 +197,10 @@ def by_target(rule: TargetRule, counts: Counts) -> Quotas:
         )
         # An empty class stays empty under ``own``, whose target is 0; under the others it gets the common target.
         rest = round(exact(rule.times) * int(base))
+        if base and not rest:
+            raise UserError(
+                f"mix {rule.name}: times {rule.times} of {int(base):,} images is none of {name}; raise it"
+            )
         result[name] = {}
         for origin in rule.fill[:-1]:
             result[name][origin] = min(rest, origins.get(origin, 0))

@@ -157,7 +157,7 @@ def test_nih_folders_that_are_not_right(tmp_path: Path) -> None:
         ),
         (CsvTable, "table of images has none, because its column split is missing or empty:"),
         (WebDataset, r"WebDataset tars have none in any \.json: add --split-from-names"),
-        (Folder, "folder of images comes without a split of its own: remove the option"),
+        (Folder, "folder of images has none: its folders are not named train, val and test; remove"),
     ],
 )
 def test_an_official_split_that_is_not_there(source: type[FileImporter], message: str) -> None:

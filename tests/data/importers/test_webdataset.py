@@ -113,12 +113,14 @@ def test_members_of_a_sample_may_stand_anywhere(tmp_path: Path) -> None:
         ("README", b"no sample"),
         ("__meta__/a.json", b"[]"),
         (".hidden.png", b""),
+        ("d/._b.png", b"of a file manager"),
         ("d/b.png", b"12345"),
         ("./d/a.cls", b"1"),
     )
     assert list(walk(path)) == [
         ExternalSample(key="d/b", image=Place(512 * 11, 5), cls=b"0", json=None, refused=()),
         ExternalSample(key="d/a", image=Place(512 * 4, len(PNG)), cls=b"1", json=None, refused=()),
+        ExternalSample(key=".hidden.png", image=None, cls=None, json=None, refused=(external_tar.NO_KEY,)),
     ]
 
 
@@ -357,7 +359,7 @@ def test_refused_members_are_counted_by_sample(tmp_path: Path) -> None:
         ("a.tar/sparse", None, no_image("a device or other special member, never read"), ()),
         ("a.tar/twice", None, no_image("a member that stands twice"), ()),
         ("a.tar/two", None, no_image("several images in one sample"), ()),
-        ("a.tar/mask", None, "no usable image", ()),
+        ("a.tar/mask", None, f"no usable image ({external_tar.OTHER_ENDING})", ()),
         ("a.tar/labelled", "A", None, (f"beside it {external_tar.LINK}",)),
         ("a.tar/big", None, "no usable class (a member over the size cap, never read)", ()),
     ]

@@ -124,9 +124,17 @@ def test_a_target_is_met_and_what_fills_it_gives_no_more_than_it_has(
     counts: dict[str, dict[str, int]], target: str | int, times: float, fill: list[str]
 ) -> None:
     values = {"name": "x", "images_per_class": target, "times": times, "fill": fill}
-    found = quotas(rule_from(values), counts)
     real = {name: origins["real"] for name, origins in counts.items()}
     present = [n for n in real.values() if n]
+    bases = [
+        {"own": real[name], "smallest": min(present), "largest": max(present)}.get(str(target), target)
+        for name in counts
+    ]
+    if any(base and not round(Fraction(str(times)) * int(base)) for base in bases):
+        with pytest.raises(UserError, match=r"mix x: times .* is none of .*; raise it"):
+            quotas(rule_from(values), counts)
+        return
+    found = quotas(rule_from(values), counts)
     for name, origins in found.items():
         base = {"own": real[name], "smallest": min(present), "largest": max(present)}.get(str(target), target)
         assert abs(sum(origins.values()) - Fraction(str(times)) * int(base)) <= Fraction(1, 2)

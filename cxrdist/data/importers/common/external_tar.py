@@ -43,6 +43,8 @@ NOT_PLAIN = "a name that is not plain UTF-8 text"
 TOO_LARGE = "a member over the size cap, never read"
 TWICE = "a member that stands twice"
 SEVERAL_IMAGES = "several images in one sample"
+OTHER_ENDING = "an image with a longer ending, such as .input.png, which --image-ending names"
+NO_KEY = "an image whose file name begins with a dot, so it has no key; name it KEY.png"
 
 _START_BYTES = 132  # enough to recognize a DICOM file
 
@@ -73,6 +75,8 @@ class ExternalSample:
     json: bytes | None
     refused: tuple[str, ...]
     """The reasons why members of it were refused, without repetition."""
+    other_image: str = ""
+    """The name of a member that may be the image, if there is no other."""
 
 
 @dataclass(slots=True)
@@ -80,10 +84,13 @@ class _Draft:
     places: dict[str, Place | None] = field(default_factory=dict)
     """Ending -> place; None for an ending that occurs twice."""
     refused: list[str] = field(default_factory=list)
+    other_image: str = ""
+    """The name of a member whose ending is longer than that of an image, such as seg.png or input.png."""
 
 
-def walk(path: Path) -> Iterator[ExternalSample]:
-    """The samples of a tar, in the order of their first members; a sample's members may lie apart.
+def walk(path: Path, image_ending: str = "") -> Iterator[ExternalSample]:
+    """The samples of a tar, in the order of their first members; a sample's members may lie apart. Their images have
+    one of ``IMAGE_ENDINGS``, or ``image_ending``.
 
     Members without an ending are ignored: in WebDataset no sample has one. Raises UserError, with the offset, if the
     tar is truncated, damaged or not a plain tar.
@@ -92,9 +99,13 @@ def walk(path: Path) -> Iterator[ExternalSample]:
     with path.open("rb", buffering=0) as file:
         for member in _members(path, file):
             if not member.isdir():
-                _sort_in(member, drafts)
+                _sort_in(member, drafts, image_ending)
         for key, draft in drafts.items():
             images = [draft.places[ending] for ending in IMAGE_ENDINGS if ending in draft.places]
+            if image_ending:
+                images = [draft.places[image_ending]] if image_ending in draft.places else []
+            if not images and draft.other_image:
+                draft.refused.append(OTHER_ENDING)
             if len(images) > 1:
                 draft.refused.append(SEVERAL_IMAGES)
             image = images[0] if len(images) == 1 else None
@@ -106,6 +117,7 @@ def walk(path: Path) -> Iterator[ExternalSample]:
                 cls=cls,
                 json=json,
                 refused=tuple(dict.fromkeys(draft.refused)),
+                other_image="" if images else draft.other_image,
             )
 
 
@@ -159,20 +171,29 @@ def _read(file: IO[bytes], place: Place | None) -> bytes | None:
     return None if place is None else os.pread(file.fileno(), place.length_bytes, place.offset_bytes)
 
 
-def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft]) -> None:
+def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft], image_ending: str) -> None:
     """Add a member to the draft of its sample, or the reason for its refusal."""
     name = PurePosixPath(member.name).as_posix()
     match = _KEY_AND_ENDING.fullmatch(name)
     key, ending = (match[1], match[2].lower()) if match else (name, "")
     if reason := _refusal(member, ending):
         drafts[key.encode(errors="backslashreplace").decode()].refused.append(reason)
+    elif match is None and _is_keyless_image(name):
+        drafts[name].refused.append(NO_KEY)
     elif match and not _META.match(name):
         draft = drafts[key]
         if ending in draft.places:
             draft.refused.append(TWICE)
             draft.places[ending] = None
-        elif ending in IMAGE_ENDINGS or ending in TEXT_ENDINGS:
+        elif ending in (*IMAGE_ENDINGS, *TEXT_ENDINGS, image_ending):
             draft.places[ending] = Place(member.offset_data, member.size)
+        elif ending.rpartition(".")[2] in IMAGE_ENDINGS:
+            draft.other_image = draft.other_image or name
+
+
+def _is_keyless_image(name: str) -> bool:
+    # macOS adds a file ._x.png, which is no image, to each x.png.
+    return name.rpartition(".")[2].lower() in IMAGE_ENDINGS and not PurePosixPath(name).name.startswith("._")
 
 
 def _refusal(member: tarfile.TarInfo, ending: str) -> str | None:
