@@ -118,7 +118,7 @@ def test_members_of_a_sample_may_stand_anywhere(tmp_path: Path) -> None:
         ("./d/a.cls", b"1"),
     )
     assert list(walk(path)) == [
-        ExternalSample(key="d/b", image=Place(512 * 11, 5), cls=b"0", json=None, refused=()),
+        ExternalSample(key="d/b", image=Place(512 * 13, 5), cls=b"0", json=None, refused=()),
         ExternalSample(key="d/a", image=Place(512 * 4, len(PNG)), cls=b"1", json=None, refused=()),
         ExternalSample(key=".hidden.png", image=None, cls=None, json=None, refused=(external_tar.NO_KEY,)),
     ]

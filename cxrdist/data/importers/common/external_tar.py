@@ -178,7 +178,9 @@ def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft], image_en
     key, ending = (match[1], match[2].lower()) if match else (name, "")
     if reason := _refusal(member, ending):
         drafts[key.encode(errors="backslashreplace").decode()].refused.append(reason)
-    elif match is None and _is_keyless_image(name):
+    elif PurePosixPath(name).name.startswith("._"):
+        pass  # macOS adds a file ._x.png, which is no image, to each x.png
+    elif match is None and name.rpartition(".")[2].lower() in IMAGE_ENDINGS:
         drafts[name].refused.append(NO_KEY)
     elif match and not _META.match(name):
         draft = drafts[key]
@@ -189,11 +191,6 @@ def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft], image_en
             draft.places[ending] = Place(member.offset_data, member.size)
         elif ending.rpartition(".")[2] in IMAGE_ENDINGS:
             draft.other_image = draft.other_image or name
-
-
-def _is_keyless_image(name: str) -> bool:
-    # macOS adds a file ._x.png, which is no image, to each x.png.
-    return name.rpartition(".")[2].lower() in IMAGE_ENDINGS and not PurePosixPath(name).name.startswith("._")
 
 
 def _refusal(member: tarfile.TarInfo, ending: str) -> str | None:
