@@ -32,6 +32,7 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist shards info|stats|preview SET show counts and provenance; grey values, views, patients; images
   cxrdist shards verify|index SET       check that a set is intact; rebuild its indexes
   cxrdist shards convert SET            convert a set to another encoding or a smaller size
+  cxrdist shards merge SET SET...       merge real sets: keys and splits are kept, a patient in two splits is refused
   cxrdist mix show|order DS3            show what an epoch of a mix takes; which images each process reads, by step
   cxrdist advise SET                    show how to train a GAN on a set on this machine, with reasons
   cxrdist predict --run RUN PATH...     classify files, folders, DICOM files or shard sets

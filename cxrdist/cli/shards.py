@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from cxrdist.config.parser import parse
 from cxrdist.data.shards.open import DEFAULT_SET, check_default_is_there
 from cxrdist.data.tools.convert import ConvertOptions
+from cxrdist.data.tools.merge import MergeOptions
 from cxrdist.errors import OptionError
 
 T = TypeVar("T")
@@ -136,6 +137,13 @@ def convert(argv: Sequence[str]) -> None:
     convert(options)
 
 
+def merge(argv: Sequence[str]) -> None:
+    options = options_of(MergeOptions, argv, "merge", "shards/mercy shards/grace --out shards/both", "sets")
+    from cxrdist.data.tools.merge import merge
+
+    merge(options)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardsStats:
     """Show grey values, views, sex and age of each class; warn if they predict the class.
@@ -168,5 +176,6 @@ COMMANDS = {
     "preview": preview,
     "index": index,
     "convert": convert,
+    "merge": merge,
     "stats": stats,
 }

@@ -40,6 +40,9 @@ class IngestOptions:
     """Validation images of each class: a fraction, or a number such as the paper's 1000."""
     test: float | int = 0.15
     """Test images of each class: a fraction or a number."""
+    keep_split: str | None = None
+    """An earlier, smaller set of the same source and salt: all its patients keep their splits, and new patients are
+    spread so that --val and --test hold for all."""
     folds: int | None = None
     """Cross-validation: deal all patients into this many folds, 3 or more, stratified by class and drawn from --seed.
     Each --fold makes a set of its own. Excludes --val, --test and --split official."""
@@ -91,6 +94,9 @@ class IngestOptions:
                     f"not {wanted}",
                 )
         self._check_folds()
+        if self.keep_split is not None and (self.folds is not None or self.split == "official"):
+            other = "folds" if self.folds is not None else "split"
+            raise OptionError("keep_split", f"does not go with --{other}, which sets the splits; remove one")
         if self.dedup and not self.find_duplicates:
             raise OptionError("dedup", "needs the near-duplicates: remove --no-find-duplicates")
         if self.min_shards < 1:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from cxrdist.console import say
 from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt, load_salt
-from cxrdist.data.imaging.faults import MAX_UNDECODABLE_SHARE, RefusedSource
+from cxrdist.data.imaging.faults import RefusedSource
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import (
     FingerprintTable,
@@ -26,18 +26,20 @@ from cxrdist.data.ingest.fingerprints import (
 )
 from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
+from cxrdist.data.ingest.records import with_class_names, without_missing
 from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.data.ingest.splits.folds import fold_split
+from cxrdist.data.ingest.splits.kept import kept_splits, splits_of_set
 from cxrdist.data.ingest.splits.official import TRAIN_VAL, official_split, official_splits
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
+from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.write_pool import work
-from cxrdist.errors import OptionError, UserError, nearest
+from cxrdist.errors import OptionError, UserError
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
-MISSING_FILE = "its file is missing"
 IMAGES_PER_HASH_TASK = 256
 
 
@@ -132,7 +134,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     records = without_missing(importer, list(importer.records()), options)
     way = split_way(importer, records, options)
     if importer.added_splits:
-        records = replace_drawn(importer, records, options)
+        records = replace_drawn(importer, records, options, salt)
     if way == "official":
         records = [r if r.split or r.left_out else replace(r, left_out=NO_OFFICIAL_SPLIT) for r in records]
     records, targets = with_class_names(records, importer.targets, options.class_map)
@@ -151,7 +153,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     if importer.added_splits:
         splits = [str(record.split) for record in used]
     else:
-        splits = splits_of(used, patients_of(used), labels, way, options)
+        splits = splits_of(used, patients_of(used), labels, way, options, salt)
     is_held_out = ("val", "test") if way == "official" else ()
     plan = ImportPlan(
         salt=salt,
@@ -174,47 +176,9 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     return with_unlabelled(plan, chosen_candidates(plan, everyone, patients_of(everyone)), candidates)
 
 
-def without_missing(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
-    """The records, with ``missing`` skip those of missing files as left out. Raises UserError if they are to stop the
-    import: up to 1 % are left out when they are read."""
-    missing = [
-        i for i, record in enumerate(records) if record.left_out is None and not importer.is_there(record)
-    ]
-    if options.missing == "stop":
-        if len(missing) > max(1, MAX_UNDECODABLE_SHARE * len(records)):
-            raise UserError(
-                f"{len(records) - len(missing):,} of the {len(records):,} images of {importer.release} are there, "
-                f"and {len(missing):,} are missing, such as {records[missing[0]].name}: complete the download, or "
-                "import what is there with --missing skip"
-            )
-        return records
-    for i in missing:
-        records[i] = replace(records[i], left_out=MISSING_FILE)
-    return records
-
-
-def with_class_names(
-    records: list[Record], targets: Mapping[str, str], class_map: Sequence[str]
-) -> tuple[list[Record], Mapping[str, str]]:
-    """The records and targets with the class names of ``--class-map``. Raises OptionError for a class that the source
-    does not have."""
-    if not class_map:
-        return records, targets
-    new_name: dict[str, str] = {}
-    for pair in class_map:
-        old, equals, new = (part.strip() for part in pair.partition("="))
-        if not (equals and old and new) or old in new_name:
-            raise OptionError("class_map", f"{pair!r} is not OLD=NEW, with each OLD once")
-        new_name[old] = new
-    known = {record.label for record in records if record.label is not None} | {*targets.values()}
-    for old in new_name:
-        if old not in known:
-            raise OptionError("class_map", f"{old!r}: no class of the source{nearest(old, sorted(known))}")
-    named = [replace(r, label=new_name.get(r.label, r.label)) if r.label is not None else r for r in records]
-    return named, {finding: new_name.get(name, name) for finding, name in targets.items()}
-
-
-def replace_drawn(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
+def replace_drawn(
+    importer: Importer, records: list[Record], options: IngestOptions, salt: Salt
+) -> list[Record]:
     """All records with a split: that of an additional image, or the one that is drawn.
 
     Records drawn into one of ``importer.added_splits`` are left out. Raises OptionError if the size of such a split
@@ -231,7 +195,7 @@ def replace_drawn(importer: Importer, records: list[Record], options: IngestOpti
             )
     drawn = [record for record in records if not record.split]
     labels = [str(record.label) for record in drawn]
-    splits = iter(splits_of(drawn, [record.patient for record in drawn], labels, "drawn", options))
+    splits = iter(splits_of(drawn, [record.patient for record in drawn], labels, "drawn", options, salt))
     whole = [record if record.split else replace(record, split=next(splits)) for record in records]
     return [
         replace(old, left_out=f"{new.split} image replaced by --{new.split}-images")
@@ -300,7 +264,7 @@ def keep_films_together(plan: ImportPlan, importer: Importer, options: IngestOpt
     groups = table.groups("comparing films", len(labelled))
     records, together = one_patient_each(labelled, groups)
     try:
-        splits = splits_of(records, together, labels, plan.split_way, options)
+        splits = splits_of(records, together, labels, plan.split_way, options, plan.salt)
     except UserError as error:
         raise SplitError(f"with near-duplicate films as one patient: {error}") from None
     plan = replace(plan, records=records, labels=labels, splits=splits)
@@ -339,7 +303,12 @@ def split_way(importer: Importer, records: list[Record], options: IngestOptions)
 
 
 def splits_of(
-    records: list[Record], together: list[str], labels: list[str], way: str, options: IngestOptions
+    records: list[Record],
+    together: list[str],
+    labels: list[str],
+    way: str,
+    options: IngestOptions,
+    salt: Salt,
 ) -> list[str]:
     """The split of each image.
 
@@ -352,4 +321,9 @@ def splits_of(
         return official_split(patients, labels, official, together, val=options.val, seed=options.seed)
     if options.folds is not None and options.fold is not None:
         return fold_split(together, labels, folds=options.folds, fold=options.fold, seed=options.seed)
-    return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed)
+    kept = {}
+    if options.keep_split is not None:
+        shards = ShardSet(options.keep_split)
+        kept = kept_splits(records, together, splits_of_set(shards, salt), salt)
+        shards.close()
+    return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed, kept=kept)

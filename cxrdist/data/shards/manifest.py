@@ -161,6 +161,14 @@ class Conversion(Model):
     min_shards: PositiveCount | None = None
 
 
+class MergedSet(Model):
+    """One of the sets that were merged."""
+
+    digest: Digest
+    samples: PositiveCount
+    release: Text | None
+
+
 class Faults(Model):
     """Images of a source with one kind of fault."""
 
@@ -200,6 +208,8 @@ class Provenance(Model):
     """Synthetic sets: SHA-256 of the weights of each class's generator."""
     grey_ranges: dict[str, GreyRange] | None = None
     gates: dict[str, GateCounts] | None = None
+    merged: list[MergedSet] | None = None
+    """The sets that ``cxrdist shards merge`` made it of, by digest."""
     converted: list[Conversion] | None = None
     """Oldest first."""
 

@@ -93,6 +93,7 @@ class ConvertTask(ShardTask):
 
     source: Store
     entry: StratumEntry
+    source_class_index: int
     source_encoding: str
     source_size: int
     source_importer: str | None
@@ -148,7 +149,7 @@ class ConvertTask(ShardTask):
         return StratumReader(
             self.source,
             self.entry,
-            self.class_index,
+            self.source_class_index,
             self.source_encoding,
             self.source_size,
             self.source_importer,
@@ -214,29 +215,40 @@ def min_shards_of(provenance: Provenance) -> int:
     return provenance.option("min_shards", 1)
 
 
-def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
+def tasks_of(
+    source: ShardSet, entry: StratumEntry, store: Store, target: Target, *, class_index: int, first: int = 0
+) -> list[ConvertTask]:
+    """The shards of a stratum of the source, numbered from ``first`` on; ``class_index``: of the new set."""
     length = samples_per_shard(target.size, target.encoding)
-    tasks = []
-    for entry, stratum in zip(source.manifest.strata, source.strata):
-        for number, (start, stop) in enumerate(cuts(entry.samples, length, target.min_shards)):
-            tasks.append(
-                ConvertTask(
-                    store,
-                    number,
-                    stratum,
-                    source.manifest.class_index(stratum.class_name),
-                    target.encoding,
-                    source.store,
-                    entry,
-                    source.manifest.encoding,
-                    source.image_size,
-                    source.manifest.provenance.importer,
-                    target.size,
-                    start,
-                    stop,
-                )
-            )
-    return tasks
+    return [
+        ConvertTask(
+            store,
+            number,
+            entry.stratum,
+            class_index,
+            target.encoding,
+            source.store,
+            entry,
+            source.manifest.class_index(entry.class_name),
+            source.manifest.encoding,
+            source.image_size,
+            source.manifest.provenance.importer,
+            target.size,
+            start,
+            stop,
+        )
+        for number, (start, stop) in enumerate(cuts(entry.samples, length, target.min_shards), first)
+    ]
+
+
+def plan(source: ShardSet, store: Store, target: Target) -> list[ConvertTask]:
+    return [
+        task
+        for entry in source.manifest.strata
+        for task in tasks_of(
+            source, entry, store, target, class_index=source.manifest.class_index(entry.class_name)
+        )
+    ]
 
 
 def fill(source: ShardSet, store: Store, target: Target, provenance: Provenance, workers: int) -> Manifest:

@@ -15,7 +15,7 @@ from cxrdist.data.importers.common.tables import EQUAL_ROWS
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.ingest.plan import MISSING_FILE
+from cxrdist.data.ingest.records import MISSING_FILE
 from cxrdist.errors import UserError
 from tests.helpers.images import draw_folder
 

@@ -11,22 +11,39 @@ from cxrdist.errors import OptionError, UserError
 
 
 def split_patients(
-    patients: Sequence[str], labels: Sequence[str], *, val: float | int, test: float | int | None, seed: int
+    patients: Sequence[str],
+    labels: Sequence[str],
+    *,
+    val: float | int,
+    test: float | int | None,
+    seed: int,
+    kept: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The split ("train", "val" or "test") of each image, given its patient and its class.
 
     ``val`` and ``test`` are each a fraction of every class's images (0 < x < 1; at least one image) or a number of
     images per class (>= 1). All images of a patient are in one split, and every class has a patient in each split. If
     every patient has one image the targets are met exactly, otherwise as closely as whole patients allow. A pure
-    function of the seed and the set of images, independent of their order. ``test=None`` draws no test split. Raises
-    UserError, naming the class, if there is no such split.
+    function of the seed and the set of images, independent of their order. ``test=None`` draws no test split.
+    ``kept`` is patient -> split for patients whose split is known; the others fill what is missing. Raises UserError,
+    naming the class, if there is no such split.
     """
     images, patients_of = counted(patients, labels)
     targets = _targets(images, patients_of, {"val": val} if test is None else {"val": val, "test": test})
+    home = {patient: split for patient, split in (kept or {}).items() if patient in images}
+    # Classes that are not in every split yet get new patients there.
+    open_labels = {
+        label
+        for label, those in patients_of.items()
+        if {home[patient] for patient in those if patient in home} < {*targets}
+    }
+    new_of = {
+        label: [patient for patient in patients_of[label] if patient not in home] for label in open_labels
+    }
     try:
-        home = cover(images, patients_of, [*targets], seed)
+        home |= cover(images, new_of, [*targets], seed)
     except NoCoverError as error:
-        raise _too_few_patients(error.label, len(patients_of[error.label]), [*targets]) from None
+        raise _too_few_patients(error.label, len(new_of[error.label]), [*targets]) from None
     _fill(images, home, targets, seed)
     return [home[patient] for patient in patients]
 

@@ -1,0 +1,53 @@
+"""The records of a source before they get classes and splits: those of missing files, and other names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from cxrdist.data.imaging.faults import MAX_UNDECODABLE_SHARE
+from cxrdist.data.importers.common.base import Importer, Record
+from cxrdist.data.ingest.options import IngestOptions
+from cxrdist.errors import OptionError, UserError, nearest
+
+MISSING_FILE = "its file is missing"
+
+
+def without_missing(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
+    """The records, with ``missing`` skip those of missing files as left out. Raises UserError if they are to stop the
+    import: up to 1 % are left out when they are read."""
+    missing = [
+        i for i, record in enumerate(records) if record.left_out is None and not importer.is_there(record)
+    ]
+    if options.missing == "stop":
+        if len(missing) > max(1, MAX_UNDECODABLE_SHARE * len(records)):
+            raise UserError(
+                f"{len(records) - len(missing):,} of the {len(records):,} images of {importer.release} are there, "
+                f"and {len(missing):,} are missing, such as {records[missing[0]].name}: complete the download, or "
+                "import what is there with --missing skip"
+            )
+        return records
+    for i in missing:
+        records[i] = replace(records[i], left_out=MISSING_FILE)
+    return records
+
+
+def with_class_names(
+    records: list[Record], targets: Mapping[str, str], class_map: Sequence[str]
+) -> tuple[list[Record], Mapping[str, str]]:
+    """The records and targets with the class names of ``--class-map``. Raises OptionError for a class that the source
+    does not have."""
+    if not class_map:
+        return records, targets
+    new_name: dict[str, str] = {}
+    for pair in class_map:
+        old, equals, new = (part.strip() for part in pair.partition("="))
+        if not (equals and old and new) or old in new_name:
+            raise OptionError("class_map", f"{pair!r} is not OLD=NEW, with each OLD once")
+        new_name[old] = new
+    known = {record.label for record in records if record.label is not None} | {*targets.values()}
+    for old in new_name:
+        if old not in known:
+            raise OptionError("class_map", f"{old!r}: no class of the source{nearest(old, sorted(known))}")
+    named = [replace(r, label=new_name.get(r.label, r.label)) if r.label is not None else r for r in records]
+    return named, {finding: new_name.get(name, name) for finding, name in targets.items()}
