@@ -83,6 +83,7 @@ class CandidateTask(ShardTask):
             meta = {
                 "patient": None,
                 "origin": "synthetic",
+                "class": self.source.class_name,
                 "source": generator.architecture,
                 "generator_sha256": generator.weights_sha256,
                 "seed": self.seed,

@@ -210,7 +210,8 @@ class WebDataset(FileImporter):
             return text
         number = int(text)
         if self.class_names is None:
-            return f"class-{number}"
+            # Tars that cxrdist wrote name the class; numbers of several sets need not mean the same.
+            return _text(values.get("class")) or f"class-{number}"
         if number >= len(self.class_names):
             raise UserError(
                 f"{where}: its class is number {number}, but --class-names has only {len(self.class_names)} "

@@ -26,7 +26,7 @@ from cxrdist.data.ingest.fingerprints import (
 )
 from cxrdist.data.ingest.labels import Labelling, assign
 from cxrdist.data.ingest.options import IngestOptions
-from cxrdist.data.ingest.records import with_class_names, without_missing
+from cxrdist.data.ingest.records import check_missing, with_class_names, without_missing
 from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.data.ingest.splits.folds import fold_split
 from cxrdist.data.ingest.splits.kept import kept_splits, splits_of_set
@@ -131,7 +131,9 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     salt = replace(salt, source=options.source_name)
     say(importer.activity or f"reading {importer.release}")
-    records = without_missing(importer, list(importer.records()), options)
+    records = list(importer.records())
+    if options.missing == "skip":
+        records = without_missing(importer, records)
     way = split_way(importer, records, options)
     if importer.added_splits:
         records = replace_drawn(importer, records, options, salt)
@@ -170,6 +172,8 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         dedup=dedup,
         unknown_patients=sum(not record.patient_id for record in used),
     )
+    if options.missing == "stop":
+        check_missing(importer, records)
     if candidates is None:
         return plan
     everyone = [*used, *candidates]

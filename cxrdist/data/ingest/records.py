@@ -7,29 +7,35 @@ from dataclasses import replace
 
 from cxrdist.data.imaging.faults import MAX_UNDECODABLE_SHARE
 from cxrdist.data.importers.common.base import Importer, Record
-from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.errors import OptionError, UserError, nearest
 
 MISSING_FILE = "its file is missing"
 
 
-def without_missing(importer: Importer, records: list[Record], options: IngestOptions) -> list[Record]:
-    """The records, with ``missing`` skip those of missing files as left out. Raises UserError if they are to stop the
-    import: up to 1 % are left out when they are read."""
-    missing = [
+def missing_of(importer: Importer, records: Sequence[Record]) -> list[int]:
+    """Numbers of the records whose files are missing, those that are left out anyway aside."""
+    return [
         i for i, record in enumerate(records) if record.left_out is None and not importer.is_there(record)
     ]
-    if options.missing == "stop":
-        if len(missing) > max(1, MAX_UNDECODABLE_SHARE * len(records)):
-            raise UserError(
-                f"{len(records) - len(missing):,} of the {len(records):,} images of {importer.release} are there, "
-                f"and {len(missing):,} are missing, such as {records[missing[0]].name}: complete the download, or "
-                "import what is there with --missing skip"
-            )
-        return records
-    for i in missing:
-        records[i] = replace(records[i], left_out=MISSING_FILE)
-    return records
+
+
+def without_missing(importer: Importer, records: list[Record]) -> list[Record]:
+    """The records, those of missing files as left out."""
+    missing = {*missing_of(importer, records)}
+    return [
+        replace(record, left_out=MISSING_FILE) if i in missing else record for i, record in enumerate(records)
+    ]
+
+
+def check_missing(importer: Importer, records: Sequence[Record]) -> None:
+    """Raises UserError if more than 1 % of the files are missing; fewer are left out when they are read."""
+    missing = missing_of(importer, records)
+    if len(missing) > max(1, MAX_UNDECODABLE_SHARE * len(records)):
+        raise UserError(
+            f"{len(records) - len(missing):,} of the {len(records):,} images of {importer.release} are there, and "
+            f"{len(missing):,} are missing, such as {records[missing[0]].name}: complete the download, or import "
+            "what is there with --missing skip"
+        )
 
 
 def with_class_names(

@@ -18,6 +18,7 @@ from cxrdist.data.imaging.repairs import noting
 from cxrdist.data.importers.common.base import Importer, Record
 from cxrdist.data.ingest.fingerprints import NO_HASH
 from cxrdist.data.shards.index import ShardRow
+from cxrdist.data.shards.schema import class_in_metadata
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, count_image
 
@@ -73,11 +74,16 @@ class ImportTask(ShardTask):
                 # Of the pixels that the set holds, so that a shard that is taken over has the same hashes.
                 is_lossless = self.encoding in LOSSLESS
                 image_hash = perceptual_hash(pixels if is_lossless else self.decoded(image))
-            meta = sample_meta(record, self.importer, self.salt)
+            meta = self.meta_of(record)
             if repairs:
                 meta[REPAIRS] = repairs
             faults = [Fault(record.name, what, key) for what in repairs]
             yield Outcome(Sample(key, image, meta), repairs=faults, image_hash=image_hash)
+
+    def meta_of(self, record: Record) -> dict[str, Any]:
+        """Without repairs."""
+        class_name = class_in_metadata(self.stratum.class_name)
+        return sample_meta(record, self.importer, self.salt) | {"class": class_name}
 
     def decoded(self, image: bytes) -> np.ndarray:
         return decode(image, self.encoding, self.image_size)
@@ -103,7 +109,7 @@ class ImportTask(ShardTask):
                 undecodable.append(fault)
                 continue
             of_image = meta.pop(REPAIRS, [])
-            if meta != sample_meta(record, self.importer, self.salt):
+            if meta != self.meta_of(record):
                 return None
             repairs += [Fault(record.name, what, key) for what in of_image]
         return None if unmatched else ShardResult(row, undecodable, repairs, b"".join(hashes))

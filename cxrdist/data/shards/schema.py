@@ -167,6 +167,11 @@ class Model(BaseModel):
         return self.model_dump(by_alias=True, exclude_unset=True)
 
 
+def class_in_metadata(class_name: str) -> str | None:
+    """The class as the metadata of a sample names it; null for an unlabelled image."""
+    return None if class_name == UNLABELLED else class_name
+
+
 class SampleMetadata(Model):
     """What readers use of a sample's ``.json``; other fields may be there."""
 

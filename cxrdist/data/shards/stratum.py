@@ -18,7 +18,15 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, is_external
 from cxrdist.data.shards.index import ShardTable, changed, index_name, missing, read_index, read_table
 from cxrdist.data.shards.manifest import StratumEntry
-from cxrdist.data.shards.schema import MANIFEST, REMEDY, REMEDY_IN_PLACE, Problem, ShardSetError, is_key
+from cxrdist.data.shards.schema import (
+    MANIFEST,
+    REMEDY,
+    REMEDY_IN_PLACE,
+    Problem,
+    ShardSetError,
+    class_in_metadata,
+    is_key,
+)
 from cxrdist.data.shards.synthetic_keys import are_truncated, has_truncated_keys, is_long_key, refusal
 from cxrdist.data.shards.tar import METADATA_FIELDS, Sample, TarFile, hashed, read_tar
 from cxrdist.data.storage.block_reader import BlockReader
@@ -247,6 +255,7 @@ class StratumReader:
             meta = {
                 "patient": entry["patient"].decode(),
                 "origin": self.entry.origin,
+                "class": class_in_metadata(self.entry.class_name),
                 "source": self.importer,
                 "phantom": False,
                 **{name: of_sample.get(name, [] if name == "findings" else None) for name in METADATA_FIELDS},

@@ -156,3 +156,14 @@ def test_classes_get_the_names_of_the_class_map(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             ingest(Folder(root=str(root)), options(tmp_path / "no", class_map=(wrong,)))
         assert str(caught.value) == why
+
+
+def test_bare_copies_of_our_tars_keep_the_names_of_their_classes(tmp_path: Path) -> None:
+    for hospital, counts in (("a", {"Normal": 12, "Odd": 12}), ("b", {"Cardiomegaly": 12, "Normal": 12})):
+        source = Folder(root=str(draw_folder(tmp_path / hospital, counts, size=16)))
+        ingest(source, options(tmp_path / f"set-{hospital}", source_name=hospital))
+        (tmp_path / "bare" / hospital).mkdir(parents=True)
+        for tar in (tmp_path / f"set-{hospital}").glob("*.tar"):
+            (tmp_path / "bare" / hospital / tar.name).write_bytes(tar.read_bytes())
+    records = list(WebDataset(root=str(tmp_path / "bare")).records())
+    assert Counter(r.label for r in records) == {"Normal": 24, "Odd": 12, "Cardiomegaly": 12}

@@ -137,7 +137,7 @@ def test_an_interrupted_import_is_finished_bit_for_bit(
 @pytest.mark.slow
 def test_the_default_set_has_its_digest(tmp_path: Path) -> None:
     manifest = ingest(Phantom(), IngestOptions(out=str(tmp_path / "set")))
-    assert manifest.digest == "1bc0f820d7f38f5dff03b7d052756d86a8c72ed2a94ced5998074933ee92b6f8"
+    assert manifest.digest == "5b5d68ef151265881a731c29944d01bbea39ef6bcf1f45f99e2d8ef1163f412d"
 
 
 def test_a_set_without_additional_images_records_no_option_of_them() -> None:

@@ -485,9 +485,11 @@ def test_patients_do_not_cross_splits_and_nothing_names_them(
     by_key = {salt.key(r.source_id): r for r in records}
     for split, key, meta in used:
         record = by_key[key]
+        targets = [importer.targets[name] for name in record.findings if name in importer.targets]
         assert meta == {
             "patient": salt.patient(record.patient_id),
             "origin": "real",
+            "class": targets[0] if targets else "Normal",
             "source": "nih14",
             "phantom": False,
             "view": record.view,

@@ -145,7 +145,7 @@ def test_cls_is_minus_one_and_the_metadata_is_that_of_any_image(both: tuple[Path
         assert cls is not None and meta is not None
         assert int(cls.read()) == -1
         assert json.loads(meta.read()).keys() == {
-            *("age", "findings", "origin", "patient", "phantom", "sex", "source", "view")
+            *("age", "class", "findings", "origin", "patient", "phantom", "sex", "source", "view")
         }
 
 

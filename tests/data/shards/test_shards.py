@@ -118,6 +118,7 @@ def test_webdataset_tarfile_and_index_give_the_source_images(tiny_set: Path, ima
             assert meta == {
                 "patient": salt.patient(source[key].relative_to(images).as_posix()),
                 "origin": "real",
+                "class": name,
                 "source": "folder",
                 "phantom": False,
                 "view": None,

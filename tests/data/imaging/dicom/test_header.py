@@ -49,7 +49,7 @@ def test_what_a_file_does_not_say_is_none() -> None:
 @pytest.mark.parametrize(
     ("text", "years"),
     [("058Y", 58), ("013M", 1), ("011M", 0), ("051W", 0), ("104W", 2), ("365D", 1), ("364D", 0), ("090Y", 90),
-     ("097Y", 90), ("120Y", 90), ("121Y", None), ("58", None), ("Y", None)],
+     ("097Y", 90), ("120Y", 90), ("121Y", None), ("58", 58), ("62", 62), ("5 8", None), ("Y", None)],
 )  # fmt: skip
 def test_ages(text: str, years: int | None) -> None:
     assert header(PatientAge=text).age == years
