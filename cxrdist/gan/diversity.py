@@ -45,11 +45,16 @@ class Diversity:
             images, _ = real_images(shards, name, MAX_REAL)
             self.real[name] = len(images), nearest_distance(images, len(images))
 
+    @property
+    def unmeasured(self) -> list[str]:
+        """The classes without two different real images, to which nothing can be compared."""
+        return [name for name, (_, real) in self.real.items() if not real]
+
     def of(self, class_name: str, drawn: np.ndarray) -> float:
-        """Generated images [n, H, W] uint8, n >= 2 -> diversity, 1 for that of real images. Also 1 if the class has
-        no two different real images."""
+        """Generated images [n, H, W] uint8, n >= 2, of a class that is not ``unmeasured`` -> diversity, 1 for that of
+        real images."""
         count, real = self.real[class_name]
-        return nearest_distance(drawn, min(count, len(drawn))) / real if real else 1.0
+        return nearest_distance(drawn, min(count, len(drawn))) / real
 
 
 def real_images(shards: ShardSet, class_name: str, most: int) -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,11 @@ CHECK_FINITE_EVERY_STEPS = 64
 DRAWN = 64
 """Samples per class whose diversity is measured; the grid shows the first of them."""
 
+ONE_IMAGE = (
+    "one training image, or equal ones: a GAN can only copy it, and its diversity cannot be measured; leave the "
+    "class out, or import more"
+)
+
 
 class ModelTrainer:
     """Trains G and D of one model: build, resume, step, look (log, draw samples, checkpoint), export."""
@@ -98,6 +103,8 @@ class ModelTrainer:
         step = self.resume()
         self.metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
         if self.metrics is not None:
+            for name in self.diversity.unmeasured:
+                self.note(logging.WARNING, f"{name} has {ONE_IMAGE}")
             replay_model(self.tracker, self.folder, self.model.name, self.model.classes, self.metrics.kept)
         self.logged_at = (step * self.config.batch, self.seconds)
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
@@ -288,7 +295,8 @@ class ModelTrainer:
             grid = grid_path(self.folder, class_name, images)
             save_grid(grid, drawn[: GRID_SIDE**2])
             self.tracker.picture(images, f"{class_name}/samples", grid)
-            spread[class_name] = self.diversity.of(class_name, drawn)
+            if class_name not in self.diversity.unmeasured:
+                spread[class_name] = self.diversity.of(class_name, drawn)
         return spread
 
     def check_collapse(self, images: int, spread: dict[str, float]) -> UserError | None:

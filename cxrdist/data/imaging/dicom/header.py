@@ -42,6 +42,10 @@ NOTE_MAY_BE_BURNED_IN = (
     "look at them with `cxrdist shards preview`"
 )
 
+NO_VIEW = "a view that is not understood, left out of its metadata"
+NO_SEX = "a sex that is not understood, left out of its metadata"
+NO_AGE = "an age that is not understood or not possible, left out of its metadata"
+
 _VIEWS = {
     "PA": "PA",
     "AP": "AP",
@@ -86,6 +90,8 @@ class DicomHeader:
     """Whole years, capped at 90; from PatientAge only, since dates are not read."""
     burned_in: bool | None
     """Whether text is burned into the pixels, according to BurnedInAnnotation; None if it is neither YES nor NO."""
+    unread: tuple[str, ...] = ()
+    """Notes on attributes that say something that is not understood."""
     for_presentation: bool | None
     """False for raw detector values (FOR PROCESSING); None if PresentationIntentType is absent or unknown."""
 
@@ -130,17 +136,24 @@ def why_left_out(header: DicomHeader, burned_in: str) -> str | None:
 def notes(header: DicomHeader) -> tuple[str, ...]:
     """Returns the notes that the import report counts for an image that is kept."""
     if header.burned_in is None:
-        return (NOTE_MAY_BE_BURNED_IN,)
-    return (NOTE_BURNED_IN,) if header.burned_in else ()
+        return (NOTE_MAY_BE_BURNED_IN, *header.unread)
+    return (*((NOTE_BURNED_IN,) if header.burned_in else ()), *header.unread)
 
 
 def _header(tags: Dataset) -> DicomHeader:
-    sex = _text(tags, "PatientSex")
+    position, sex, age = (_text(tags, keyword) for keyword in ("ViewPosition", "PatientSex", "PatientAge"))
+    view, years = _VIEWS.get(position) or _coded_view(tags), _age_years(age)
+    unread = {
+        NO_VIEW: position and view is None,
+        NO_SEX: sex not in ("M", "F", "O", ""),
+        NO_AGE: age and years is None,
+    }
     return DicomHeader(
         patient_id=str(tags.get("PatientID") or "").strip() or None,
-        view=_VIEWS.get(_text(tags, "ViewPosition")) or _coded_view(tags),
+        view=view,
         sex=sex if sex in ("M", "F") else None,
-        age=_age_years(_text(tags, "PatientAge")),
+        age=years,
+        unread=tuple(note for note, is_unread in unread.items() if is_unread),
         burned_in={"YES": True, "NO": False}.get(_text(tags, "BurnedInAnnotation")),
         for_presentation={"FOR PRESENTATION": True, "FOR PROCESSING": False}.get(
             _text(tags, "PresentationIntentType")

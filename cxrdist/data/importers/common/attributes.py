@@ -6,6 +6,7 @@ import re
 from typing import TypedDict
 
 from cxrdist.data.deidentify import capped_age
+from cxrdist.data.imaging.dicom.header import NO_AGE, NO_SEX, NO_VIEW
 from cxrdist.errors import UserError
 
 _VIEW_WORD = (
@@ -35,9 +36,6 @@ UNKNOWN = frozenset(
 _OTHER_SEX = frozenset(("O", "OTHER", "U", "X", "D", "DIVERSE"))
 _SHORTENED = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+?[0-9]+")
 
-NO_VIEW = "a view that is not understood, left out of its metadata"
-NO_SEX = "a sex that is not understood, left out of its metadata"
-NO_AGE = "an age that is not understood or not possible, left out of its metadata"
 NO_PATIENT = "nan, none or the like in place of a patient: each counts as a patient of its own"
 
 

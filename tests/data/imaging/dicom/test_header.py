@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("pydicom")
 
 from cxrdist.data.imaging.dicom import DicomHeader, grey_of_dicom, notes, read_header, why_left_out
+from cxrdist.data.imaging.dicom.header import NO_AGE, NO_SEX, NO_VIEW
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.errors import UserError
 from tests.helpers.dicom_files import SECRETS, dicom_file, item
@@ -42,8 +43,14 @@ def test_all_that_is_read(syntax: str) -> None:
 
 def test_what_a_file_does_not_say_is_none() -> None:
     read = header(PatientID=None)
-    assert {getattr(read, f.name) for f in fields(read)} == {None}
+    assert {getattr(read, f.name) for f in fields(read) if f.name != "unread"} == {None} and read.unread == ()
     assert header(PatientID="", PatientSex="", PatientAge="", ViewPosition="", BurnedInAnnotation="") == read
+
+
+def test_what_is_not_understood_is_noted_and_other_sexes_are_understood() -> None:
+    read = header(PatientSex="?", PatientAge="adult", ViewPosition="sideways")
+    assert read.unread == (NO_VIEW, NO_SEX, NO_AGE) and set(read.unread) <= {*notes(read)}
+    assert header(PatientSex="O", PatientAge="121Y", ViewPosition="PA").unread == (NO_AGE,)
 
 
 @pytest.mark.parametrize(
