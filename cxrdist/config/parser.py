@@ -274,6 +274,8 @@ def _spelling(word: str, known: Iterable[str]) -> str:
 # ---- the command line
 
 
+OTHER_SPELLINGS = {"run": ["--run-folder"]}
+"""torchrun takes --run for an abbreviation of its own --run-path, and stops."""
 LIST_HINT = "a list is written with commas, as in A,B"
 
 
@@ -371,7 +373,7 @@ def _parser(
         if prefix not in groups:
             groups[prefix] = parser.add_argument_group(prefix, _first_paragraph(option.owner))
         is_flag = bool in _members(option.kind)
-        flags = [_dashed(name), _dashed(f"no-{name}")] if is_flag else [_dashed(name)]
+        flags = [_dashed(name), *([_dashed(f"no-{name}")] if is_flag else OTHER_SPELLINGS.get(name, []))]
         words: dict[str, Any] = {"nargs": 0} if is_flag else {"metavar": _metavar(option.kind)}
         words["is_list"] = _item_kind(option.kind) is not None
         default = "required" if option.default is MISSING else f"default: {_as_typed(option.default)}"

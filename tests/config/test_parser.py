@@ -604,3 +604,19 @@ def test_an_error_that_is_found_later_names_where_the_value_was_written(
         reported_where_written(),
     ):
         raise OptionError("label_rule", "of no parsed configuration")
+
+
+def test_the_run_has_a_spelling_that_torchrun_does_not_take_for_its_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from torch.distributed.run import get_args_parser
+
+    from cxrdist.gan.config import GANConfig
+
+    for spelling in ("--run", "--run-folder", "--run_folder"):
+        assert parse(GANConfig, [spelling, "runs/x"], prog="train_gan.py", example="").run == "runs/x"
+    with pytest.raises(SystemExit):
+        get_args_parser().parse_args(["launch/train_gan.py", "--run", "runs/x"])
+    assert "ambiguous option: --run" in capsys.readouterr().err
+    found = get_args_parser().parse_args(["launch/train_gan.py", "--run-folder", "runs/x"])
+    assert found.training_script_args == ["--run-folder", "runs/x"]
