@@ -42,7 +42,17 @@ def test_a_set_is_advised_on(tiny_set: Path, capsys: Capture) -> None:
     assert lines[-1].endswith(f" launch/train_gan.py {options} --no-use-unlabelled --unlabelled-share null")
     assert all(len(line) <= 110 for line in lines[1:-1] if str(tiny_set) not in line)
     topics = [line[:11].strip() for line in lines[3:-2] if line[:1].strip()]
-    assert topics == ["preset", "batch", "R1 weight", "budget", "time", "memory", "copies", "check"]
+    assert topics == [
+        "preset",
+        "batch",
+        "R1 weight",
+        "budget",
+        "time",
+        "memory",
+        "copies",
+        "check",
+        "classifier",
+    ]
 
 
 def test_the_default_set_need_not_exist(

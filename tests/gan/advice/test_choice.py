@@ -198,7 +198,6 @@ def test_small_classes_and_what_to_do() -> None:
         "unlabelled images",
         "for crisper images, train the same networks on phantoms of this size first, and add --init RUN with the "
         "folder of that run",
-        "for a classifier, compare with real images alone and classical augmentation",
     ]
     without = of_topic(SMALL)["copies"]
     assert copies[4] == "unlabelled images: the 300 of the set are used"
