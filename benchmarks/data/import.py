@@ -26,7 +26,7 @@ from benchmarks.common import (
     report_progress,
     versions,
 )
-from cxrdist.data.ingest.labels import NORMAL
+from cxrdist.data.shards.schema import NORMAL
 from cxrdist.phantom import render
 from cxrdist.process import available_cores
 

@@ -28,8 +28,7 @@ from benchmarks.common import CLONE, report_progress, versions
 from benchmarks.data.loader_side import Checksum
 from benchmarks.peers import peers_python, pins
 from cxrdist.data.imaging.radiograph import decode
-from cxrdist.data.ingest.labels import NORMAL
-from cxrdist.data.shards.schema import FORMAT
+from cxrdist.data.shards.schema import FORMAT, NORMAL
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.phantom import render
 from cxrdist.process import available_cores

@@ -40,7 +40,7 @@ def write_online_report(
     content = Content(
         title=f"Study {name}",
         sections=tuple(sections_of(markdown)),
-        project=tracking.project,
+        project=tracking.project_name,
         group=tracking.group or name,
         left_out=tuple(dict.fromkeys(_no_results(folder, study.gan))),
         classes=study.classes if study.cls else (),

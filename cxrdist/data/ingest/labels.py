@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from cxrdist.data.shards.schema import NORMAL, canonical_order, class_rank
 from cxrdist.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from cxrdist.data.importers.common.base import Record
-
-NORMAL = "Normal"
-CLASSES = ("Cardiomegaly", NORMAL, "Pleural Effusion", "Pulmonary Edema", "Pneumothorax")
-"""The five classes in the paper's order."""
 
 NO_TARGET = "no target finding"
 SEVERAL_TARGETS = "several targets"
@@ -77,11 +74,6 @@ RULES: dict[str, Rule] = {"strict": strict, "one-target": one_target, "rarest": 
 """Under every rule an image with only the normal finding is of the class Normal."""
 
 
-def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The names without repetition: the paper's classes in the paper's order, then all others sorted."""
-    return tuple(sorted(set(names), key=_rank))
-
-
 def assign(
     records: Sequence[Record],
     rule: str,
@@ -139,10 +131,6 @@ def assign(
     )
 
 
-def _rank(name: str) -> tuple[int, str]:
-    return (CLASSES.index(name) if name in CLASSES else len(CLASSES), name)
-
-
 def _rarest_first(records: Sequence[Record], targets: Mapping[str, str]) -> list[str]:
     images = Counter(
         name
@@ -150,7 +138,7 @@ def _rarest_first(records: Sequence[Record], targets: Mapping[str, str]) -> list
         if record.left_out is None and record.no_class is None
         for name in _positive(record, targets)
     )
-    return sorted(set(targets.values()), key=lambda name: (images[name], _rank(name)))
+    return sorted(set(targets.values()), key=lambda name: (images[name], class_rank(name)))
 
 
 def _positive(record: Record, targets: Mapping[str, str]) -> set[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -41,6 +41,9 @@ MAX_IMAGE_BYTES = 2**30
 MAX_TEXT_BYTES = 2**20
 """Of the ``.cls`` and the ``.json`` of a sample."""
 MAX_CLASSES = 2**16 - 1
+NORMAL = "Normal"
+CLASSES = ("Cardiomegaly", NORMAL, "Pleural Effusion", "Pulmonary Edema", "Pneumothorax")
+"""The five classes in the paper's order."""
 UNLABELLED = "unlabelled"
 """Reserved: the class, in strata and file names, of images without a class. They are real, of the train split, and in
 neither ``classes`` nor ``counts`` of the manifest."""
@@ -165,6 +168,15 @@ class Model(BaseModel):
     def json_value(self) -> dict[str, Any]:
         """As JSON: the fields that were given, under their names in the file."""
         return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+def canonical_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The names without repetition: the paper's classes in the paper's order, then all others sorted."""
+    return tuple(sorted(set(names), key=class_rank))
+
+
+def class_rank(name: str) -> tuple[int, str]:
+    return (CLASSES.index(name) if name in CLASSES else len(CLASSES), name)
 
 
 def class_in_metadata(class_name: str) -> str | None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrdist.console import say
-from cxrdist.data.ingest.labels import canonical_order
 from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.lineage import family
 from cxrdist.data.shards.manifest import (
@@ -29,7 +28,7 @@ from cxrdist.data.shards.manifest import (
     checked_provenance,
     write_manifest,
 )
-from cxrdist.data.shards.schema import MANIFEST, UNLABELLED, UNLABELLED_INDEX
+from cxrdist.data.shards.schema import MANIFEST, UNLABELLED, UNLABELLED_INDEX, canonical_order
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.write_job import claimed, finished_set, mark_finished
 from cxrdist.data.shards.write_pool import rows_of, write_all

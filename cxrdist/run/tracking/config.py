@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from cxrdist.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig:
@@ -13,21 +15,45 @@ class TrackingConfig:
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: W&B online if an API key is found, else offline; disabled: no W&B."""
-    project: str = "cxrdist"
-    """W&B project."""
+    project: str | None = None
+    """W&B project; null: that of WANDB_PROJECT, else cxrdist."""
     group: str | None = None
-    """W&B group: the study that this run belongs to; null: <study> if the run's folder is runs/<study>/<run>."""
+    """W&B group: the study that this run belongs to; null: that of WANDB_RUN_GROUP, else <study> if the run's folder
+    is runs/<study>/<run>."""
     system_metrics: bool = False
     """Also send the use of CPU, memory, disk, network and GPU."""
     thumbnails: bool = False
     """Also send small pictures of real films with their predictions; those of phantoms are always sent."""
 
+    @property
+    def project_name(self) -> str:
+        return self.project or os.environ.get("WANDB_PROJECT") or "cxrdist"
+
+
+MODES = {
+    **{mode: mode for mode in ("online", "offline", "disabled")},
+    **{"run": "online", "dryrun": "offline"},  # what wandb called them first
+}
+"""WANDB_MODE -> mode."""
+
+
+def mode_of_environment() -> str | None:
+    """The mode that WANDB_MODE or WANDB_DISABLED asks for; None if neither does. Raises UserError for another word,
+    on every rank."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes"):
+        return "disabled"
+    word = os.environ.get("WANDB_MODE")
+    if word and word not in MODES:
+        raise UserError(f"WANDB_MODE is {word!r}: set it to online, offline or disabled")
+    return MODES[word] if word else None
+
 
 def resolve_mode(mode: str) -> str:
-    """The W&B mode: that of the config unless it is ``auto``, else WANDB_MODE, else online if there is an API key."""
+    """The W&B mode: that of the config unless it is ``auto``, else that of the environment, else online if there is
+    an API key. Raises UserError for a WANDB_MODE that is none."""
     if mode != "auto":
         return mode
-    if chosen := os.environ.get("WANDB_MODE"):
+    if chosen := mode_of_environment():
         return chosen
     return "online" if os.environ.get("WANDB_API_KEY") or _has_stored_key() else "offline"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -70,9 +71,9 @@ def config_sha256(config: Mapping[str, Any]) -> str:
 
 
 def group_of(folder: Path, group: str | None) -> str | None:
-    """The W&B group of a run folder: ``group`` if given, else the study's name of ``runs/<study>/<run>``. No other
-    part of a path is sent: it could name a person."""
-    if group is not None:
-        return group
+    """The W&B group of a run folder: ``group`` if given, else WANDB_RUN_GROUP, else the study's name of
+    ``runs/<study>/<run>``. No other part of a path is sent: it could name a person."""
+    if chosen := group or os.environ.get("WANDB_RUN_GROUP"):
+        return chosen
     parts = folder.parts
     return parts[-2] if len(parts) >= 3 and parts[-3] == "runs" else None

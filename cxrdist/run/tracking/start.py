@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from cxrdist.errors import UserError
-from cxrdist.run.tracking.config import TrackingConfig, resolve_mode
+from cxrdist.run.tracking.config import TrackingConfig, mode_of_environment, resolve_mode
 from cxrdist.run.tracking.description import Description
 from cxrdist.run.tracking.identity import group_of, identity_of
 from cxrdist.run.tracking.no_tracker import NoTracker
@@ -31,6 +31,8 @@ def start(
     whatever its config, as the evaluation of a GAN does. Raises UserError if ``mode`` is online and W&B does not
     start.
     """
+    if config.mode == "auto":
+        mode_of_environment()  # on all ranks: an error of one would leave the others waiting
     mode = resolve_mode(config.mode) if is_main else "disabled"
     if mode == "disabled":
         return NoTracker()

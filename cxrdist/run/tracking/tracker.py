@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,11 @@ class WandbTracker(NoTracker):
         self.run = wandb.init(
             id=self.identity.id,
             resume="allow",
-            project=self.config.project,
+            project=self.config.project_name,
             group=self.identity.group,
-            job_type=self.identity.job,
-            name=self.identity.name,
-            tags=list(self.identity.tags),
+            job_type=os.environ.get("WANDB_JOB_TYPE") or self.identity.job,
+            name=os.environ.get("WANDB_NAME") or self.identity.name,
+            tags=[*self.identity.tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
             dir=str(self.folder),
             config=dict(self.description.config),
             mode=mode,  # type: ignore[arg-type]

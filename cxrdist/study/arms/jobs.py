@@ -270,11 +270,9 @@ class _Builder:
 
     def common(self, fold: int) -> list[str]:
         tracking = self.config.tracking
-        words = {
-            "mode": tracking.mode,
-            "project": tracking.project,
-            "group": tracking.group or self.config.name,
-        }
+        words = {"mode": tracking.mode, "group": tracking.group or self.config.name}
+        if tracking.project is not None:
+            words["project"] = tracking.project
         options = [word for key, value in words.items() for word in (f"--tracking.{key}", value)]
         flags = [name for name in ("system_metrics", "thumbnails") if getattr(tracking, name)]
         options += [f"--tracking.{name.replace('_', '-')}" for name in flags]

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cxrdist.data.importers.common.base import Record
-from cxrdist.data.ingest.labels import CLASSES, RULES, assign, canonical_order
+from cxrdist.data.ingest.labels import RULES, assign
+from cxrdist.data.shards.schema import CLASSES, canonical_order
 from cxrdist.errors import UserError
 
 TARGETS = {

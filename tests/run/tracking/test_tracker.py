@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import wandb
 
+from cxrdist.errors import UserError
 from cxrdist.run.tracking.config import TrackingConfig, resolve_mode
 from cxrdist.run.tracking.description import Description, without_paths
 from cxrdist.run.tracking.identity import IDENTITY, group_of, read_identity
@@ -309,8 +310,35 @@ def test_wandb_goes_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
     assert resolve_mode("auto") == "online"
     assert resolve_mode("disabled") == "disabled"
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for word, mode in (("disabled", "disabled"), ("dryrun", "offline"), ("run", "online")):
+        monkeypatch.setenv("WANDB_MODE", word)
+        assert resolve_mode("auto") == mode
+    assert resolve_mode("offline") == "offline"  # an option wins
+    monkeypatch.setenv("WANDB_DISABLED", "true")
     assert resolve_mode("auto") == "disabled"
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_mode_that_is_none_is_refused_on_every_rank(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, is_main: bool
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(UserError) as caught:
+        start(folder, TrackingConfig(), description(), is_main=is_main)
+    assert str(caught.value) == "WANDB_MODE is 'offlin': set it to online, offline or disabled"
+
+
+def test_variables_of_wandb_come_after_options_and_before_what_a_job_says_of_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = {"PROJECT": "lab", "NAME": "first", "JOB_TYPE": "trial", "RUN_GROUP": "pilot", "TAGS": "a,b"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    assert (TrackingConfig().project_name, TrackingConfig(project="mine").project_name) == ("lab", "mine")
+    start(folder, OFFLINE, description()).finish({})
+    (run,) = recorded(folder).runs
+    assert (run.project, run.display_name, run.job_type, run.run_group) == ("lab", "first", "trial", "pilot")
+    assert [*run.tags] == ["cls", "DS3", "64px", "seed0", "a", "b"]
 
 
 @pytest.mark.parametrize(

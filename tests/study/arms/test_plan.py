@@ -89,7 +89,7 @@ def test_a_classifier_gets_preset_arm_seed_budget_and_its_synthetic_set() -> Non
         *("--config", str(CLONE / "configs/arm/DS3.yaml")),
         *("--arm", "DS3", "--seed", "4", "--run", "runs/demo/cls-ds3-seed4"),
         *("--shards", "shards/demo"),
-        *("--tracking.mode", "auto", "--tracking.project", "cxrdist", "--tracking.group", "demo"),
+        *("--tracking.mode", "auto", "--tracking.group", "demo"),
         *("--synthetic", "shards/demo-synthetic"),
         *("--budget", "100 images"),
         "--evaluations=2",
