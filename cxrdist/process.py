@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import io
@@ -67,9 +68,24 @@ def main(command: Callable[[], int | None]) -> NoReturn:
             raise
         print("stopped: another process of this job ended first; see its error", file=sys.stderr)
         code = 1
+    if was_launched():
+        _exit_at_once(code)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Exit after the functions of atexit, without finalizing the interpreter.
+
+    Threads of a process group (gloo) may still release tensors then, for which they need the interpreter: seldom, a
+    rank whose work was done ended with SIGABRT ("terminate called without an active exception"; PyTorch pull request
+    179291), and its launcher failed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def interrupt_once(signum: int, frame: FrameType | None) -> NoReturn:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -59,3 +60,32 @@ def test_memory_that_is_kept_is_not_taken_from_the_system_again() -> None:
 
     # Twice 8 MiB, in pages of 4 KiB; the system may hand out a few of them at once.
     assert pages("") > 2048 > 100 > pages("keep_freed_memory()")
+
+
+AT_THE_END = """
+import atexit
+from cxrdist.process import main
+
+class Last:
+    def __del__(self):
+        print("finalized", flush=True)
+
+last = Last()
+atexit.register(lambda: print("atexit"))
+
+def command():
+    print("done")
+    return 3
+
+main(command)
+"""
+
+
+@pytest.mark.parametrize(("launched", "said"), [(True, "done atexit"), (False, "done atexit finalized")])
+def test_a_launched_process_exits_without_finalizing_the_interpreter(launched: bool, said: str) -> None:
+    env = {name: value for name, value in os.environ.items() if name != "ACCELERATE_MIXED_PRECISION"}
+    env |= {"PYTHONPATH": os.pathsep.join(sys.path)} | (
+        {"ACCELERATE_MIXED_PRECISION": "no"} if launched else {}
+    )
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (3, said.split(), "")
