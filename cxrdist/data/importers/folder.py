@@ -58,7 +58,7 @@ class Folder(ConfinedImporter):
             raise UserError(f"{root}: no such folder; name a folder that holds one folder per class")
         real_root = root.resolve()
         for folder, split in self._class_folders(root):
-            if folder.is_file():
+            if not folder.is_dir():
                 yield _left_out(folder, IN_NO_CLASS, root)
                 continue
             if not folder.resolve().is_relative_to(real_root):
@@ -82,17 +82,14 @@ class Folder(ConfinedImporter):
         if not folders:
             raise UserError(f"{root}: has no class folders; put the images of each class into one folder")
         named = {path: SPLIT_OF[path.name.lower()] for path in folders if path.name.lower() in SPLIT_OF}
-        if len(named) == len(folders) and self.class_folders != "top":
-            for top in seen:
-                yield from ((path, named[top]) for path in (_visible(top) if top in named else [top]))
-            return
-        if self.class_folders == "below":
-            for top in seen:
-                yield from ((path, None) for path in (_visible(top) if top.is_dir() else [top]))
-            return
-        if self.class_folders is None:
+        are_splits = len(named) == len(folders) and self.class_folders != "top"
+        if self.class_folders is None and not are_splits:
             _check_layout(root, folders, named)
-        yield from ((path, None) for path in seen)
+        for top in seen:
+            if top.is_dir() and (are_splits or self.class_folders == "below"):
+                yield from ((path, named[top] if are_splits else None) for path in _visible(top))
+            else:
+                yield top, None
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -31,7 +31,6 @@ def open_real(path: str) -> ShardSet:
 
 def default_counts() -> tuple[int, dict[str, int]]:
     """The image size in pixels and ``{class: training images}`` of the default set, without creating it."""
-    from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt
     from cxrdist.data.importers.phantom import Phantom
     from cxrdist.data.ingest.options import IngestOptions
     from cxrdist.data.ingest.plan import patients_of, splits_of
@@ -39,6 +38,6 @@ def default_counts() -> tuple[int, dict[str, int]]:
     source, options = Phantom(), IngestOptions(out=DEFAULT_SET)
     records = list(source.records())
     labels = [str(record.label) for record in records]
-    splits = splits_of(records, patients_of(records), labels, "drawn", options, Salt(PUBLIC_PHANTOM_SALT))
+    splits = splits_of(records, patients_of(records), labels, "drawn", options)
     train = Counter(label for label, split in zip(labels, splits, strict=True) if split == "train")
     return options.size, {name: train[name] for name in source.classes}

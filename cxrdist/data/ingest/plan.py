@@ -29,13 +29,12 @@ from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.records import check_missing, with_class_names, without_missing
 from cxrdist.data.ingest.splits.drawn import split_patients
 from cxrdist.data.ingest.splits.folds import fold_split
-from cxrdist.data.ingest.splits.kept import kept_splits, splits_of_set
+from cxrdist.data.ingest.splits.kept import EarlierSplits, earlier_splits
 from cxrdist.data.ingest.splits.official import TRAIN_VAL, official_split, official_splits
 from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
-from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.write_pool import work
 from cxrdist.errors import OptionError, UserError
 
@@ -56,6 +55,8 @@ class ImportPlan:
     """
 
     salt: Salt
+    earlier: EarlierSplits | None
+    """Splits that patients keep."""
     labelling: Labelling
     records_read: int
     """Records of the source, used or left out."""
@@ -130,13 +131,14 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         )
     salt = Salt(PUBLIC_PHANTOM_SALT) if importer.is_phantom else load_salt(options.salt_file)
     salt = replace(salt, source=options.source_name)
+    earlier = None if options.keep_split is None else earlier_splits(options.keep_split, salt)
     say(importer.activity or f"reading {importer.release}")
     records = list(importer.records())
     if options.missing == "skip":
         records = without_missing(importer, records)
     way = split_way(importer, records, options)
     if importer.added_splits:
-        records = replace_drawn(importer, records, options, salt)
+        records = replace_drawn(importer, records, options, earlier)
     if way == "official":
         records = [r if r.split or r.left_out else replace(r, left_out=NO_OFFICIAL_SPLIT) for r in records]
     records, targets = with_class_names(records, importer.targets, options.class_map)
@@ -155,10 +157,11 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     if importer.added_splits:
         splits = [str(record.split) for record in used]
     else:
-        splits = splits_of(used, patients_of(used), labels, way, options, salt)
+        splits = splits_of(used, patients_of(used), labels, way, options, earlier)
     is_held_out = ("val", "test") if way == "official" else ()
     plan = ImportPlan(
         salt=salt,
+        earlier=earlier,
         labelling=labelling,
         records_read=len(records),
         left_out=left_out,
@@ -181,7 +184,7 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
 
 
 def replace_drawn(
-    importer: Importer, records: list[Record], options: IngestOptions, salt: Salt
+    importer: Importer, records: list[Record], options: IngestOptions, earlier: EarlierSplits | None
 ) -> list[Record]:
     """All records with a split: that of an additional image, or the one that is drawn.
 
@@ -199,7 +202,7 @@ def replace_drawn(
             )
     drawn = [record for record in records if not record.split]
     labels = [str(record.label) for record in drawn]
-    splits = iter(splits_of(drawn, [record.patient for record in drawn], labels, "drawn", options, salt))
+    splits = iter(splits_of(drawn, [record.patient for record in drawn], labels, "drawn", options, earlier))
     whole = [record if record.split else replace(record, split=next(splits)) for record in records]
     return [
         replace(old, left_out=f"{new.split} image replaced by --{new.split}-images")
@@ -268,7 +271,7 @@ def keep_films_together(plan: ImportPlan, importer: Importer, options: IngestOpt
     groups = table.groups("comparing films", len(labelled))
     records, together = one_patient_each(labelled, groups)
     try:
-        splits = splits_of(records, together, labels, plan.split_way, options, plan.salt)
+        splits = splits_of(records, together, labels, plan.split_way, options, plan.earlier)
     except UserError as error:
         raise SplitError(f"with near-duplicate films as one patient: {error}") from None
     plan = replace(plan, records=records, labels=labels, splits=splits)
@@ -312,7 +315,7 @@ def splits_of(
     labels: list[str],
     way: str,
     options: IngestOptions,
-    salt: Salt,
+    earlier: EarlierSplits | None = None,
 ) -> list[str]:
     """The split of each image.
 
@@ -325,9 +328,5 @@ def splits_of(
         return official_split(patients, labels, official, together, val=options.val, seed=options.seed)
     if options.folds is not None and options.fold is not None:
         return fold_split(together, labels, folds=options.folds, fold=options.fold, seed=options.seed)
-    kept = {}
-    if options.keep_split is not None:
-        shards = ShardSet(options.keep_split)
-        kept = kept_splits(records, together, splits_of_set(shards, salt), salt)
-        shards.close()
+    kept = earlier.kept(records, together) if earlier is not None else {}
     return split_patients(together, labels, val=options.val, test=options.test, seed=options.seed, kept=kept)

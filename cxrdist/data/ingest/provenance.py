@@ -13,9 +13,8 @@ from cxrdist.data.importers.common.base import Importer
 from cxrdist.data.ingest.options import IngestOptions
 from cxrdist.data.ingest.plan import ImportPlan
 from cxrdist.data.ingest.tasks import sample_meta
-from cxrdist.data.shards.manifest import Provenance, checked_provenance, read_manifest
+from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.schema import UNLABELLED
-from cxrdist.data.storage.store import store_of
 
 
 def provenance_of(
@@ -41,8 +40,8 @@ def provenance_of(
     }
     if options.keep_unlabelled:
         recorded["keep_unlabelled"] = True
-    if options.keep_split is not None:
-        recorded["keep_split"] = read_manifest(store_of(options.keep_split)).digest
+    if plan.earlier is not None:
+        recorded["keep_split"] = plan.earlier.digest
     if options.class_map:
         recorded["class_map"] = list(options.class_map)
     if options.source_name:

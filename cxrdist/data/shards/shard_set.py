@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,13 @@ class ShardSet:
                 self.blocks,
             )
         return self._readers[stratum]
+
+    def indexes(self) -> Iterator[tuple[Stratum, np.ndarray]]:
+        """The index of each shard, [samples] of ``INDEX_DTYPE``, with its stratum."""
+        for stratum in self.strata:
+            reader = self.stratum(stratum.split, stratum.class_name, stratum.origin)
+            for shard in range(len(reader.shards)):
+                yield stratum, reader.index(shard)
 
     def images(self, split: str, class_name: str, origin: str, count: int) -> np.ndarray:
         """The first ``count`` images of a stratum, or all if it has fewer, [n, H, W] uint8."""

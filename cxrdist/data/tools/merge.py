@@ -127,14 +127,13 @@ def check_patients(sets: Sequence[ShardSet]) -> None:
     split_of: dict[bytes, str] = {}
     divided: dict[bytes, tuple[str, str]] = {}
     for shards in sets:
-        for stratum in shards.strata:
-            reader = shards.stratum(stratum.split, stratum.class_name, stratum.origin)
-            for number in range(reader.samples):
-                row = reader.row(number)
-                other = set_of.setdefault(bytes(row["key"]), shards)
+        for stratum, index in shards.indexes():
+            for key in index["key"].tolist():
+                other = set_of.setdefault(key, shards)
                 if other is not shards:
                     twice[str(other), str(shards)] += 1
-                patient = bytes(row["patient"])
+            # b"": a set of others that does not know its patients.
+            for patient in {*index["patient"].tolist()} - {b""}:
                 if split_of.setdefault(patient, stratum.split) != stratum.split:
                     divided.setdefault(patient, (split_of[patient], stratum.split))
     if twice:

@@ -167,3 +167,11 @@ def test_bare_copies_of_our_tars_keep_the_names_of_their_classes(tmp_path: Path)
             (tmp_path / "bare" / hospital / tar.name).write_bytes(tar.read_bytes())
     records = list(WebDataset(root=str(tmp_path / "bare")).records())
     assert Counter(r.label for r in records) == {"Normal": 24, "Odd": 12, "Cardiomegaly": 12}
+
+
+def test_a_link_to_nowhere_beside_the_class_folders_is_left_out(tmp_path: Path) -> None:
+    root = draw_folder(tmp_path / "root", {"Normal": 3, "Odd": 3}, size=16)
+    (root / "gone").symlink_to(tmp_path / "nowhere")
+    records = list(Folder(root=str(root)).records())
+    assert [(r.source_id, r.left_out) for r in records if r.left_out] == [("gone", "in no class folder")]
+    assert Counter(r.label for r in records) == {"Normal": 3, "Odd": 3, None: 1}

@@ -163,7 +163,8 @@ def inner_path(text: str, column: str, where: str, root: str = "") -> str:
 
     Raises UserError if the path is absolute otherwise, or leads out of the folder.
     """
-    path = Path(text if Path(root, text).exists() else text.replace("\\", "/"))
+    is_plain = "\\" not in text or (root and Path(root, text).exists())
+    path = Path(text if is_plain else text.replace("\\", "/"))
     if path.is_absolute() and root and path.is_relative_to(Path(root).absolute()):
         path = path.relative_to(Path(root).absolute())
     if path.is_absolute() or re.match("[A-Za-z]:", path.parts[0] if path.parts else ""):
