@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from cxrdist.errors import shown
-from cxrdist.process import is_main_rank
+from cxrdist.ranks import is_main_rank
 
 if TYPE_CHECKING:
     import rich.progress

@@ -26,12 +26,12 @@ def shown(text: str) -> str:
 class UserError(Exception):
     """An error that the user can fix. Commands print it as one line and exit with 2.
 
-    ``every_rank``: only this process has the error (a corrupt sample in its part of a batch, for example), so it is
-    printed on any rank; otherwise all ranks raise the same error, and only rank 0 prints it.
+    ``is_named``: the message says already which rank has the error, if one alone has it.
     """
 
-    def __init__(self, message: str, *, every_rank: bool = False) -> None:
+    def __init__(self, message: str, *, is_named: bool = False, every_rank: bool = False) -> None:
         super().__init__(shown(" ".join(message.split())))
+        self.is_named = is_named
         self.every_rank = every_rank
 
     def __reduce__(self) -> tuple[Any, ...]:

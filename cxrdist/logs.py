@@ -14,7 +14,7 @@ import os
 import sys
 
 from cxrdist.errors import UserError, nearest, shown
-from cxrdist.process import is_main_rank
+from cxrdist.ranks import is_main_rank
 
 LEVELS = ("debug", "info", "warning", "error")
 LEVEL_VARIABLE = "CXRDIST_LOG_LEVEL"

@@ -9,70 +9,76 @@ import io
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
+from cxrdist.error_report import say_error
 from cxrdist.errors import UserError, from_os
+from cxrdist.ranks import place, was_launched
+from cxrdist.stop_signals import Stopped, ignore_stop_signals, interrupt_on_signals, signal_when_parent_ends
 
-PR_SET_PDEATHSIG = 1
 # From malloc.h. The block is the largest that glibc allows.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 KEPT_BLOCK_BYTES, KEPT_BYTES = 32 * 2**20, 64 * 2**20
-SILENT_RANK_WAITS_S = 3.0
+LOST_PEER = "stopped: another process of this job ended first; see its error"
 
 
 def main(command: Callable[[], int | None]) -> NoReturn:
-    """Run a command and exit with its code (None: 0), with 2 and one line for a UserError, or 130 for ctrl-C.
+    """Run a command and exit with its code (None: 0), with 2 and one line for a UserError, with 130 for Ctrl-C, with
+    143 for another stop signal, or with 1 if another process of the job has ended.
 
     Call this before the heavy imports: from here on, a launched process ends with its launcher.
     """
     if was_launched():
         die_with_parent()
-    # Another handler means that the process that started this one wants ctrl-C to be ignored.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt_once)
+    interrupt_on_signals()
     # A terminal whose encoding has no "±" shows a question mark.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    try:
-        code = command() or 0
-    except UserError as error:
-        code = _report(error)
-    except KeyboardInterrupt:
-        if is_main_rank():
-            print("stopped; the same command resumes", file=sys.stderr)
-        code = 130
-    except BrokenPipeError:
-        # The reader of our output has exited (`| head`). The command may be incomplete, so exit with the code that
-        # shell commands have then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 128 + signal.SIGPIPE
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        code = _report(from_os(error))
-    except MemoryError as error:
-        detail = f" ({error})" if str(error) else ""
-        code = _report(
-            UserError(
-                f"memory ran out{detail}: use fewer or smaller images, or a machine with more memory",
-                every_rank=True,
-            )
-        )
-    except RuntimeError as error:
-        if not _is_lost_peer(error):
-            raise
-        print("stopped: another process of this job ended first; see its error", file=sys.stderr)
-        code = 1
+    code = _exit_code_of(command)
     if was_launched():
         _exit_at_once(code)
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _exit_code_of(command: Callable[[], int | None]) -> int:
+    """Run the command, and say what ends it early."""
+    try:
+        try:
+            return command() or 0
+        finally:
+            # The launcher sends SIGTERM to the ranks as soon as one has ended; each still says why it ends.
+            ignore_stop_signals()
+    except UserError as error:
+        return _report(error)
+    except Stopped as stopped:
+        say_error(f"stopped; {stopped}")
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # The reader of our output has exited (`| head`). The command may be incomplete, so exit with the code that
+        # shell commands have then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        return _report(from_os(error))
+    except MemoryError as error:
+        detail = f" ({error})" if str(error) else ""
+        return _report(
+            UserError(f"memory ran out{detail}: use fewer or smaller images, or a machine with more memory")
+        )
+    except RuntimeError as error:
+        if not _is_lost_peer(error):
+            raise
+        say_error(LOST_PEER)
+        return 1
 
 
 def _exit_at_once(code: int) -> NoReturn:
@@ -88,13 +94,6 @@ def _exit_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def interrupt_once(signum: int, frame: FrameType | None) -> NoReturn:
-    """Handler of SIGINT: raise KeyboardInterrupt once. More of them, while the command cleans up, would leave workers
-    waiting."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def _is_lost_peer(error: RuntimeError) -> bool:
     """True for a collective that failed because another rank has exited: this rank's traceback would hide the
     cause."""
@@ -108,11 +107,8 @@ def _is_lost_peer(error: RuntimeError) -> bool:
 
 
 def _report(error: UserError) -> int:
-    if is_main_rank() or error.every_rank:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-    else:
-        # Rank 0 prints the same error. Wait for it: the launcher kills all ranks as soon as one has exited.
-        time.sleep(SILENT_RANK_WAITS_S)
+    where = "" if error.is_named else place()
+    say_error(str(error), before=f"error: {where}: " if where else "error: ")
     return 2
 
 
@@ -121,20 +117,11 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def is_main_rank() -> bool:
-    """True on rank 0, according to the launcher's environment, and without a launcher."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def was_launched() -> bool:
-    """True under ``accelerate launch`` or ``torchrun``."""
-    return any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"))
-
-
 @contextlib.contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Block ctrl-C for the ``with`` block; a process that is started in it never receives one."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def without_interrupts(signals: Iterable[signal.Signals] = (signal.SIGINT,)) -> Iterator[None]:
+    """Block Ctrl-C, or other ``signals``, for the ``with`` block; a process that is started in it never receives
+    them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
@@ -149,7 +136,7 @@ def die_with_parent(parent: int | None = None) -> None:
     """
     if not sys.platform.startswith("linux"):
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal_when_parent_ends(signal.SIGKILL)
     # The parent may have ended before prctl was called.
     if os.getppid() != parent if parent is not None else _is_orphan():
         os.write(2, b"stopped: the process that started this one has ended\n")

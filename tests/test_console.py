@@ -49,7 +49,7 @@ def test_on_a_terminal_one_line_is_redrawn_and_removed() -> None:
     assert plain.endswith("import [red]\\x1b[31mx  3 img in 0 s  loss 0.3\nTrue\n")
 
 
-@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"RANK": "1"}])
+@pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"RANK": "1", "WORLD_SIZE": "2"}])
 def test_without_a_line_to_redraw_rich_is_not_imported(environment: dict[str, str]) -> None:
     written = on_terminal(LIVE, **environment)
     assert written.endswith("False\n") and "\x1b[2K" not in written

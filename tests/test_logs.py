@@ -45,6 +45,7 @@ def test_other_ranks_are_silent_unless_they_alone_know(
 ) -> None:
     logs.configure()
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     LOG.warning("every rank knows this")
     LOG.warning("this rank alone", extra=logs.EVERY_RANK)
     assert capsys.readouterr().err == "warning: this rank alone\n"

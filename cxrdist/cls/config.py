@@ -67,6 +67,8 @@ class ClsConfig:
     """Parts in which each process takes its share of a batch, to save memory; gradients are those of the batch."""
     evaluations: int = 100
     """Number of validations, evenly over the budget; each writes a checkpoint."""
+    checkpoint_minutes: float = 10
+    """Write a checkpoint at least every so many minutes, beside training; a validation writes one anyway."""
     patience: int | None = None
     """Stop after so many validations of the last stage without a better balanced accuracy; null: never."""
     keep_weights: Literal["best", "last"] = "best"
@@ -112,6 +114,8 @@ class ClsConfig:
     """Accept synthetic images of a generator that was not trained on this set's train split (a possible leak)."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 if the hardware supports it natively, else fp32."""
+    threads: int | None = None
+    """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
     compile: bool = False
     """Compile the network with torch.compile, on GPUs; it takes half a minute once."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -123,7 +127,7 @@ class ClsConfig:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        for name in ("batch", "accumulate", "evaluations", "learning_rate"):
+        for name in ("batch", "accumulate", "evaluations", "learning_rate", "checkpoint_minutes"):
             if getattr(self, name) <= 0:
                 raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cxrdist.cls.config import ClsConfig
@@ -14,6 +15,7 @@ from cxrdist.console import say
 from cxrdist.data.ingest.default_set import open_real
 from cxrdist.data.mix.named import named_rule
 from cxrdist.data.mix.order import check_parts
+from cxrdist.data.mix.rules import MixRule
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
@@ -25,30 +27,34 @@ ZERO_STAGES = (1, 2, 3)
 
 def train(config: ClsConfig) -> None:
     """Train, keep the weights that ``keep_weights`` says, and test those on ``test``."""
-    dist = Dist(config.precision, engines=(ENGINE,), zero_stages=ZERO_STAGES)
-    folder = Path(config.run_folder)
-    rules = [named_rule(mix) for mix in config.mixes]
-    synthetic_folder = synthetic_path(config, rules)
-    dist.on_main(lambda: open_real(config.shards).close())
-    real = ShardSet(config.shards)
-    synthetic = None
-    if synthetic_folder is not None:
-        synthetic = open_synthetic(synthetic_folder, real, allow_other_lineage=config.allow_other_lineage)
-    config_for(config, real)
-    if config.compile and dist.device.type == "cpu":
-        raise OptionError(
-            "compile",
-            "only on GPUs: on CPU, torch 2.13 compiles max-pooled convolutions of some sizes to code whose gradients "
-            "are 0, without an error",
-        )
-    check_parts(config.batch, dist.world_size, config.accumulate)
-    with locked_run(folder, "cls", to_dict(config), dist):
-        digests = dist.on_main(lambda: digests_of(config, real, synthetic))
-        if dist.on_main(lambda: finished_summary(folder, digests)) is not None:
-            say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
-        else:
+    with Dist(config.precision, (ENGINE,), ZERO_STAGES, config.threads) as dist:
+        rules = [named_rule(mix) for mix in config.mixes]
+        dist.on_main(lambda: open_real(config.shards).close())
+        real, synthetic = dist.agree(lambda: open_sets(config, rules))
+        config_for(config, real)
+        if config.compile and dist.device.type == "cpu":
+            raise OptionError(
+                "compile",
+                "only on GPUs: on CPU, torch 2.13 compiles max-pooled convolutions of some sizes to code whose "
+                "gradients are 0, without an error",
+            )
+        check_parts(config.batch, dist.world_size, config.accumulate)
+        folder = Path(config.run_folder)
+        with locked_run(folder, "cls", {**to_dict(config), "precision": dist.precision}, dist):
+            digests = dist.on_main(lambda: digests_of(config, real, synthetic))
+            if dist.on_main(lambda: finished_summary(folder, digests)) is not None:
+                say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
+                return
             mixes = ", then ".join(rule.name for rule in rules)
             say(f"classifier on {mixes} of {real}, {real.image_size} px; {dist.describe()}")
             stages = plan_stages(config, rules, real, synthetic, dist)
             Trainer(config, stages, real, synthetic, dist).train()
-    dist.close()
+
+
+def open_sets(config: ClsConfig, rules: Sequence[MixRule]) -> tuple[ShardSet, ShardSet | None]:
+    """The real set, and the synthetic one if a rule needs it."""
+    place = synthetic_path(config, rules)
+    real = ShardSet(config.shards)
+    if place is None:
+        return real, None
+    return real, open_synthetic(place, real, allow_other_lineage=config.allow_other_lineage)

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, cast, get_args, get
 from cxrdist import logs
 from cxrdist.config.yaml_files import dump_yaml, find, load_yaml
 from cxrdist.errors import OptionError, UserError, nearest
-from cxrdist.process import is_main_rank
+from cxrdist.ranks import is_main_rank
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ def reported_where_written() -> Iterator[None]:
         yield
     except OptionError as error:
         place = _places.get(error.field, _dashed(error.field))
-        raise UserError(f"{place}: {error.reason}", every_rank=error.every_rank) from error
+        raise UserError(f"{place}: {error.reason}", is_named=error.is_named) from error
     finally:
         _places.clear()
 

@@ -7,39 +7,32 @@ more threads than cores, BatchNorm statistics that differ per rank, launchers th
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     InitProcessGroupKwargs,
-    broadcast_object_list,
-    gather_object,
+    TorchDynamoPlugin,
 )
 from torch import nn
 
-from cxrdist.distributed import zero
+from cxrdist.distributed import launch_settings, zero
+from cxrdist.distributed.collectives import COLLECTIVE_TIMEOUT, Collectives
 from cxrdist.distributed.engines import Engine, InPrecision, LocalEngine, adam_groups
-from cxrdist.distributed.machine import (
-    Precision,
-    local_processes,
-    resolve_precision,
-    set_threads,
-    warn_if_crowded,
-)
+from cxrdist.distributed.machine import Precision, resolve_precision, set_threads, warn_if_crowded
 from cxrdist.distributed.zero_engine import ZeroEngine, zero_engine
-from cxrdist.errors import UserError, from_os
+from cxrdist.errors import UserError
 from cxrdist.process import available_cores, keep_all_freed_memory
-
-T = TypeVar("T")
+from cxrdist.ranks import local_world_size, world_size
 
 SUPPORTED = (
     DistributedType.NO,
@@ -47,38 +40,54 @@ SUPPORTED = (
     DistributedType.MULTI_GPU,
     DistributedType.DEEPSPEED,
 )
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
-MEETING_TIMEOUT = timedelta(days=30)
 
 
-class Dist:
-    """The processes of one job: ``rank``, ``world_size``, ``device``, and all collective operations.
+class Dist(Collectives):
+    """The processes of one job: ``rank``, ``world_size``, ``device``, collective operations, and the engines that
+    train its networks. Use it in a ``with`` block: another job may follow in the same process.
 
-    ``engines``: names of the networks that the job trains through ``engine``; a job without engines uses ``wrap``.
-    ``zero_stages``: stages of ZeRO that the job allows. ZeRO-3 is for networks whose passes all go through the
-    engine: no second derivatives, no pass through the frozen network. Raises UserError for a launch under which the
-    job would not train correctly.
+    ``engines``: names of the networks that the job trains through ``engine``. ``zero_stages``: stages of ZeRO that
+    the job allows. ZeRO-3 is for networks whose passes all go through the engine: no second derivatives, no pass
+    through the frozen network. ``threads``: of this process on CPU; None: its share of the cores, or what
+    OMP_NUM_THREADS says. Raises UserError for a launch under which the job would not train correctly.
     """
 
     def __init__(
-        self, precision: Precision = "auto", engines: Sequence[str] = (), zero_stages: Sequence[int] = (1, 2)
+        self,
+        precision: Precision = "auto",
+        engines: Sequence[str] = (),
+        zero_stages: Sequence[int] = (1, 2),
+        threads: int | None = None,
     ) -> None:
-        self._is_alone = False
+        launch_settings.check()
         self._zero_engines: list[ZeroEngine] = []
-        launched_world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU") == "true"
-        self.threads = set_threads(on_cpu)
+        self._threads_before = torch.get_num_threads()
+        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
         if on_cpu and engines:
             keep_all_freed_memory()
         self.precision = resolve_precision(precision, on_cpu)
-        zero.refuse_other_launchers()
         self.engine_names = tuple(engines)
         self._plugins = zero.plugins(engines, zero_stages, on_cpu=on_cpu) if zero.is_launched() else {}
-        self.accelerator = Accelerator(
+        try:
+            super().__init__(self._accelerator(on_cpu))
+            self.device: torch.device = self.accelerator.device
+            self._check_launch()
+            self.threads = set_threads(on_cpu, threads)  # accelerate sets them too, without a launcher
+        except BaseException:
+            self._forget_launch()
+            raise
+        # DDP warns about convolutions of one channel, whose two memory formats are the same; it is harmless.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        warn_if_crowded(on_cpu)
+
+    def _accelerator(self, on_cpu: bool) -> Accelerator:
+        return Accelerator(
             # Without cpu=True two processes of a CPU launch do not form a process group; with it, DeepSpeed is off.
             cpu=on_cpu and not self._plugins,
             # Engines have their own autocast.
-            mixed_precision="bf16" if self.precision == "bf16" and not engines else "no",
+            mixed_precision="no",
+            # Else accelerate would compile what the launcher's settings say: see launch_settings.py.
+            dynamo_plugin=TorchDynamoPlugin(backend="no"),
             deepspeed_plugins=self._plugins or None,
             kwargs_handlers=[
                 # Two forward passes of D before one backward pass fail if buffers are broadcast in between.
@@ -89,12 +98,11 @@ class Dist:
                 ),
             ],
         )
-        self.rank: int = self.accelerator.process_index
-        self.world_size: int = self.accelerator.num_processes
-        self.device: torch.device = self.accelerator.device
-        if launched_world_size > 1 and self.world_size == 1:
+
+    def _check_launch(self) -> None:
+        if world_size() > 1 and self.world_size == 1:
             raise UserError(
-                f"the launcher started {launched_world_size} processes, but they are not connected, so each "
+                f"the launcher started {world_size()} processes, but they are not connected, so each "
                 "would run the whole job: on CPU launch with --config_file configs/accelerate/cpu2.yaml, on GPUs "
                 "with --multi_gpu"
             )
@@ -103,26 +111,26 @@ class Dist:
                 f"launched as {self.accelerator.distributed_type.value}, which these jobs do not support: "
                 f"{zero.DDP_ADVICE}"
             )
-        # Process groups of their own for messages between the ranks: the loader sends them from another thread, and
-        # collectives of two threads must not mix in one group.
-        self._channel = self._gloo(COLLECTIVE_TIMEOUT)
-        self._meeting = self._gloo(MEETING_TIMEOUT)
-        # DDP warns about convolutions of one channel, whose two memory formats are the same; it is harmless.
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        warn_if_crowded(on_cpu)
 
-    @property
-    def is_main(self) -> bool:
-        return self.rank == 0
+    def __enter__(self) -> Self:
+        return self
 
-    @property
-    def is_alone(self) -> bool:
-        """True if this rank works on its own, while the other ranks of the job do other work; see ``alone``."""
-        return self._is_alone
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # After an error the other ranks may be in a collective, and this process ends at once.
+        if error is None or self.world_size == 1:
+            self.close()
 
     @property
     def device_name(self) -> str:
         return "cpu" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+
+    @property
+    def engine_kind(self) -> str:
+        """How networks are trained: on one process, DDP, or a stage of ZeRO."""
+        stages = sorted({f"ZeRO-{plugin.zero_stage}" for plugin in self._plugins.values()})
+        return ", ".join(stages) or ("DDP" if self.world_size > 1 else "one process")
 
     def describe(self) -> str:
         """The processes, devices and precision, as a job prints them."""
@@ -132,30 +140,12 @@ class Dist:
             devices = f"{processes} on CPU, {threads} each"
         else:
             devices = f"{self.world_size} x {self.device_name}"
-        return ", ".join(
-            [devices, self.precision, *sorted({f"ZeRO-{p.zero_stage}" for p in self._plugins.values()})]
-        )
+        return ", ".join([devices, self.precision, *([self.engine_kind] if self._plugins else [])])
 
-    def _gloo(self, timeout: timedelta) -> torch.distributed.ProcessGroup | None:
-        return torch.distributed.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
-
-    def alone(self) -> Dist:
-        """This process as a job of one process on the same device: none of its operations waits for another rank."""
-        alone = copy.copy(self)
-        alone.rank, alone.world_size = 0, 1
-        alone._channel = alone._meeting = None
+    def alone(self) -> Self:
+        alone = super().alone()
         alone._plugins = {}
-        alone._is_alone = True
         return alone
-
-    def meet(self, value: T) -> list[T]:
-        """Small picklable values of all ranks, on all ranks, in the order of ranks. Waits up to 30 days for the last
-        rank: for the end of work that each rank did ``alone``."""
-        values: list[Any] = [value]
-        if self._meeting is not None:
-            values *= self.world_size
-            torch.distributed.all_gather_object(values, value, group=self._meeting)
-        return values
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context in which networks compute in this job's precision."""
@@ -210,88 +200,10 @@ class Dist:
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
             return self.accelerator.prepare(model)
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model on the device, with gradients averaged over the ranks. All parameters must be trainable now: one
-        that is frozen here and unfrozen later is never synced."""
-        return self._synced(self._placed(model))
-
-    def unwrap(self, model: nn.Module) -> Any:
-        """The model inside its DDP wrapper: the same parameters, without sync."""
-        return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.world_size > 1:
-            self.accelerator.wait_for_everyone()
-
-    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """[n, ...] on each rank, with equal n -> [world_size n, ...] on all ranks, in the order of ranks."""
-        return self.accelerator.gather(tensor) if self.world_size > 1 else tensor
-
-    def gather_objects(self, values: list[T]) -> list[T]:
-        """Small picklable values of all ranks, on all ranks, in the order of ranks."""
-        return gather_object(values) if self.world_size > 1 else values
-
-    def mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The mean over the ranks, on all ranks."""
-        return self.accelerator.reduce(tensor, reduction="mean") if self.world_size > 1 else tensor
-
-    def average_buffers(self, model: nn.Module) -> None:
-        """Average the BatchNorm statistics over the ranks, in place: each rank has those of its part of the
-        batches."""
-        if self.world_size > 1:
-            for buffer in model.buffers():
-                if buffer.is_floating_point():
-                    buffer.copy_(self.mean(buffer))
-
     @property
     def spare_cores(self) -> int:
         """Cores of this process that training leaves idle: none on CPU."""
-        return 0 if self.device.type == "cpu" else max(0, available_cores() // local_processes() - 1)
-
-    def total(self, numbers: Sequence[int]) -> list[int]:
-        """The sums over all ranks. Call it from one thread only, which may be another than the main thread."""
-        sums = torch.tensor(numbers)
-        if self._channel is not None:
-            torch.distributed.all_reduce(sums, group=self._channel)
-        return [int(n) for n in sums.tolist()]
-
-    def first(self, message: str | None) -> str:
-        """The message of the first rank that has one. Call it from the thread that calls ``total``."""
-        messages: list[str | None] = [message]
-        if self._channel is not None:
-            messages = [None] * self.world_size
-            torch.distributed.all_gather_object(messages, message, group=self._channel)
-        return next(one for one in messages if one is not None)
-
-    def on_main(self, function: Callable[[], T]) -> T:
-        """Call a function on rank 0, and return its picklable result on every rank. A UserError or OSError of it is
-        raised on every rank, as a UserError."""
-        outcome: list[Any] = [None, None]  # result, message of the error
-        if self.is_main:
-            try:
-                outcome[0] = function()
-            except UserError as error:
-                outcome[1] = str(error)
-            except OSError as error:
-                outcome[1] = str(from_os(error))
-        if self.world_size > 1:
-            broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise UserError(outcome[1])
-        return outcome[0]
-
-    @contextlib.contextmanager
-    def hold_on_main(self, manager: AbstractContextManager[object]) -> Iterator[None]:
-        """Rank 0 enters ``manager`` for the ``with`` block. A UserError or OSError on entering is raised on every
-        rank, as a UserError."""
-        with contextlib.ExitStack() as stack:
-
-            def enter() -> None:
-                stack.enter_context(manager)
-
-            self.on_main(enter)
-            yield
+        return 0 if self.device.type == "cpu" else max(0, available_cores() // local_world_size() - 1)
 
     def forget_models(self) -> None:
         """Release all wrapped models and engines: accelerate and DeepSpeed would hold every model of a job until its
@@ -304,7 +216,15 @@ class Dist:
         self.accelerator.free_memory()
 
     def close(self) -> None:
-        """Leave the process group, so that no rank reports the others as lost."""
+        """Leave the process group, so that no rank reports the others as lost, and let this process be as before."""
+        self.forget_models()
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        self._forget_launch()
+
+    def _forget_launch(self) -> None:
+        """Undo what makes accelerate refuse another Accelerator with other settings in this process."""
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        torch.set_num_threads(self._threads_before)

@@ -37,14 +37,6 @@ def is_launched() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
-def refuse_other_launchers() -> None:
-    """Raises UserError for launches that accelerate supports and these jobs do not, before accelerate acts on
-    them."""
-    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM")):
-        if os.environ.get(variable, "false").lower() == "true":
-            raise UserError(f"launched with {name}, which these jobs do not support: {DDP_ADVICE}")
-
-
 def plugins(
     names: Sequence[str], stages: Sequence[int] = (1, 2), *, on_cpu: bool
 ) -> dict[str, DeepSpeedPlugin]:

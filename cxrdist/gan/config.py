@@ -55,6 +55,8 @@ class GANConfig:
     """How long to train each GAN: '20 epochs' or '50000 images'."""
     images_per_class: int | None = 2000
     """Maximum number of training images per class (the paper: 2,000); null: all."""
+    extend: bool = False
+    """Train a finished run on to a larger --budget; only without --rate-decay, which follows the budget."""
     learning_rate: float = 2e-4
     """Learning rate of Adam, for both networks."""
     rate_images: int | None = None
@@ -104,6 +106,8 @@ class GANConfig:
     """Compile both networks with torch.compile."""
     look_every_images: int | None = None
     """Log, draw samples and write a checkpoint every so many images; null: ten times in total."""
+    checkpoint_minutes: float = 10
+    """Write a checkpoint at least every so many minutes, beside training; a look writes one anyway."""
     keep: int = 3
     """Number of newest checkpoints to keep, besides the best one found by evaluate_gan.py."""
     patience_images: int | None = None
@@ -114,6 +118,8 @@ class GANConfig:
     """What to do if D or the diversity of samples collapses; a loss that is not finite always stops the run."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 if the hardware supports it natively, else fp32."""
+    threads: int | None = None
+    """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """How images are read."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -124,7 +130,15 @@ class GANConfig:
         for name in ("learning_rate", "r1_weight"):
             if not math.isfinite(getattr(self, name)):
                 raise OptionError(name, f"must be a finite number, not {getattr(self, name)}")
-        for name in ("batch", "accumulate", "learning_rate", "r1_every", "keep", "embed_dim"):
+        for name in (
+            "batch",
+            "accumulate",
+            "learning_rate",
+            "r1_every",
+            "keep",
+            "embed_dim",
+            "checkpoint_minutes",
+        ):
             if getattr(self, name) <= 0:
                 raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")
         if self.images_per_class is not None and self.images_per_class < 1:
@@ -148,6 +162,12 @@ class GANConfig:
                 raise OptionError(name, f"must be 0 or more, not {getattr(self, name)}")
         if self.copy_limit is not None and not 0 < self.copy_limit < 1:
             raise OptionError("copy_limit", f"must be above 0 and below 1, or null, not {self.copy_limit}")
+        if self.extend and self.rate_decay:
+            raise OptionError(
+                "extend",
+                f"--rate-decay {self.rate_decay:g} has lowered the learning rate at the end of the budget, so a "
+                "longer run is another one: give another --run, with --init to begin with the networks of this one",
+            )
         if not 0 <= self.rate_decay <= 1:
             raise OptionError("rate_decay", f"must be from 0 to 1, not {self.rate_decay}")
         for name in ("beta1", "beta2"):

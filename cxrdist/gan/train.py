@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError, from_os
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
+from cxrdist.gan.evaluation.run import EVALUATION
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.tracking import describe_gan, gan_data, replay_finished
@@ -32,54 +33,79 @@ from cxrdist.gan.training.step import ENGINES
 from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import ALL_CLASSES
-from cxrdist.run.folder import environment, finished_summary, joint_digest, locked_run, write_summary
+from cxrdist.run.folder import SUMMARY, environment, finished_summary, joint_digest, locked_run, write_summary
 from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.run.tracking.start import start
+from cxrdist.stop_signals import Stopped
 
 log = logging.getLogger(__name__)
 
 
 def train(config: GANConfig) -> None:
     """Train the models of ``config`` that are not finished yet."""
+    with Dist(config.precision, engines=ENGINES, threads=config.threads) as dist:
+        dist.on_main(lambda: open_real(config.shards).close())
+        shards = dist.agree(lambda: ShardSet(config.shards))
+        models = plan(config, shards)
+        network_config(config, image_size=shards.image_size, classes=len(models[0].labels))
+        apart = config.placement == "class" and dist.world_size > 1
+        check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
+        resolved = {**to_dict(config), "precision": dist.precision}
+        with locked_run(Path(config.run), "gan", resolved, dist):
+            train_unfinished(config, models, shards, dist, apart=apart)
+
+
+def train_unfinished(
+    config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet, dist: Dist, *, apart: bool
+) -> None:
+    """Train what is left of a run, and write its summary."""
     began_s = time.monotonic()
-    dist = Dist(config.precision, engines=ENGINES)
     folder = Path(config.run)
-    dist.on_main(lambda: open_real(config.shards).close())
-    shards = ShardSet(config.shards)
-    models = plan(config, shards)
-    network_config(config, image_size=shards.image_size, classes=len(models[0].labels))
-    apart = config.placement == "class" and dist.world_size > 1
-    check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
-    with locked_run(folder, "gan", to_dict(config), dist):
-        done = dist.on_main(lambda: finished_models(folder, shards, config))
-        unfinished = [model for model in models if model.name not in done]
-        if not unfinished:
-            dist.on_main(lambda: complete_summary(folder, shards, config, dist, done))
-            say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
-            dist.close()
-            return
-        names = ", ".join(model.name for model in unfinished)
-        say(f"GAN: {names} of {shards}, {shards.image_size} px; {dist.describe()}")
-        if apart:
-            train_apart(config, unfinished, shards, dist)
-            summary = dist.on_main(lambda: summarise(folder, shards, config, dist))
-            if dist.is_main:
-                # Each model has a W&B run; this one has the looks and figures of all, and those of the evaluation.
-                joint = start(folder, config.tracking, describe_gan(config, shards, dist))
-                replay_finished(joint, folder, summary["models"])
-                finish_run(joint, config, shards, summary)
-        else:
-            tracker = start(folder, config.tracking, describe_gan(config, shards, dist), is_main=dist.is_main)
-            if dist.is_main:
-                replay_finished(tracker, folder, done)
-            for number, model in enumerate(unfinished, 1):
-                title = f"GAN {number}/{len(unfinished)} {model.name}"
-                train_model(ModelTrainer(config, model, shards, dist, tracker, title))
-                dist.forget_models()
-            finish_run(tracker, config, shards, dist.on_main(lambda: summarise(folder, shards, config, dist)))
+    done = dist.on_main(lambda: finished_models(folder, shards, config))
+    if config.extend:
+        done = dist.on_main(lambda: reopened(folder, models, done))
+    unfinished = [model for model in models if model.name not in done]
+    if not unfinished:
+        dist.on_main(lambda: complete_summary(folder, shards, config, dist, done))
+        say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")
+        return
+    names = ", ".join(model.name for model in unfinished)
+    say(f"GAN: {names} of {shards}, {shards.image_size} px; {dist.describe()}")
+    if apart:
+        train_apart(config, unfinished, shards, dist)
+        summary = dist.on_main(lambda: summarise(folder, shards, config, dist))
+        if dist.is_main:
+            # Each model has a W&B run; this one has the looks and figures of all, and those of the evaluation.
+            joint = start(folder, config.tracking, describe_gan(config, shards, dist))
+            replay_finished(joint, folder, summary["models"])
+            finish_run(joint, config, shards, summary)
+    else:
+        train_together(config, unfinished, shards, dist, done)
     generators = "1 generator" if len(unfinished) == 1 else f"{len(unfinished)} generators"
     say(f"{folder}: {generators} in {duration(time.monotonic() - began_s)}")
-    dist.close()
+
+
+def train_together(
+    config: GANConfig,
+    models: Sequence[ModelPlan],
+    shards: ShardSet,
+    dist: Dist,
+    done: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Train one model after the other, each with all processes. ``done``: summaries of the finished ones."""
+    folder = Path(config.run)
+    tracker = start(folder, config.tracking, describe_gan(config, shards, dist), is_main=dist.is_main)
+    if dist.is_main:
+        replay_finished(tracker, folder, done)
+    try:
+        for number, model in enumerate(models, 1):
+            title = f"GAN {number}/{len(models)} {model.name}"
+            train_model(ModelTrainer(config, model, shards, dist, tracker, title))
+            dist.forget_models()
+    except Stopped as stopped:
+        tracker.interrupt(stopped.exit_code)
+        raise
+    finish_run(tracker, config, shards, dist.on_main(lambda: summarise(folder, shards, config, dist)))
 
 
 def finish_run(tracker: NoTracker, config: GANConfig, shards: ShardSet, summary: dict[str, Any]) -> None:
@@ -97,7 +123,8 @@ def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet
             "%s of %s processes are idle: only %s models to train", idle, dist.world_size, len(models)
         )
     alone, folder = dist.alone(), Path(config.run)
-    failed = []
+    failed: list[str] = []
+    stopped: list[tuple[int, str]] = []
     for model in dealt[dist.rank]:
         # A W&B run belongs to one process, so each model has its own.
         group = config.tracking.group or folder.name
@@ -112,9 +139,16 @@ def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet
         except UserError as error:
             failed.append(str(error))
             log.warning("GAN stopped: %s", error, extra=EVERY_RANK)
+        except Stopped as stop:
+            tracker.interrupt(stop.exit_code)
+            stopped.append((stop.exit_code, str(stop)))
+            break
         tracker.finish(finished_summary(folder / model.folder, {"real": shards.digest}) or {})
-    if all_failed := [text for texts in dist.meet(failed) for text in texts]:
-        raise UserError("; ".join(all_failed))
+    met = dist.meet((failed, stopped))
+    if all_failed := [text for texts, _ in met for text in texts]:
+        raise UserError("; ".join(all_failed), is_named=True)
+    if all_stopped := [stop for _, stops in met for stop in stops]:
+        raise Stopped(*max(all_stopped))
 
 
 def train_model(trainer: ModelTrainer) -> None:
@@ -123,11 +157,11 @@ def train_model(trainer: ModelTrainer) -> None:
     try:
         trainer.train()
     except UserError as error:
-        raise UserError(f"{name}: {error}", every_rank=error.every_rank) from error
+        raise UserError(f"{name}: {error}", is_named=error.is_named) from error
     except BrokenPipeError:  # the reader of stdout has exited, which is not an error of the model
         raise
     except OSError as error:
-        raise UserError(f"{name}: {from_os(error)}", every_rank=True) from error
+        raise UserError(f"{name}: {from_os(error)}") from error
 
 
 def finished_models(folder: Path, shards: ShardSet, config: GANConfig) -> dict[str, dict[str, Any]]:
@@ -136,6 +170,22 @@ def finished_models(folder: Path, shards: ShardSet, config: GANConfig) -> dict[s
     names = [*shards.classes, ALL_CLASSES]
     found = {name: finished_summary(folder / slug(name), {"real": shards.digest}) for name in names}
     return {name: summary for name, summary in found.items() if summary is not None}
+
+
+def reopened(
+    folder: Path, models: Sequence[ModelPlan], done: Mapping[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Make models unfinished that have a larger budget than they were trained for; an early stop stays an end.
+    Returns the finished ones. What belonged to the old generators is removed: evaluations, and summaries, which the
+    run writes again."""
+    longer = {
+        model.name for model in models if model.name in done and model.steps > done[model.name]["steps"]
+    }
+    longer -= {name for name in longer if done[name]["stopped"]}
+    for place in [folder, *(folder / slug(name) for name in longer)] if longer else []:
+        for name in (SUMMARY, EVALUATION):
+            (place / name).unlink(missing_ok=True)
+    return {name: summary for name, summary in done.items() if name not in longer}
 
 
 def complete_summary(

@@ -1,7 +1,11 @@
 """Checkpoints that are complete or absent: weights as safetensors, optimizers loadable with ``weights_only``.
 
 checkpoints/images-<12 digits>/   <model>.safetensors, optimizers.pt, state.json with the digests of both
+checkpoints/interim-<12 digits>/  the same between two looks, by time or on a signal; also ranks.pt
 checkpoints/best.json             the best checkpoint, and its metrics
+
+Only the newest interim checkpoint is kept, until the next look: a look draws, validates and averages over the ranks
+what each of them has for itself, which an interim checkpoint holds as it is.
 
 Checkpoints have no state of random generators: all random numbers of a job are functions of its seed and of a
 position or step, which follow from the images seen.
@@ -30,8 +34,13 @@ log = logging.getLogger(__name__)
 
 STATE = "state.json"
 OPTIMIZERS = "optimizers.pt"
+RANKS = "ranks.pt"
 BEST = "best.json"
 _NAME = re.compile("images-[0-9]{12}")
+_INTERIM = re.compile("interim-[0-9]{12}")
+
+RankState = dict[str, torch.Tensor]
+"""What one rank has for itself between two looks: BatchNorm statistics of its images, sums of metrics."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,54 @@ class Loaded:
     optimizers: dict[str, dict[str, Any]]
     """``state_dict()`` of each optimizer, on the CPU."""
     state: dict[str, Any]
+    ranks: list[RankState] | None = None
+    """Of each rank, in an interim checkpoint."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The content of a checkpoint, copied to the CPU: training may go on while it is written."""
+
+    images: int
+    weights: dict[str, dict[str, torch.Tensor]]
+    optimizers: dict[str, Any]
+    state: dict[str, Any]
+    ranks: list[RankState] | None
+
+    @property
+    def name(self) -> str:
+        return f"{'images' if self.ranks is None else 'interim'}-{self.images:012d}"
+
+
+def snapshot(
+    images: int,
+    models: Mapping[str, nn.Module],
+    optimizers: Mapping[str, dict[str, Any]],
+    state: Mapping[str, Any],
+    ranks: list[RankState] | None = None,
+) -> Snapshot:
+    """Copy what a checkpoint holds. ``models``: all models whose weights are saved, such as moving averages;
+    ``optimizers``: their ``state_dict()``; ``state``: JSON values; ``ranks``: of an interim checkpoint."""
+    weights = {name: _copied(model) for name, model in models.items()}
+    return Snapshot(images, weights, _on_cpu(dict(optimizers)), dict(state), ranks)
+
+
+def _copied(model: nn.Module) -> dict[str, torch.Tensor]:
+    # A copy of each, since safetensors refuses weights that two layers share.
+    return {
+        name: weights.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, weights in model.state_dict().items()
+    }
+
+
+def _on_cpu(value: Any) -> Any:
+    """A copy of nested mappings and sequences, with their tensors on the CPU, in their memory layouts."""
+    if isinstance(value, torch.Tensor):
+        on_cpu = value.detach().cpu()
+        return on_cpu.clone() if on_cpu.data_ptr() == value.data_ptr() else on_cpu
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return type(value)(_on_cpu(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -56,12 +113,7 @@ def weights_sha256(model: nn.Module) -> str:
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Write weights and buffers to a safetensors file, which is complete or absent."""
-    # A copy of each, since safetensors refuses weights that two layers share.
-    copies = {
-        name: weights.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, weights in model.state_dict().items()
-    }
-    write_atomic(path, save(copies))
+    write_atomic(path, save(_copied(model)))
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
@@ -75,38 +127,28 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise UserError(f"{path}: not the weights of this network ({error})") from None
 
 
-def save_checkpoint(
-    folder: Path,
-    images: int,
-    models: Mapping[str, nn.Module],
-    optimizers: Mapping[str, dict[str, Any]],
-    state: Mapping[str, Any],
-    *,
-    keep: int,
-) -> None:
-    """Write ``folder/images-<n>/`` under a temporary name, then rename it; remove all checkpoints but the newest
-    ``keep`` and the best one. Only rank 0 calls this.
+def write_checkpoint(folder: Path, taken: Snapshot, *, keep: int) -> None:
+    """Write ``folder/images-<n>/``, or ``interim-<n>/``, under a temporary name, then rename it; remove all
+    checkpoints but the newest ``keep``, the best one, and an interim one that is the newest of all. Only rank 0 calls
+    this.
 
-    ``models``: all models whose weights are saved, such as moving averages; ``optimizers``: their ``state_dict()``;
-    ``state``: JSON values. Raises UserError if it cannot be written (a full disk); earlier checkpoints are unchanged
-    then.
+    Raises UserError if it cannot be written (a full disk); earlier checkpoints are unchanged then.
     """
-    name = f"images-{images:012d}"
+    name = taken.name
     final, temporary = folder / name, folder / f".{name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for leftover in folder.glob(".images-*.tmp"):  # of a killed writer
+        for leftover in folder.glob(".*.tmp"):  # of a killed writer
             shutil.rmtree(leftover)
         temporary.mkdir()
-        for model_name, model in models.items():
-            save_weights(temporary / f"{model_name}.safetensors", model)
-        # Through memory: on a full disk torch.save raises a RuntimeError without the cause or the file.
-        buffer = io.BytesIO()
-        torch.save(dict(optimizers), buffer)
-        write_atomic(temporary / OPTIMIZERS, buffer.getvalue())
+        for model_name, weights in taken.weights.items():
+            write_atomic(temporary / f"{model_name}.safetensors", save(weights))
+        _write_torch(temporary / OPTIMIZERS, taken.optimizers)
+        if taken.ranks is not None:
+            _write_torch(temporary / RANKS, taken.ranks)
         files = {p.name: sha256_file(p) for p in sorted(temporary.iterdir())}
         write_atomic(
-            temporary / STATE, canonical_json({"images": images, "state": dict(state), "files": files})
+            temporary / STATE, canonical_json({"images": taken.images, "state": taken.state, "files": files})
         )
         shutil.rmtree(final, ignore_errors=True)  # incomplete, or the run would have resumed from it
         temporary.replace(final)
@@ -120,20 +162,37 @@ def save_checkpoint(
     _prune(folder, name, keep)
 
 
+def _write_torch(path: Path, value: Any) -> None:
+    # Through memory: on a full disk torch.save raises a RuntimeError without the cause or the file.
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
 def _prune(folder: Path, newest: str, keep: int) -> None:
-    """Remove all checkpoints but ``newest``, the ``keep`` - 1 before it and the best. Those after it are incomplete:
-    the run resumed from an earlier one."""
-    found = sorted(p.name for p in folder.iterdir() if _NAME.fullmatch(p.name))
-    until = [name for name in found if name <= newest]
-    best = _best_name(folder)
-    for name in found:
-        if name not in until[-keep:] and name != best:
+    """Remove all checkpoints but ``newest``, the ``keep`` last ones up to it and the best. Those after it are
+    incomplete: the run resumed from an earlier one."""
+    names = [p.name for p in folder.iterdir()]
+    until = sorted(name for name in names if _NAME.fullmatch(name) and _images_of(name) <= _images_of(newest))
+    kept = {newest, _best_name(folder), *until[-keep:]}
+    for name in names:
+        if name not in kept and (_NAME.fullmatch(name) or _INTERIM.fullmatch(name)):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _images_of(name: str) -> int:
+    return int(name.rpartition("-")[2])
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files all have their digests; None if there is none."""
-    for path in sorted(folder.glob("images-*"), reverse=True):
+    found = [
+        path for path in folder.glob("*-*") if _NAME.fullmatch(path.name) or _INTERIM.fullmatch(path.name)
+    ]
+    # At the same number of images, the look comes after the interim checkpoint.
+    for path in sorted(found, key=lambda path: (_images_of(path.name), _NAME.match(path.name) is not None))[
+        ::-1
+    ]:
         if is_whole(path):
             return path
         log.warning("%s: incomplete or damaged, so it is ignored", path)
@@ -172,10 +231,18 @@ def is_whole(path: Path) -> bool:
 def load_checkpoint(path: Path, models: Mapping[str, nn.Module]) -> Loaded:
     """Load a checkpoint's weights into the models, on their devices, and return the rest. Raises UserError if the
     weights belong to another network, or the optimizer file is not valid."""
+    if not path.exists():
+        raise UserError(
+            f"{path}: not seen by this process, though rank 0 sees it: the folder of a run must lie where all "
+            "machines of a job see it"
+        )
     for name, model in models.items():
         load_weights(path / f"{name}.safetensors", model)
+    ranks = None
     try:
         optimizers = torch.load(path / OPTIMIZERS, map_location="cpu", weights_only=True)
+        if _INTERIM.fullmatch(path.name):
+            ranks = torch.load(path / RANKS, map_location="cpu", weights_only=True)
         if not all(one.keys() >= {"state", "param_groups"} for one in optimizers.values()):
             raise ValueError("not a state_dict")
     except OSError:
@@ -186,4 +253,4 @@ def load_checkpoint(path: Path, models: Mapping[str, nn.Module]) -> Loaded:
             "to resume from the checkpoint before it"
         ) from error
     values = read_json(path / STATE)
-    return Loaded(values["images"], optimizers, values["state"])
+    return Loaded(values["images"], optimizers, values["state"], ranks)

@@ -29,9 +29,14 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 # Options that may differ when a run is resumed.
 FREE_KEYS = frozenset(
-    {"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader"}
-    | {"placement", "keep", "on_collapse", "preset"}
+    {"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader", "threads"}
+    | {"placement", "keep", "checkpoint_minutes", "on_collapse", "preset", "extend"}
 )
+_LONGER = {
+    "gan": "; --extend trains a finished run on",
+    "cls": "; a classifier cannot be trained on, since its learning rate follows the budget",
+}
+"""What may be done about another budget."""
 
 
 class RunFolder:
@@ -49,11 +54,10 @@ class RunFolder:
             remove_temporaries(folder)
             self._refuse_other_files()
             if self._has_begun():
-                self._check_config(config)
-            else:
-                write_atomic(
-                    folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-                )
+                self._check_config(job, config)
+            if not self._has_begun() or config.get("extend"):
+                kept = {name: value for name, value in config.items() if name != "extend"}
+                write_atomic(folder / CONFIG, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
         except BaseException:
             self.lock.release()
             raise
@@ -67,24 +71,26 @@ class RunFolder:
 
     def _has_begun(self) -> bool:
         """True if the run has results: from then on its config is fixed."""
-        return (self.folder / SUMMARY).exists() or any(self.folder.glob("**/checkpoints/images-*"))
+        return (self.folder / SUMMARY).exists() or any(self.folder.glob("**/checkpoints/*-*"))
 
-    def _check_config(self, config: Mapping[str, Any]) -> None:
+    def _check_config(self, job: str, config: Mapping[str, Any]) -> None:
+        free = FREE_KEYS | ({"budget"} if config.get("extend") else set())
         before = yaml.safe_load((self.folder / CONFIG).read_text())
-        if new := [key for key in config if key not in FREE_KEYS and key not in before]:
+        if new := [key for key in config if key not in free and key not in before]:
             raise UserError(
                 f"{self.folder} has a run of another version of cxrdist, without the option {new[0]}: resume it with "
                 "that version, or give another --run"
             )
-        differing = [
-            f"{key} {before.get(key)!r}, now {value!r}"
+        changed = {
+            key: f"{key} {before.get(key)!r}, now {value!r}"
             for key, value in yaml.safe_load(yaml.safe_dump(dict(config))).items()
-            if key not in FREE_KEYS and before.get(key) != value
-        ]
-        if differing:
+            if key not in free and before.get(key) != value
+        }
+        if changed:
+            longer = _LONGER.get(job, "") if "budget" in changed else ""
             raise UserError(
-                f"{self.folder} has a run with another config ({'; '.join(differing[:3])}): "
-                "give the old options to resume it, or give another --run"
+                f"{self.folder} has a run with another config ({'; '.join([*changed.values()][:3])}): "
+                f"give the old options to resume it, or give another --run{longer}"
             )
 
     def release(self) -> None:

@@ -31,6 +31,8 @@ class SynthConfig:
     """Encoding of the images."""
     seed: int = 0
     """Seed of the latent vectors z."""
+    threads: int | None = None
+    """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

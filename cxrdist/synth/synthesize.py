@@ -118,33 +118,37 @@ class WrittenShard:
 
 def synthesize(config: SynthConfig) -> None:
     """Write the synthetic set of a mix, over all processes."""
+    with Dist(
+        "fp32", threads=config.threads
+    ) as dist:  # bf16 would change grey values, for a job that takes seconds
+        dist.on_main(lambda: open_real(config.shards).close())
+        real = dist.agree(lambda: ShardSet(config.shards))
+        check_classes(real.classes)
+        sources = dist.agree(lambda: find_sources(config, real))
+        with locked_run(config.run_folder, "synth", to_dict(config), dist):
+            write_set(config, real, sources, dist)
+
+
+def write_set(config: SynthConfig, real: ShardSet, sources: Sequence[Source], dist: Dist) -> None:
+    """Write the set, unless it is finished, and the run's summary."""
     began_s = time.monotonic()
-    dist = Dist("fp32")  # bf16 would change grey values, for a job that takes seconds
-    dist.on_main(lambda: open_real(config.shards).close())
-    real = ShardSet(config.shards)
-    check_classes(real.classes)
-    sources = find_sources(config, real)
     total = sum(source.images for source in sources)
-    provenance = provenance_of(config, sources)
-    store = store_of(config.out_place)
-    with locked_run(config.run_folder, "synth", to_dict(config), dist):
-        if manifest := dist.on_main(lambda: finished_before(store, provenance)):
-            if dist.is_main and not (config.run_folder / SUMMARY).exists():
-                report(config, manifest, real, time.monotonic() - began_s, dist)
-            dist.close()
-            return
-        for source in sources:
-            source.generator.network.to(dist.device)
-            check_pass_rate(source, config)
-        say(f"synthesis of {total:,} images for {config.mix}; {dist.describe()}")
-        with dist.hold_on_main(claimed(store, provenance)):
-            shards = dist.gather_objects(write_my_shards(store, config, sources, real, dist))
-            manifest = dist.on_main(lambda: conclude(store, real, config, provenance, shards))
-        seconds = time.monotonic() - began_s
-        if dist.is_main:
-            report(config, manifest, real, seconds, dist)
+    provenance, store = provenance_of(config, sources), store_of(config.out_place)
+    if manifest := dist.on_main(lambda: finished_before(store, provenance)):
+        if dist.is_main and not (config.run_folder / SUMMARY).exists():
+            report(config, manifest, real, time.monotonic() - began_s, dist)
+        return
+    for source in sources:
+        source.generator.network.to(dist.device)
+        check_pass_rate(source, config)
+    say(f"synthesis of {total:,} images for {config.mix}; {dist.describe()}")
+    with dist.hold_on_main(claimed(store, provenance)):
+        shards = dist.gather_objects(write_my_shards(store, config, sources, real, dist))
+        manifest = dist.on_main(lambda: conclude(store, real, config, provenance, shards))
+    seconds = time.monotonic() - began_s
+    if dist.is_main:
+        report(config, manifest, real, seconds, dist)
     say(f"{store}: {total:,} images in {duration(seconds)}, digest {manifest.digest[:12]}")
-    dist.close()
 
 
 def find_sources(config: SynthConfig, real: ShardSet) -> list[Source]:

@@ -27,7 +27,8 @@ from cxrdist.data.shards.tar import TarFile, index_row
 from cxrdist.data.storage.store import LocalStore, store_of
 from cxrdist.errors import UserError
 from cxrdist.process import main as process_main
-from cxrdist.run.checkpoint import load_checkpoint, save_checkpoint
+from cxrdist.run.checkpoint import load_checkpoint
+from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.forging import KEYS, STRATUM, TAR, forge, npy, sample, sample_members, tar_of
 from tests.helpers.launching import CLONE
 

@@ -52,7 +52,7 @@ def test_the_classifier_is_given_augmented_images_and_evaluates_plain_ones(
     stages = plan_stages(config, [rule], real, None, dist)
     trainer = Trainer(config, stages, real, None, dist)
     trainer.build()
-    trainer.begin(stages[0])
+    trainer.begin(stages[0], None)
     given: list[torch.Tensor] = []
     for network in (trainer.engine.module, trainer.current):
         network.register_forward_pre_hook(lambda _, args: given.append(args[0].clone()))

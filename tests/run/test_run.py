@@ -17,12 +17,12 @@ from cxrdist.run.checkpoint import (
     load_checkpoint,
     load_weights,
     newest_checkpoint,
-    save_checkpoint,
     save_weights,
     weights_sha256,
 )
 from cxrdist.run.folder import RunFolder, finished_summary, write_summary
 from cxrdist.run.tracking.metrics_file import MetricsFile
+from tests.helpers.checkpoints import save_checkpoint
 
 
 def model(value: float = 0.5) -> nn.Sequential:
@@ -150,7 +150,9 @@ def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.Monkey
         def __init__(self, **_: object) -> None: ...
 
     monkeypatch.setattr(dist_module, "Accelerator", Alone)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    launched = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="started 2 processes, but they are not connected"):
         Dist("fp32")
 

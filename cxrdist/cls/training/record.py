@@ -24,6 +24,7 @@ from cxrdist.metrics.evidence import evidence_of
 from cxrdist.metrics.predictions import Predictions, write_predictions
 from cxrdist.models import export_classifier
 from cxrdist.run.folder import environment, write_summary
+from cxrdist.run.stretches import Stretch
 from cxrdist.seeds import derive
 
 EXPORTED = ("accuracy", "balanced_accuracy", "macro_auroc")
@@ -40,6 +41,7 @@ class Progressed:
     substituted: int
     data_wait: float
     seconds: float
+    stretches: list[Stretch]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,7 @@ def record(finished: Finished, predictions: Mapping[str, Predictions], dist: Dis
         "device": dist.device_name,
         "precision": dist.precision,
         "threads": dist.threads,
+        "stretches": progressed.stretches,
         "weights_sha256": weights,
         "order_sha256": progressed.order_sha256,
         "substituted": progressed.substituted,

@@ -37,10 +37,14 @@ from cxrdist.distributed.step_means import StepMeans
 from cxrdist.errors import UserError
 from cxrdist.metrics.classification import metrics_of
 from cxrdist.nets.classifiers import build_network, init_network
-from cxrdist.run.checkpoint import Loaded, load_checkpoint, newest_checkpoint, save_checkpoint
+from cxrdist.run.checkpoint import Loaded, RankState, load_checkpoint, newest_checkpoint, snapshot
+from cxrdist.run.checkpoint_writer import CheckpointWriter
+from cxrdist.run.interim import FAILED, StepBreaks, restore_state_of_rank, state_of_rank
+from cxrdist.run.stretches import Stretch, continued, stretch_of
 from cxrdist.run.tracking.metrics_file import MetricsFile
 from cxrdist.run.tracking.start import start
 from cxrdist.seeds import derive
+from cxrdist.stop_signals import Stopped, StopRequest, stop_between_steps
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,12 @@ class Trainer:
         self.soft_labels: SoftLabels | None = None
         if config.soft_labels is not None:
             self.soft_labels = SoftLabels.read(config.soft_labels, real.classes, dist.device)
+        self.writer: CheckpointWriter | None = None
+        if dist.is_main:
+            self.writer = CheckpointWriter(self.folder / "checkpoints", CHECKPOINTS_KEPT)
+        self.stretches: list[Stretch] = []
+        self.losses = StepMeans(dist, ("loss",))
+        """Of the steps since the last look."""
         self.step = 0
         """Steps that were trained, in all stages."""
         self.substituted = 0
@@ -95,14 +105,17 @@ class Trainer:
         loaded, stage_loaded = self.resume()
         self.start_logs()
         self.began_s = time.monotonic()
-        for stage in self.stages[stage_loaded:]:
-            self.begin(stage)
-            if loaded is not None:
-                self.engine.load_optimizer_state(loaded.optimizers["model"])
-                loaded = None
-            self.train_stage(stage)
-            self.waited_s += self.batches.waited_s
-        self.tracker.finish(self.finish())
+        try:
+            with stop_between_steps() as request:
+                for stage in self.stages[stage_loaded:]:
+                    self.begin(stage, loaded)
+                    loaded = None
+                    self.train_stage(stage, request)
+                    self.waited_s += self.batches.waited_s
+            self.tracker.finish(self.finish())
+        except Stopped as stopped:
+            self.tracker.interrupt(stopped.exit_code)
+            raise
 
     def build(self) -> None:
         config = config_for(self.config, self.real)
@@ -121,8 +134,9 @@ class Trainer:
         """Load the newest checkpoint. Returns it and the stage to continue in; None and 0 for a new run."""
         path = self.dist.on_main(lambda: newest_checkpoint(self.folder / "checkpoints"))
         if path is None:
+            self.stretches = [stretch_of(self.dist, 0)]
             return None, 0
-        loaded = load_checkpoint(path, self.models)
+        loaded = self.dist.agree(lambda: load_checkpoint(path, self.models))
         if loaded.state.get("soft_labels") != self.soft_labels_digest:
             raise UserError(
                 f"{self.folder} was begun with other soft labels than {self.config.soft_labels} holds now: give "
@@ -135,6 +149,7 @@ class Trainer:
         self.substituted = loaded.state["substituted"]
         self.seconds_before = loaded.state["seconds"]
         log.info("%s: resuming at %s images", self.folder, f"{loaded.images:,}")
+        self.stretches = continued(loaded.state["stretches"], stretch_of(self.dist, loaded.images))
         return loaded, stage.number
 
     def start_logs(self) -> None:
@@ -150,8 +165,9 @@ class Trainer:
             self.tracker.replay(self.metrics.kept)
         self.looked_at = (images, time.monotonic())
 
-    def begin(self, stage: StagePlan) -> None:
-        """Make the engine of a stage from the current weights, with a new Adam."""
+    def begin(self, stage: StagePlan, loaded: Loaded | None) -> None:
+        """Make the engine of a stage from the current weights, with a new Adam, or with that of a checkpoint in the
+        stage."""
         self.dist.forget_models()
         network = copy.deepcopy(self.current).train()
         if stage.is_frozen:
@@ -166,27 +182,39 @@ class Trainer:
             compile=self.config.compile,
         )
         self.one_step = ClsStep(self.config, self.engine, self.dist, stage, self.soft_labels)
+        self.losses.clear()
+        if loaded is not None:
+            self.engine.load_optimizer_state(loaded.optimizers["model"])
+            if loaded.ranks is not None:
+                restore_state_of_rank(loaded.ranks, self.dist, {ENGINE: self.engine.module}, self.losses)
 
-    def train_stage(self, stage: StagePlan) -> None:
+    def train_stage(self, stage: StagePlan, request: StopRequest) -> None:
         """Train a stage to its end, or until it is out of patience."""
         is_last = stage is self.stages[-1]
-        mix, losses = MixLog(stage.stream, self.step - stage.first), StepMeans(self.dist, ("loss",))
+        mix = MixLog(stage.stream, self.step - stage.first)
+        breaks = StepBreaks(self.dist, self.writer, self.config.checkpoint_minutes, request)
         with self.open_batches(stage) as self.batches, self.progress(stage) as progress:
             while self.step < stage.end and not (is_last and self.out_of_patience()):
                 batch = next(self.batches)
                 self.order.saw(batch)
                 self.engine.set_learning_rate(stage.learning_rate_at(self.step, self.config))
                 of_stage = self.step - stage.first
-                losses.add(self.one_step(of_stage, batch))
+                self.losses.add(self.one_step(of_stage, batch))
                 mix.saw(batch)
                 self.step += 1
                 if mix.ends_epoch(of_stage):
                     values = mix.flush(of_stage, self.dist.gather, self.dist.world_size, self.dist.device)
                     self.log_metrics(values)
                 if self.step in self.looks:
-                    self.look(stage, losses.means()["loss"])
-                    losses.clear()
+                    self.look(stage, self.losses.means()["loss"])
+                    self.losses.clear()
+                    breaks.written()
                 progress.at(self.step * self.config.batch, self.best_note)
+                if self.step < self.stages[-1].end and (asked := breaks.after_step()):
+                    self.interrupt(asked, stage)
+                    breaks.written()
+        breaks.end()
+        self.dist.on_main(self.wait_for_checkpoint)
 
     def open_batches(self, stage: StagePlan) -> ReadAhead:
         """This rank's parts of the global batches of the rest of a stage."""
@@ -212,7 +240,6 @@ class Trainer:
         """Validate, log, write a checkpoint. Every rank calls this at the same step. ``loss``: mean since the last
         look."""
         look_s = time.monotonic()
-        self.substituted = self.batches.substituted
         self.dist.average_buffers(self.engine.module)
         self.engine.copy_weights_to(self.current)
         values = self.validate(stage, loss)
@@ -266,10 +293,28 @@ class Trainer:
         patience = self.config.patience
         return patience is not None and self.best["evaluations_since"] >= patience
 
-    def checkpoint(self, stage: StagePlan) -> None:
+    def interrupt(self, asked: int, stage: StagePlan) -> None:
+        """Do what any rank asks for after a step (see ``StepBreaks``): an interim checkpoint, and perhaps stop. Every
+        rank calls this at the same step."""
+        if self.step not in self.looks and asked != FAILED:
+            self.engine.copy_weights_to(self.current)
+            mine = state_of_rank({ENGINE: self.engine.module}, self.losses)
+            self.checkpoint(stage, self.dist.gather_objects([mine]))
+        if asked >= FAILED:
+            self.dist.on_main(self.wait_for_checkpoint)
+            images = self.step * self.config.batch
+            raise Stopped(asked, f"{self.folder} at {images:,} images; the same command resumes")
+
+    def wait_for_checkpoint(self) -> None:
+        if self.writer is not None:
+            self.writer.wait()
+
+    def checkpoint(self, stage: StagePlan, ranks: list[RankState] | None = None) -> None:
+        """``ranks``: of an interim checkpoint."""
+        self.substituted = self.batches.substituted
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
         optimizers = {"model": self.engine.optimizer_state()}
-        if self.dist.is_main:
+        if self.writer is not None:
             state = {
                 "stage": stage.number,
                 "stream": stage.stream.state_dict(self.step - stage.first),
@@ -278,11 +323,10 @@ class Trainer:
                 "substituted": self.substituted,
                 "soft_labels": self.soft_labels_digest,
                 "seconds": self.seconds,
+                "stretches": self.stretches,
             }
             images = self.step * self.config.batch
-            folder = self.folder / "checkpoints"
-            save_checkpoint(folder, images, self.models, optimizers, state, keep=CHECKPOINTS_KEPT)
-        self.dist.barrier()
+            self.writer.write(snapshot(images, self.models, optimizers, state, ranks))
 
     def finish(self) -> Mapping[str, Any]:
         """Test the kept weights and write what a finished run has."""
@@ -293,6 +337,7 @@ class Trainer:
             substituted=self.substituted,
             data_wait=self.data_wait,
             seconds=self.seconds,
+            stretches=self.stretches,
         )
         test = SplitEvaluator(self.real, "test", self.dist)
         predictions = {"val": self.validation.predictions(self.kept), "test": test.predictions(self.kept)}

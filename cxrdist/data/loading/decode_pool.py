@@ -29,6 +29,7 @@ from cxrdist.data.shards.index import KEY_DTYPE
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
+from cxrdist.stop_signals import SIGNALS
 
 PAGE_BYTES = 4096
 FAILED_START_WAIT_S = 5.0
@@ -125,10 +126,10 @@ class DecodePool:
         self._free = [*reversed(range(slots))]
         self._tickets: dict[int, _Ticket] = {}
         self._workers: list[_Worker] = []
-        # Only the parent receives ctrl-C, and stops the workers: each of them would print a traceback. Python's
-        # resource tracker starts with the first worker, and would unblock ctrl-C again.
+        # Only the parent receives stop signals, and stops the workers, which it needs until the step has ended.
+        # Python's resource tracker starts with the first worker, and would unblock Ctrl-C again.
         resource_tracker.ensure_running()
-        with without_interrupts():
+        with without_interrupts(SIGNALS):
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(

@@ -45,6 +45,8 @@ class EvaluateConfig:
     """Near-copy rate (mean over classes) up to which a checkpoint may be chosen; of real images it is about 0.05."""
     seed: int = 0
     """Seed of z, of the choice of real images if a class has more than 2,000, and of the bootstrap."""
+    threads: int | None = None
+    """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 

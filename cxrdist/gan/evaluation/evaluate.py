@@ -70,11 +70,16 @@ PICTURE_COLUMNS = 4
 def evaluate(config: EvaluateConfig) -> None:
     """Evaluate all models of a run and export the best checkpoint of each."""
     began_s = time.monotonic()
-    dist = Dist("fp32")  # bf16 would change grey values and distances
+    with Dist("fp32", threads=config.threads) as dist:  # bf16 would change grey values and distances
+        _evaluate(config, dist)
+    say(f"{Path(config.run) / EVALUATION}: {duration(time.monotonic() - began_s)}")
+
+
+def _evaluate(config: EvaluateConfig, dist: Dist) -> None:
     folder = Path(config.run)
     dist.on_main(lambda: open_finished_real(config.shards).close())
-    shards = ShardSet(config.shards)
-    models = find_models(folder, shards, config.split)
+    shards = dist.agree(lambda: ShardSet(config.shards))
+    models = dist.agree(lambda: find_models(folder, shards, config.split))
     with dist.hold_on_main(locked_folder(folder)):
         classifier = Path(config.classifier or folder / "classifier")
         if config.classifier is None:
@@ -85,8 +90,6 @@ def evaluate(config: EvaluateConfig) -> None:
         result = Evaluation(config, shards, models, [*spaces, pixels], dist).run()
         if dist.is_main:
             conclude(folder, result, config)
-    say(f"{folder / EVALUATION}: {duration(time.monotonic() - began_s)}")
-    dist.close()
 
 
 class Evaluation:

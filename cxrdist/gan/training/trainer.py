@@ -38,11 +38,15 @@ from cxrdist.gan.training.step import STATS, GANStep
 from cxrdist.gan.training.watch import Watch
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import export_generator, z_at
-from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint, weights_sha256
+from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, snapshot, weights_sha256
+from cxrdist.run.checkpoint_writer import CheckpointWriter
 from cxrdist.run.folder import write_summary
+from cxrdist.run.interim import FAILED, StepBreaks, restore_state_of_rank, state_of_rank
+from cxrdist.run.stretches import Stretch, continued, stretch_of
 from cxrdist.run.tracking.metrics_file import MetricsFile
 from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.seeds import derive
+from cxrdist.stop_signals import Stopped, stop_between_steps
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +98,8 @@ class ModelTrainer:
         """Quality at each look so far, if it may stop the training."""
         self.stopped: str | None = None
         """Why the training ended before its budget."""
+        self.writer = CheckpointWriter(self.folder / "checkpoints", config.keep) if dist.is_main else None
+        self.stretches: list[Stretch] = []
         self.substituted = 0
         self.seconds = 0.0
         self.waited_s = 0.0
@@ -109,25 +115,35 @@ class ModelTrainer:
         self.logged_at = (step * self.config.batch, self.seconds)
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
         looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
-        stats = StepMeans(self.dist, STATS)
         last = step if self.stopped else self.model.steps
-        with self.batches(step, last) as batches, self.progress(step) as progress:
+        with (
+            stop_between_steps() as request,
+            self.batches(step, last) as batches,
+            self.progress(step) as progress,
+        ):
+            breaks = StepBreaks(self.dist, self.writer, self.config.checkpoint_minutes, request)
             for batch in batches:
                 self.order.saw(batch)
                 self.set_learning_rate(step)
-                stats.add(self.step(step, batch))
+                self.stats.add(self.step(step, batch))
                 step += 1
                 images = step * self.config.batch
                 if self.ema is not None:
                     self.ema.update(self.generator.module, batch=self.config.batch, images=images)
                 if step in looks:
-                    self.look(step, stats.means(), batches)
-                    stats.clear()
+                    self.look(step, self.stats.means(), batches)
+                    self.stats.clear()
+                    breaks.written()
                 elif step % CHECK_FINITE_EVERY_STEPS == 0:
-                    self.watch.check_finite(images, stats.means())
+                    self.watch.check_finite(images, self.stats.means())
                 progress.at(images, show(self.values))
                 if self.stopped:
                     break
+                if step < last and (asked := breaks.after_step()):
+                    self.interrupt(asked, step, batches, is_saved=step in looks)
+                    breaks.written()
+            breaks.end()
+        self.dist.on_main(self.wait_for_checkpoint)
         if self.stopped:
             self.note(logging.INFO, f"stopped at {step * self.config.batch:,} images: {self.stopped}")
         self.finish(step)
@@ -178,6 +194,7 @@ class ModelTrainer:
             EMA(self.generator.module, config.ema_half_life_images) if config.ema_half_life_images else None
         )
         strengths = augment_strengths(config, self.model, self.shards)
+        self.stats = StepMeans(self.dist, STATS)
         self.step = GANStep(config, self.generator, self.discriminator, self.dist, name, strengths)
 
     @cached_property
@@ -205,8 +222,11 @@ class ModelTrainer:
         """Load the newest checkpoint. Returns the step to continue at; 0 for a new run."""
         path = self.newest_checkpoint()
         if path is None:
+            self.stretches = [stretch_of(self.dist, 0)]
             return 0
-        loaded = load_checkpoint(path, self.networks)
+        loaded = self.dist.agree(lambda: load_checkpoint(path, self.networks))
+        if loaded.ranks is not None:
+            restore_state_of_rank(loaded.ranks, self.dist, self.networks, self.stats)
         self.generator.load_optimizer_state(loaded.optimizers["generator"])
         self.discriminator.load_optimizer_state(loaded.optimizers["discriminator"])
         step = self.stream.load_state_dict(loaded.state["stream"])
@@ -219,6 +239,7 @@ class ModelTrainer:
         self.substituted = loaded.state["substituted"]
         self.seconds, self.waited_s = loaded.state["seconds"], loaded.state["waited_s"]
         self.note(logging.INFO, f"resuming at {loaded.images:,} images")
+        self.stretches = continued(loaded.state["stretches"], stretch_of(self.dist, loaded.images))
         return step
 
     def look(self, step: int, means: dict[str, float], batches: ReadAhead) -> None:
@@ -227,18 +248,45 @@ class ModelTrainer:
         ``means``: of the step's stats since the last look. Raises UserError if they are not finite.
         """
         self.watch.check_finite(step * self.config.batch, means)
-        self.substituted = batches.substituted
-        self.seconds = time.monotonic() - self.began_s
-        self.waited_s = self.waited_before_s + batches.waited_s
+        self.count(batches)
         self.values = means | {"data_wait": round(self.data_wait, 5)}
         for network in self.networks.values():
             self.dist.average_buffers(network)
+        order, optimizers = self.gathered()
+        self.stopped = self.dist.on_main(lambda: self.record(step, order, optimizers))
+
+    def interrupt(self, asked: int, step: int, batches: ReadAhead, *, is_saved: bool) -> None:
+        """Do what any rank asks for after a step (see ``StepBreaks``): an interim checkpoint, and perhaps stop. Every
+        rank calls this at the same step."""
+        images = step * self.config.batch
+        if not is_saved and asked != FAILED:
+            self.count(batches)
+            ranks = self.dist.gather_objects([state_of_rank(self.networks, self.stats)])
+            order, optimizers = self.gathered()
+            if self.writer is not None:
+                state = self.state(step, order, self.stopped)
+                self.writer.write(snapshot(images, self.networks, optimizers, state, ranks))
+        if asked >= FAILED:
+            self.dist.on_main(self.wait_for_checkpoint)
+            raise Stopped(asked, f"{self.title} at {images:,} images; the same command resumes")
+
+    def count(self, batches: ReadAhead) -> None:
+        """Bring the counts of this process up to date."""
+        self.substituted = batches.substituted
+        self.seconds = time.monotonic() - self.began_s
+        self.waited_s = self.waited_before_s + batches.waited_s
+
+    def gathered(self) -> tuple[str, dict[str, Any]]:
+        """What the ranks have to exchange for a checkpoint: the digest of the order, the states of the optimizers."""
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
-        optimizers = {
+        return order, {
             "generator": self.generator.optimizer_state(),
             "discriminator": self.discriminator.optimizer_state(),
         }
-        self.stopped = self.dist.on_main(lambda: self.record(step, order, optimizers))
+
+    def wait_for_checkpoint(self) -> None:
+        if self.writer is not None:
+            self.writer.wait()
 
     def record(self, step: int, order: str, optimizers: dict[str, Any]) -> str | None:
         """Rank 0's part of a look. Returns the reason to stop here, if any. A collapse that stops the run is raised
@@ -251,7 +299,16 @@ class ModelTrainer:
         assert self.metrics is not None
         self.metrics.log(images, values)
         self.tracker.log(images, row_of(self.model.name, values) | self.throughput(images))
-        state = {
+        assert self.writer is not None
+        self.writer.write(snapshot(images, self.networks, optimizers, self.state(step, order, stopped)))
+        if collapse is not None:
+            self.writer.wait()
+            raise collapse
+        return stopped
+
+    def state(self, step: int, order: str, stopped: str | None) -> dict[str, Any]:
+        """Of a checkpoint."""
+        return {
             "stream": self.stream.state_dict(step),
             "order_sha256": order,
             "values": self.values,
@@ -262,13 +319,8 @@ class ModelTrainer:
             "substituted": self.substituted,
             "seconds": self.seconds,
             "waited_s": self.waited_s,
+            "stretches": self.stretches,
         }
-        save_checkpoint(
-            self.folder / "checkpoints", images, self.networks, optimizers, state, keep=self.config.keep
-        )
-        if collapse is not None:
-            raise collapse
-        return stopped
 
     def throughput(self, images: int) -> dict[str, float]:
         """Training images a second since the last look, with drawing and checkpoint, for the tracker alone."""
@@ -353,6 +405,7 @@ class ModelTrainer:
                 "device": self.dist.device_name,
                 "precision": self.dist.precision,
                 "threads": self.dist.threads,
+                "stretches": self.stretches,
             },
         )
 

@@ -63,5 +63,8 @@ class NoTracker:
     def log_artifact(self, kind: str, digest: str, name: str) -> None:
         """This job has made what has the SHA-256 ``digest``, from all that it used."""
 
+    def interrupt(self, exit_code: int) -> None:
+        """A signal stopped the job, which may resume: end the W&B run without a summary, as preempted."""
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Write the job's summary (figures.flat_summary), and end the W&B run."""

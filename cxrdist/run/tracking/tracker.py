@@ -212,6 +212,10 @@ class WandbTracker(NoTracker):
             file.write(f"{kind} sha256:{digest}\n")
         return artifact
 
+    def interrupt(self, exit_code: int) -> None:
+        self._attempt(lambda: self.run.mark_preempting())
+        self._attempt(lambda: self.run.finish(exit_code=exit_code))
+
     def finish(self, summary: Mapping[str, Any]) -> None:
         self._attempt(lambda: self.run.summary.update(flat_summary(summary)))
         self._attempt(lambda: self.run.finish())

@@ -46,10 +46,11 @@ from cxrdist.nets.conditional import ConditionalConfig, ConditionalGenerator
 from cxrdist.nets.conditional import init_weights as init_conditional
 from cxrdist.nets.dcgan import DCGANConfig, Generator, init_weights
 from cxrdist.nets.features import RandomFeatures
-from cxrdist.run.checkpoint import save_checkpoint, weights_sha256
+from cxrdist.run.checkpoint import weights_sha256
 from cxrdist.run.folder import joint_digest, write_summary
 from cxrdist.run.tracking.config import TrackingConfig
 from cxrdist.seeds import uniform
+from tests.helpers.checkpoints import save_checkpoint
 from tests.helpers.launching import launch
 
 pytestmark = pytest.mark.slow
