@@ -10,8 +10,10 @@ no image in val or test. They do not change the splits of the others.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from cxrdist.console import say
@@ -40,6 +42,8 @@ from cxrdist.errors import OptionError, UserError
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"
 IMAGES_PER_HASH_TASK = 256
+
+log = logging.getLogger(__name__)
 
 
 class SplitError(UserError):
@@ -157,7 +161,8 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     if importer.added_splits:
         splits = [str(record.split) for record in used]
     else:
-        splits = splits_of(used, patients_of(used), labels, way, options, earlier)
+        with telling(left_out):
+            splits = splits_of(used, patients_of(used), labels, way, options, earlier)
     is_held_out = ("val", "test") if way == "official" else ()
     plan = ImportPlan(
         salt=salt,
@@ -181,6 +186,17 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
         return plan
     everyone = [*used, *candidates]
     return with_unlabelled(plan, chosen_candidates(plan, everyone, patients_of(everyone)), candidates)
+
+
+@contextmanager
+def telling(left_out: Mapping[str, int]) -> Iterator[None]:
+    """Warn of what has been left out if the ``with`` block refuses the rest: that may be why so little is left."""
+    try:
+        yield
+    except UserError:
+        for reason, count in left_out.items():
+            log.warning("%s images: left out, %s", f"{count:,}", reason)
+        raise
 
 
 def replace_drawn(
@@ -271,7 +287,8 @@ def keep_films_together(plan: ImportPlan, importer: Importer, options: IngestOpt
     groups = table.groups("comparing films", len(labelled))
     records, together = one_patient_each(labelled, groups)
     try:
-        splits = splits_of(records, together, labels, plan.split_way, options, plan.earlier)
+        with telling(plan.left_out):
+            splits = splits_of(records, together, labels, plan.split_way, options, plan.earlier)
     except UserError as error:
         raise SplitError(f"with near-duplicate films as one patient: {error}") from None
     plan = replace(plan, records=records, labels=labels, splits=splits)

@@ -20,10 +20,12 @@ from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.verify import verify
+from cxrdist.errors import UserError
 from tests.helpers.images import draw_folder
 from tests.helpers.in_place import importer
 from tests.helpers.in_place import options as in_place_options
 from tests.helpers.shard_sets import contents, make_unfinished
+from tests.helpers.tars import write_tar
 
 pytestmark = pytest.mark.usefixtures("inline")
 
@@ -140,3 +142,30 @@ def test_tars_that_are_indexed_in_place_count_repairs_too(tars: Path) -> None:
 
 def test_the_wrong_checksum_is_wrong() -> None:
     assert zlib.crc32(WRONG_CRC[4:-4]) != 1
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_refusal_for_equal_films_tells_what_was_left_out_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, in_place: bool
+) -> None:
+    png = (draw_folder(tmp_path / "films", {"a": 1}) / "a" / "000.png").read_bytes()
+    members = [(f"{i}.{e}", data) for i in range(12) for e, data in (("png", png), ("cls", b"%d" % (i % 2)))]
+    pickles = [(f"p{i}.pkl", b"\x80\x04N.") for i in range(3)]
+    write_tar(tmp_path / "tars" / "a.tar", *members, *pickles)
+    made = in_place_options("" if in_place else str(tmp_path / "set"))
+    with pytest.raises(
+        UserError, match=r"with near-duplicate films as one patient: (Normal|Mass) has 1 patient"
+    ):
+        ingest(importer(tmp_path / "tars", in_place=in_place), made)
+    assert caplog.messages == ["3 images: left out, no usable image (a pickle member, never opened)"]
+
+
+def test_a_refusal_for_too_few_patients_tells_what_was_left_out_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = draw_folder(tmp_path / "source", {"a": 20, "b": 2}, size=16)
+    for number in range(5):
+        (root / "b" / f"{number}.bmp").write_bytes(b"")
+    with pytest.raises(UserError, match="b has 2 patients, too few"):
+        ingest(Folder(root=str(root)), options(tmp_path / "set"))
+    assert caplog.messages == ["5 images: left out, not a PNG, JPEG or DICOM file"]
