@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from cxrdist.data.imaging.dicom import HEAD_BYTES, is_dicom
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.contained_files import ConfinedImporter, files_below, listed
 from cxrdist.data.importers.common.tables import SPLIT_OF
@@ -16,7 +17,6 @@ from cxrdist.errors import UserError, check_choice
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 NO_IMAGE = "not a PNG, JPEG or DICOM file"
 IN_NO_CLASS = "in no class folder"
-_DICOM_PREAMBLE_BYTES = 128
 ClassFolders = Literal["top", "below"]
 CLASS_FOLDERS = get_args(ClassFolders)
 
@@ -133,7 +133,7 @@ def _is_dicom(file: Path, real_root: Path) -> bool:
     if not file.resolve().is_relative_to(real_root):
         return False
     with file.open("rb") as stream:
-        return stream.read(_DICOM_PREAMBLE_BYTES + 4)[_DICOM_PREAMBLE_BYTES:] == b"DICM"
+        return is_dicom(stream.read(HEAD_BYTES))
 
 
 def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:

@@ -12,10 +12,11 @@ from cxrdist.data.imaging.dicom.header import (
     why_left_out,
 )
 from cxrdist.data.imaging.dicom.pixels import grey_of_dicom
-from cxrdist.data.imaging.dicom.reading import is_dicom
+from cxrdist.data.imaging.dicom.reading import HEAD_BYTES, is_dicom
 
 __all__ = [
     "BURNED_IN_POLICIES",
+    "HEAD_BYTES",
     "BurnedInPolicy",
     "DicomHeader",
     "grey_of_dicom",

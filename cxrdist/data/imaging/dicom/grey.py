@@ -26,6 +26,7 @@ BLANK_SAMPLE = 250_000
 """Pixels, evenly spread, of which that is counted."""
 
 BLANKED = "window or VOI LUT that makes nearly all pixels one grey value, which was ignored"
+ALL_PADDING = "padding value or range that nearly all pixels have, which was ignored"
 NO_RESCALE = "rescale slope of 0, or not a number, which was ignored"
 NO_WINDOW = "window width that DICOM forbids, which was ignored"
 NO_LUT = "lookup table without a valid description or entries, which was ignored"
@@ -64,19 +65,22 @@ def grey_of_words(
        other, so values are inverted only once).
 
     Padding (C.7.5.1.1.2) is black. What is invalid, or contradicts the pixels, is repaired or ignored and noted
-    (``repairs.noting``): a window or a VOI LUT, for example, that gives nearly all pixels one grey value.
+    (``repairs.noting``): a window or a VOI LUT, for example, that gives nearly all pixels one grey value, or a range
+    of padding that covers them.
     """
     stored = np.arange(1 << bits, dtype=np.int64)
     if is_signed:
         stored[1 << (bits - 1) :] -= 1 << bits
     padding = _padding(stored, tags, is_signed)
+    some = words.ravel()[:: 1 + words.size // BLANK_SAMPLE]
+    if _hides(padding, some):
+        repaired(ALL_PADDING)
+        padding[:] = False
     values = _modality(stored, tags, is_signed, is_little_endian)
     grey = _voi(values, tags, is_little_endian)
-    if grey is not None:
-        some = words.ravel()[:: 1 + words.size // BLANK_SAMPLE]
-        if _blanks(_rounded(grey), _counts(some, padding)):
-            repaired(BLANKED)
-            grey = None
+    if grey is not None and _blanks(_rounded(grey), _counts(some, padding)):
+        repaired(BLANKED)
+        grey = None
     if grey is None:
         grey = _between_percentiles(values, _counts(words.ravel(), padding))
     table = _rounded(grey)
@@ -118,6 +122,12 @@ def _padding(stored: np.ndarray, tags: Dataset, is_signed: bool) -> np.ndarray:
         _signed_16(int(end), is_signed) for end in (ends[0], ends[0] if ends[1] is None else ends[1])
     )
     return (stored >= low) & (stored <= high)
+
+
+def _hides(padding: np.ndarray, words: np.ndarray) -> bool:
+    """Whether nearly all of the pixels ``words`` are padding, though they differ."""
+    counts = np.bincount(words, minlength=len(padding))[padding]
+    return bool(counts.size and counts.sum() >= BLANK_SHARE * words.size > counts.max())
 
 
 def _signed_16(value: int, is_signed: bool) -> int:

@@ -4,154 +4,140 @@
 
     bytes -> data set -> frame -> words [H, W] of BitsStored bits -> grey table [2**BitsStored] -> grey [H, W]
              reading    _decompress  _significant                   grey.grey_of_words
+                               or -> channels [H, W, 3] that are grey                          -> grey [H, W]
+                                     colour.grey_of_channels
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
-from cxrdist.data.imaging.dicom.codestream import Frame, jpeg2000_frame, jpeg_frame
+from cxrdist.data.imaging.dicom.codestream import END, Frame, jpeg2000_frame, jpeg_frame, kind_of
+from cxrdist.data.imaging.dicom.colour import COLOUR, grey_of_channels
+from cxrdist.data.imaging.dicom.depth import has_more_bits
 from cxrdist.data.imaging.dicom.grey import GREY_TAGS, grey_of_words
-from cxrdist.data.imaging.dicom.numbers import first_number
+from cxrdist.data.imaging.dicom.layout import LAYOUT_TAGS, Layout, layout_of
 from cxrdist.data.imaging.dicom.reading import ADVICE, read_tags, reading
-from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
+from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.repairs import repaired
 from cxrdist.errors import UserError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-LAYOUT_TAGS = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
-)
-NO_FRAMES = "number of frames 0, read as 1"
-BITS_STORED = "BitsStored absent or not possible, read as BitsAllocated"
-HIGH_BIT = "HighBit not possible, read as BitsStored - 1"
-REPRESENTATION = "PixelRepresentation neither 0 nor 1, read as 0 (unsigned)"
 BITS_ABOVE = "bits above HighBit are set, which were ignored"
+MORE_BITS = "pixels of more bits than BitsStored"
+OTHER_SIGN = "compressed pixels with a sign, PixelRepresentation without"
+OTHER_SYNTAX = "pixels of another kind than the transfer syntax says"
+OFFSETS = "wrong offsets of compressed pixels, which were ignored"
+MORE_BITS_SHARE = 0.01
+"""Of the samples: lossy compression overshoots the original range in fewer."""
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", _BIG_ENDIAN)
 _RLE = "1.2.840.10008.1.2.5"
-# JPEG baseline, extended, lossless, lossless SV1; JPEG-LS lossless and near-lossless; JPEG 2000 lossless and lossy.
-_JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81))
-_JPEG2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91))
+# The decoder of one syntax decodes all of its kind: JPEG and JPEG-LS; JPEG 2000, also of high throughput.
+_DECODER_OF = {"jpeg": "1.2.840.10008.1.2.4.70", "jpeg2000": "1.2.840.10008.1.2.4.90"}
+_KIND_OF = {
+    **{f"1.2.840.10008.1.2.4.{number}": "jpeg" for number in range(50, 82)},
+    **{f"1.2.840.10008.1.2.4.{number}": "jpeg2000" for number in (90, 91, 92, 93, 201, 202, 203)},
+}
+_ITEM = b"\xfe\xff\x00\xe0"
+"""Encapsulated pixels begin with one (PS3.5, A.4)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """The pixel format of a data set (PS3.5, 8.1.1)."""
+class _Words(NamedTuple):
+    """The pixels of a frame."""
 
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
+    values: np.ndarray
+    """Unsigned [H * W], two's complement if signed."""
+    bits: int
+    """Of a value."""
     is_signed: bool
-
-    @property
-    def pixels(self) -> int:
-        return self.rows * self.columns
 
 
 def grey_of_dicom(data: bytes) -> np.ndarray:
     """Decodes a DICOM file with one grey frame to [H, W] uint8, with the transformations that its header specifies.
 
-    These are the modality, VOI and presentation transformations of PS3.3 (see ``grey.grey_of_words``). Raises
-    UndecodableImage, with a reason that depends only on the file, for colour images, several frames, more than
-    MAX_PIXELS (checked before decoding), and truncated, damaged or unsupported files; UserError if the libraries of
-    the extra ``dicom`` are not installed.
+    These are the modality, VOI and presentation transformations of PS3.3 (see ``grey.grey_of_words``). A colour image
+    whose pixels are grey is such a frame, too. Raises UndecodableImage, with a reason that depends only on the file,
+    for other colour images, several frames, more than MAX_PIXELS (checked before decoding), and truncated, damaged or
+    unsupported files; UserError if the libraries of the extra ``dicom`` are not installed.
     """
     with reading():
         tags, syntax = read_tags(io.BytesIO(data), (*LAYOUT_TAGS, *GREY_TAGS))
-        layout = _layout(tags)
-        words, bits = _words(tags, syntax, layout)
-        return grey_of_words(
-            words.reshape(layout.rows, layout.columns), bits, layout.is_signed, tags, syntax != _BIG_ENDIAN
-        )
+        layout = layout_of(tags)
+        code = _compressed(tags, syntax, layout)
+        if layout.is_colour:
+            return _grey_of_colour(tags, code, layout)
+        words = _native(tags, syntax, layout) if code is None else _decompressed(code, layout)
+        values = words.values.reshape(layout.rows, layout.columns)
+        return grey_of_words(values, words.bits, words.is_signed, tags, syntax != _BIG_ENDIAN)
 
 
-def _layout(tags: Dataset) -> _Layout:
-    if "PixelData" not in tags:
-        raise UndecodableImage("no pixel data")
-    rows, columns = _whole(tags, "Rows", 1, 65535), _whole(tags, "Columns", 1, 65535)
-    if rows * columns > MAX_PIXELS:
-        raise UndecodableImage(f"more than {MAX_PIXELS // 1_000_000} megapixels")
-    frames = first_number(tags, "NumberOfFrames")
-    if frames == 0:
-        repaired(NO_FRAMES)
-    elif frames not in (None, 1):
-        raise UndecodableImage("several frames, not one")
-    interpretation = str(tags.get("PhotometricInterpretation") or "").strip().upper()
-    if tags.get("SamplesPerPixel", 1) != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2"):
-        raise UndecodableImage("colour, not grey" if interpretation else "no PhotometricInterpretation")
-    allocated = _whole(tags, "BitsAllocated", 1, 64)
-    if allocated not in (8, 16):
-        raise UndecodableImage(f"{allocated} bits allocated per pixel, not 8 or 16")
-    stored = tags.get("BitsStored")
-    if not (isinstance(stored, int) and 1 <= stored <= allocated):
-        repaired(BITS_STORED)
-        stored = allocated
-    high_bit = tags.get("HighBit", stored - 1)
-    if not (isinstance(high_bit, int) and stored - 1 <= high_bit < allocated):
-        repaired(HIGH_BIT)
-        high_bit = stored - 1
-    representation = tags.get("PixelRepresentation")
-    if representation not in (0, 1):
-        repaired(REPRESENTATION)
-    return _Layout(
-        rows=rows,
-        columns=columns,
-        bits_allocated=allocated,
-        bits_stored=stored,
-        high_bit=high_bit,
-        is_signed=representation == 1,
+def _compressed(tags: Dataset, syntax: str, layout: Layout) -> bytes | None:
+    """The compressed frame; None for native pixels. What the pixels are outweighs what the transfer syntax says."""
+    data, is_known = tags.PixelData, syntax == _RLE or syntax in _KIND_OF
+    if data.startswith(_ITEM) and (syntax not in _NATIVE or tags["PixelData"].is_undefined_length):
+        code = _one_frame(data)
+        kind = kind_of(code)
+        if kind and kind != _KIND_OF.get(syntax):
+            repaired(OTHER_SYNTAX)
+        if kind or syntax == _RLE:
+            return code
+    elif syntax in _NATIVE:
+        return None
+    elif is_known and len(data) >= layout.bytes:
+        repaired(OTHER_SYNTAX)
+        return None
+    raise UndecodableImage(
+        "truncated or damaged" if is_known else f"unsupported transfer syntax{_name_of(syntax)}"
     )
 
 
-def _whole(tags: Dataset, keyword: str, least: int, most: int) -> int:
-    value = tags.get(keyword)
-    if not isinstance(value, int):
-        raise UndecodableImage(f"no {keyword}")
-    if not least <= value <= most:
-        raise UndecodableImage(f"{keyword} is {value}, not {least} to {most}")
-    return value
+def _name_of(syntax: str) -> str:
+    """Its name in the standard: nothing else that a file says is quoted."""
+    from pydicom.uid import UID_dictionary
+
+    return f" ({UID_dictionary[syntax][0]})" if syntax in UID_dictionary else ""
 
 
-def _words(tags: Dataset, syntax: str, layout: _Layout) -> tuple[np.ndarray, int]:
-    """Returns the stored values as unsigned words [H * W], two's complement if signed, and the bits per word."""
-    data = tags.PixelData
-    if syntax in _NATIVE:
-        # 8-bit pixels in 16-bit words come in pairs, swapped (PS3.5, 8.2 and annex D).
-        is_swapped = syntax == _BIG_ENDIAN and (layout.bits_allocated == 16 or tags["PixelData"].VR == "OW")
-        return _significant(data, layout, is_swapped), layout.bits_stored
-    if syntax == _RLE:
-        data = _run_lengths(_one_frame(data), _decoder(syntax), layout)
-        return _significant(data, layout, is_swapped=False), layout.bits_stored
-    if syntax in (*_JPEG, *_JPEG2000):
-        code = _one_frame(data)
-        frame = jpeg_frame(code) if syntax in _JPEG else jpeg2000_frame(code)
-        return _decompress(frame, _decoder(syntax), layout)
-    raise UndecodableImage("unsupported transfer syntax")
+def _native(tags: Dataset, syntax: str, layout: Layout) -> _Words:
+    # 8-bit pixels in 16-bit words come in pairs, swapped (PS3.5, 8.2 and annex D).
+    is_swapped = syntax == _BIG_ENDIAN and (layout.bits_allocated == 16 or tags["PixelData"].VR == "OW")
+    return _significant(tags.PixelData, layout, is_swapped)
 
 
-def _significant(data: bytes | bytearray, layout: _Layout, is_swapped: bool) -> np.ndarray:
+def _decompressed(code: bytes, layout: Layout) -> _Words:
+    if not kind_of(code):
+        return _significant(_run_lengths(code, _decoder(_RLE), layout), layout, is_swapped=False)
+    frame = _frame_of(code, layout)
+    return _samples(frame, _decoder(_DECODER_OF[kind_of(code)]), layout)
+
+
+def _grey_of_colour(tags: Dataset, code: bytes | None, layout: Layout) -> np.ndarray:
+    """[H, W] uint8. Modality and VOI transformations are those of grey images, and do not apply."""
+    shape = (layout.rows, layout.columns)
+    if code is None:
+        if layout.bits_allocated != 8 or len(tags.PixelData) < layout.bytes:
+            raise UndecodableImage(COLOUR)
+        values = np.frombuffer(tags.PixelData, np.uint8, layout.bytes)
+        if tags.get("PlanarConfiguration") == 1:
+            return grey_of_channels(np.moveaxis(values.reshape(3, *shape), 0, -1))
+        return grey_of_channels(values.reshape(*shape, 3))
+    if not kind_of(code):
+        raise UndecodableImage(COLOUR)
+    frame = _frame_of(code, layout)
+    return grey_of_channels(_channels(frame, _decoder(_DECODER_OF[kind_of(code)])))
+
+
+def _significant(data: bytes | bytearray, layout: Layout, is_swapped: bool) -> _Words:
     """Extracts the BitsStored bits that end at HighBit from words of BitsAllocated bits; other bits are undefined."""
-    length = layout.pixels * layout.bits_allocated // 8
+    length = layout.bytes
     if len(data) < length:
         raise UndecodableImage("truncated or damaged")
     if layout.bits_allocated == 16:
@@ -162,13 +148,19 @@ def _significant(data: bytes | bytearray, layout: _Layout, is_swapped: bool) -> 
         words = np.frombuffer(data, np.uint8, length)
     words = words.astype(np.uint16)
     above = words >> (layout.high_bit + 1) if layout.high_bit < 15 else np.zeros(1, np.uint16)
+    low, bits = layout.high_bit + 1 - layout.bits_stored, layout.bits_stored
     # Signed values may be extended to the whole word: then all of these bits are set, or none.
     if above.any() and not (layout.is_signed and np.isin(above, (0, above.max())).all()):
-        repaired(BITS_ABOVE)
-    return (words >> (layout.high_bit + 1 - layout.bits_stored)) & ((1 << layout.bits_stored) - 1)
+        image = words.reshape(layout.rows, layout.columns) >> low
+        if has_more_bits(image, bits, layout.bits_allocated - low, layout.is_signed):
+            repaired(MORE_BITS)
+            bits = layout.bits_allocated - low
+        else:
+            repaired(BITS_ABOVE)
+    return _Words((words >> low) & ((1 << bits) - 1), bits, layout.is_signed)
 
 
-def _run_lengths(code: bytes, decode: Callable[..., bytearray], layout: _Layout) -> bytearray:
+def _run_lengths(code: bytes, decode: Callable[..., bytearray], layout: Layout) -> bytearray:
     """Decodes RLE (PS3.5, annex G) to words of BitsAllocated bits."""
     try:
         return decode(
@@ -181,35 +173,68 @@ def _run_lengths(code: bytes, decode: Callable[..., bytearray], layout: _Layout)
         raise UndecodableImage("truncated or damaged") from None
 
 
-def _decompress(frame: Frame, decode: Callable[..., bytearray], layout: _Layout) -> tuple[np.ndarray, int]:
-    """Decodes a codestream; returns the same as ``_words``.
-
-    The decoder allocates the size that the codestream declares, so that size is checked first.
-    """
-    if frame.components != 1:
-        raise UndecodableImage("colour, not grey")
+def _frame_of(code: bytes, layout: Layout) -> Frame:
+    """The frame, if its size is that of the header: a decoder allocates what the codestream declares."""
+    frame = jpeg_frame(code) if kind_of(code) == "jpeg" else jpeg2000_frame(code)
+    if frame.components not in (1, 3):
+        raise UndecodableImage(COLOUR)
     if (frame.rows, frame.columns) != (layout.rows, layout.columns):
         raise UndecodableImage(
             f"compressed pixels of {frame.rows}x{frame.columns} but a header of {layout.rows}x{layout.columns}"
         )
     if frame.precision > 16:
         raise UndecodableImage(f"{frame.precision} bits per pixel, not 8 to 16")
+    return frame
+
+
+def _samples(frame: Frame, decode: Callable[..., bytearray], layout: Layout) -> _Words:
+    """Decodes a codestream of grey."""
+    if frame.components == 3:
+        return _Words(grey_of_channels(_channels(frame, decode)).ravel().astype(np.uint16), 8, False)
     samples = np.frombuffer(decode(frame.code, version=2), np.uint8 if frame.precision <= 8 else "<u2")
     words = samples.astype(np.uint16) & ((1 << frame.precision) - 1)
     if words.size != layout.pixels:
         raise UndecodableImage("truncated or damaged")
+    if frame.is_signed and not layout.is_signed:
+        repaired(OTHER_SIGN)
+        return _Words(words, frame.precision, True)
     if layout.is_signed:
         bits = min(frame.precision, layout.bits_stored)
-        return words & ((1 << bits) - 1), bits
-    # Lossy compression may overshoot the original range.
-    return np.minimum(words, (1 << layout.bits_stored) - 1), layout.bits_stored
+        return _Words(words & ((1 << bits) - 1), bits, True)
+    most = (1 << layout.bits_stored) - 1
+    if np.count_nonzero(words > most) > MORE_BITS_SHARE * words.size:
+        repaired(MORE_BITS)
+        return _Words(words, frame.precision, False)
+    return _Words(np.minimum(words, most), layout.bits_stored, False)
+
+
+def _channels(frame: Frame, decode: Callable[..., bytearray]) -> np.ndarray:
+    """[H, W, 3] uint8 of a codestream in colour."""
+    size = frame.rows * frame.columns * 3
+    if frame.components != 3 or frame.precision != 8:
+        raise UndecodableImage(COLOUR)
+    samples = np.frombuffer(decode(frame.code, version=2), np.uint8)
+    if samples.size != size:
+        raise UndecodableImage("truncated or damaged")
+    return samples.reshape(frame.rows, frame.columns, 3)
 
 
 def _one_frame(data: bytes) -> bytes:
-    """Joins all fragments of encapsulated pixel data (PS3.5, A.4)."""
-    from pydicom.encaps import get_frame
+    """Joins all fragments of encapsulated pixel data (PS3.5, A.4), or those of the first of several frames."""
+    from pydicom.encaps import generate_fragments, get_frame, parse_basic_offsets
 
-    return get_frame(data, 0, number_of_frames=1)
+    stream = io.BytesIO(data)
+    offsets = parse_basic_offsets(stream)
+    code = b"".join(generate_fragments(stream))
+    if len(offsets) > 1:
+        try:
+            first = get_frame(data, 0, number_of_frames=1)
+        except Exception:  # pydicom raises several for offsets that lead nowhere
+            first = b""
+        if first and (not kind_of(first) or END in first):
+            return first
+        repaired(OFFSETS)
+    return code
 
 
 def _decoder(syntax: str) -> Callable[..., bytearray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -11,20 +12,59 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
+from cxrdist.data.imaging.repairs import repaired
 from cxrdist.errors import UserError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 ADVICE = "run: pip install 'cxrdist[dicom]'"
+HEAD_BYTES = 140
+"""So many bytes of a file show whether it is DICOM."""
+NO_PREAMBLE = "DICOM without the preamble of a file"
+NO_SYNTAX = "no transfer syntax, which was inferred"
 _PREAMBLE_BYTES = 128
+_PREFIX = b"DICM"
+_META, _IDENTIFYING = 2, 8
+"""Groups: the file meta information, and the first of a data set."""
+_LAST_FIRST_ELEMENT = 0x18
+"""A data set begins with one of the elements up to SOPInstanceUID (0008,0018)."""
+_LONGEST_FIRST = 128
+"""Bytes of such an element, far above what they hold."""
 _MAX_INFLATED_BYTES = 2 * MAX_PIXELS + 2**24
 """The largest 16-bit image, plus 16 MiB for the elements before it."""
 
 
 def is_dicom(data: bytes) -> bool:
-    """True if ``data``, at least the first 132 bytes of a file, is the start of a DICOM file (PS3.10, 7.1)."""
-    return data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM"
+    """True if ``data``, at least the first ``HEAD_BYTES`` bytes of a file, is the start of a DICOM file."""
+    return _start(data) is not None
+
+
+def _start(data: bytes) -> int | None:
+    """Where the elements of a DICOM file begin, by the start of the file; None if it is none.
+
+    A file begins with a preamble and a prefix (PS3.10, 7.1). Either may be missing, and what was saved from a network
+    or an old archive may begin with the data set itself.
+    """
+    if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == _PREFIX:
+        return _PREAMBLE_BYTES + 4
+    begins = (len(_PREFIX),) if data.startswith(_PREFIX) else (0, _PREAMBLE_BYTES)
+    return next((at for at in begins if _is_first_element(data[at : at + 8])), None)
+
+
+def _is_first_element(head: bytes) -> bool:
+    """Whether 8 bytes are an element that file meta information or a data set begins with (PS3.5, 7.1)."""
+    if len(head) < 8:
+        return False
+    group, element, length = struct.unpack("<HHI", head)
+    if group not in (_META, _IDENTIFYING) or element > _LAST_FIRST_ELEMENT:
+        return False
+    return _has_vr(head) or (group == _IDENTIFYING and 0 < length <= _LONGEST_FIRST and length % 2 == 0)
+
+
+def _has_vr(head: bytes) -> bool:
+    """Whether the header of an element states its value representation."""
+    return head[4:6].isalpha() and head[4:6].isupper()
 
 
 @contextmanager
@@ -55,8 +95,12 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
     Reading stops after the last named element, so pixels are read only if "PixelData" is named. Sequences are read
     with all their items. Raises UndecodableImage if the file is not DICOM, UserError if pydicom is not installed.
     """
-    if not is_dicom(file.read(_PREAMBLE_BYTES + 4)):
+    at = _start(file.read(HEAD_BYTES))
+    if at is None:
         raise UndecodableImage("not a DICOM file")
+    file.seek(at)
+    if at != _PREAMBLE_BYTES + 4:
+        repaired(NO_PREAMBLE)
     try:
         from pydicom.filereader import read_dataset
         from pydicom.tag import Tag
@@ -69,7 +113,10 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
     )
     syntax = str(meta.get("TransferSyntaxUID") or "")
     if not syntax:
-        raise UndecodableImage("no transfer syntax")
+        repaired(NO_SYNTAX)
+        begin = file.tell()
+        syntax = uid.ExplicitVRLittleEndian if _has_vr(file.read(8)) else uid.ImplicitVRLittleEndian
+        file.seek(begin)
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         file = io.BytesIO(_inflate(file.read()))
     tags = [Tag(keyword) for keyword in keywords]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cxrdist.data.imaging.dicom import BurnedInPolicy, DicomHeader, is_dicom, read_header
+from cxrdist.data.imaging.dicom import HEAD_BYTES, BurnedInPolicy, DicomHeader, is_dicom, read_header
 from cxrdist.data.imaging.errors import LEADS_OUT, UndecodableImage
 from cxrdist.data.imaging.radiograph import load_grey
 from cxrdist.data.importers.common.base import FileImporter, Record
@@ -19,7 +19,6 @@ from cxrdist.data.importers.common.intensity import Intensity, check_intensity, 
 from cxrdist.errors import UserError
 
 USUAL = (".png", ".jpg", ".jpeg")
-DICOM_HEAD_BYTES = 132
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,7 @@ def _may_be_dicom(path: str) -> bool:
     except OSError:
         return True  # a link, for example: read_header checks where it leads
     try:
-        return is_dicom(os.pread(descriptor, DICOM_HEAD_BYTES, 0))
+        return is_dicom(os.pread(descriptor, HEAD_BYTES, 0))
     finally:
         os.close(descriptor)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
-from cxrdist.data.imaging.dicom import is_dicom
+from cxrdist.data.imaging.dicom import HEAD_BYTES, is_dicom
 from cxrdist.data.shards.schema import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
 from cxrdist.errors import UserError, is_plain
 
@@ -45,8 +45,6 @@ TWICE = "a member that stands twice"
 SEVERAL_IMAGES = "several images in one sample"
 OTHER_ENDING = "an image with a longer ending, such as .input.png, which --image-ending names"
 NO_KEY = "an image whose file name begins with a dot, so it has no key; name it KEY.png"
-
-_START_BYTES = 132  # enough to recognize a DICOM file
 
 # Of base_plus_ext in webdataset 1.0.2: the key ends at the first dot of the base name.
 _KEY_AND_ENDING = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)", re.DOTALL)
@@ -164,7 +162,7 @@ class _Member(io.RawIOBase):
 
 
 def _start(file: IO[bytes], place: Place) -> bytes:
-    return os.pread(file.fileno(), min(place.length_bytes, _START_BYTES), place.offset_bytes)
+    return os.pread(file.fileno(), min(place.length_bytes, HEAD_BYTES), place.offset_bytes)
 
 
 def _read(file: IO[bytes], place: Place | None) -> bytes | None:

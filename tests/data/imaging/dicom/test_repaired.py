@@ -13,7 +13,7 @@ from pydicom import dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.pixels import apply_windowing
 
-from cxrdist.data.imaging.dicom import grey, grey_of_dicom, numbers, pixels
+from cxrdist.data.imaging.dicom import grey, grey_of_dicom, layout, numbers, pixels
 from cxrdist.data.imaging.repairs import noting
 from tests.helpers.dicom_files import dicom_file, lut
 
@@ -101,11 +101,11 @@ def test_a_window_that_leaves_two_percent_visible_stays() -> None:
         ({"VOILUTFunction": "linear"}, grey.LOWER_CASE_FUNCTION),
         ({"VOILUTFunction": "CUBIC"}, grey.UNKNOWN_FUNCTION),
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, grey.NO_RESCALE),
-        ({"NumberOfFrames": 0}, pixels.NO_FRAMES),
-        ({"HighBit": 9}, pixels.HIGH_BIT),
-        ({"BitsStored": 9}, pixels.BITS_STORED),
-        ({"PixelRepresentation": 2}, pixels.REPRESENTATION),
-        ({"PixelRepresentation": None}, pixels.REPRESENTATION),
+        ({"NumberOfFrames": 0}, layout.NO_FRAMES),
+        ({"HighBit": 9}, layout.HIGH_BIT),
+        ({"BitsStored": 9}, layout.BITS_STORED),
+        ({"PixelRepresentation": 2}, layout.REPRESENTATION),
+        ({"PixelRepresentation": None}, layout.REPRESENTATION),
         ({"ModalityLUTSequence": [lut([4, 0, 16], b"")]}, grey.NO_LUT),
         ({"VOILUTSequence": [lut([256, 0, 0], [1, 2])]}, grey.NO_LUT),
     ],
