@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cxrdist.data.imaging.errors import MAX_PIXELS, TOO_LARGE, UndecodableImage
 from cxrdist.data.imaging.npy import UnsupportedNpyVersion, header_of
+from cxrdist.data.imaging.other_files import UNKNOWN
 from cxrdist.errors import UserError, nearest
 
 EncodingName = Literal["png", "jpg", "npy"]
@@ -54,7 +55,7 @@ def decode_jpeg(data: bytes | memoryview, size: int, out: np.ndarray) -> None:
     if not data:
         raise UndecodableImage("empty")
     if data[:3] != b"\xff\xd8\xff":
-        raise UndecodableImage("not an image of a known format")
+        raise UndecodableImage(UNKNOWN)
     height, width, colours, _ = decoding(lambda: simplejpeg.decode_jpeg_header(data))
     check_grey(height, width, colours, "Gray", size)
     decoding(lambda: simplejpeg.decode_jpeg(data, "GRAY", buffer=out))
@@ -85,7 +86,7 @@ def decoding(step: Callable[[], _T]) -> _T:
     except (UndecodableImage, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise UndecodableImage("not an image of a known format") from error
+        raise UndecodableImage(UNKNOWN) from error
     except Image.DecompressionBombError as error:
         raise UndecodableImage(TOO_LARGE) from error
     except Exception as error:
@@ -99,6 +100,23 @@ def open_image(data: bytes | memoryview, formats: tuple[str, ...]) -> Image.Imag
     if image.width * image.height > MAX_PIXELS:
         raise UndecodableImage(TOO_LARGE)
     return image
+
+
+def whole_jpeg(data: bytes) -> np.ndarray | None:
+    """The grey pixels [H, W] of a JPEG, or None if libjpeg warns of something that may be harmless.
+
+    Raises UndecodableImage if a scan ends before its last pixel: Pillow fills up with grey, and says nothing.
+    """
+    import simplejpeg
+
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY", strict=True)
+    except ValueError as error:
+        # Bytes between two segments, for example, are no sign that pixels are missing.
+        if "premature end" in str(error):
+            raise UndecodableImage("truncated or damaged") from None
+        return None
+    return pixels[:, :, 0]
 
 
 def decode_npy(data: bytes | memoryview, size: int | None) -> np.ndarray:

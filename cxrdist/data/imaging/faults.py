@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cxrdist.data.imaging.errors import LEADS_OUT
+from cxrdist.data.imaging.other_files import ADVICE
 from cxrdist.errors import UserError, shown
 
 MAX_UNDECODABLE_SHARE = 0.01
@@ -39,12 +40,12 @@ def check_undecodable(undecodable: list[Fault], images: int) -> None:
     """Raises RefusedSource if more than 1 % of the images, and more than one, do not decode."""
     if len(undecodable) > max(1, MAX_UNDECODABLE_SHARE * images):
         what = Counter(fault.what for fault in undecodable).most_common(1)[0][0]
-        advice = (
-            "links are followed within the folder only, so copy the files into it (`cp -rL ROOT NEW`), or name the "
-            "folder that the links lead to as --root"
-            if what == LEADS_OUT
-            else "repair the download, or remove these images from it"
-        )
+        advice = ADVICE.get(what, "repair the download, or remove these images from it")
+        if what == LEADS_OUT:
+            advice = (
+                "links are followed within the folder only, so copy the files into it (`cp -rL ROOT NEW`), or name "
+                "the folder that the links lead to as --root"
+            )
         are_not = "are not read" if what == LEADS_OUT else "do not decode"
         raise RefusedSource(
             f"{len(undecodable)} or more of {images} images {are_not}, "

@@ -19,11 +19,13 @@ from cxrdist.data.imaging.codecs import (
     decode_npy,
     decoding,
     open_image,
+    whole_jpeg,
 )
 from cxrdist.data.imaging.errors import UndecodableImage
-from cxrdist.data.imaging.mend import mended
+from cxrdist.data.imaging.mend import JPEG_MAGIC, mended
+from cxrdist.data.imaging.other_files import kind_of_file
 from cxrdist.data.imaging.repairs import repaired
-from cxrdist.data.imaging.wide_png import grey_of_16_bit_colour, is_16_bit_colour
+from cxrdist.data.imaging.wide_png import ALL_TRANSPARENT, grey_of_16_bit_colour, is_16_bit_colour, is_hidden
 from cxrdist.errors import UserError, nearest
 
 Fit = Literal["pad", "crop"]
@@ -68,14 +70,16 @@ def load_grey(path: str | PathLike[str], size: int, fit: str = "pad", tone: Tone
         raise UndecodableImage(error.reason, str(path)) from error.__cause__
 
 
-def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) -> np.ndarray:
+def grey_of(
+    data: bytes, size: int, fit: str = "pad", tone: Tone | None = None, *, is_checked: bool = False
+) -> np.ndarray:
     """Decodes a PNG or JPEG of any mode and size, a DICOM file, or a 2-D uint8 npy to [size, size] uint8.
 
     The aspect ratio is kept: ``fit`` "pad" adds black bars around the whole image, "crop" keeps the largest centred
     square. 16-bit grey or colour is reduced to the upper 8 of the bits that it uses unless ``tone`` is given,
     transparent pixels become black, and the orientation of a JPEG is applied. Faults beside the pixels are repaired,
     and noted (``repairs.noting``). Raises UndecodableImage if ``data`` is not an image, is damaged, or declares more
-    than MAX_PIXELS; UserError if ``fit`` is unknown.
+    than MAX_PIXELS; UserError if ``fit`` is unknown. ``is_checked``: it is known that no pixel of a JPEG is missing.
     """
     if fit not in FITS:
         raise UserError(f"unknown fit {fit!r}{nearest(fit, FITS)}")
@@ -86,12 +90,12 @@ def grey_of(data: bytes, size: int, fit: str = "pad", tone: Tone | None = None) 
     if data.startswith(np.lib.format.MAGIC_PREFIX):
         return decoding(lambda: _resize(Image.fromarray(decode_npy(data, None)), size, fit))
     try:
-        return _resize(_grey_image(data, tone), size, fit)
-    except UndecodableImage:
+        return _resize(_grey_image(data, tone, is_checked), size, fit)
+    except UndecodableImage as error:
         copy = decoding(lambda: mended(data))
         if copy is None:
-            raise
-        return _resize(_grey_image(copy, tone), size, fit)
+            raise UndecodableImage(_why(data, error.reason)) from error.__cause__
+        return _resize(_grey_image(copy, tone, is_checked), size, fit)
 
 
 def smaller(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -116,38 +120,75 @@ def decode(data: bytes | memoryview, encoding: str, size: int, out: np.ndarray |
     elif encoding == "jpg":
         decode_jpeg(data, size, out)
     elif is_external(encoding):
-        out[:] = grey_of(bytes(data), size, _FIT_OF[encoding])
+        # An import read all of these bytes before it wrote their hash.
+        out[:] = grey_of(bytes(data), size, _FIT_OF[encoding], is_checked=True)
     else:
         check_encoding(encoding)
     return out
 
 
-def _grey_image(data: bytes, tone: Tone | None) -> Image.Image:
+def _grey_image(data: bytes, tone: Tone | None, is_checked: bool) -> Image.Image:
     """Decodes a PNG or JPEG to mode L."""
     # Pillow does not check the checksums of a PNG's pixels when it decodes them; only verify() does.
     decoding(lambda: open_image(data, tuple(PILLOW_FORMAT.values())).verify())
-    return decoding(lambda: _to_grey(open_image(data, tuple(PILLOW_FORMAT.values())), data, tone))
+    return decoding(lambda: _to_grey(_opened(data, is_checked), data, tone))
+
+
+def _opened(data: bytes, is_checked: bool) -> Image.Image:
+    """The image; that of a JPEG has all its pixels."""
+    image = open_image(data, tuple(PILLOW_FORMAT.values()))
+    if is_checked or not data.startswith(JPEG_MAGIC):
+        return image
+    pixels = whole_jpeg(data)
+    # Those of a grey JPEG are Pillow's, so need not be decoded again.
+    return image if pixels is None or image.mode != "L" else _with_orientation(pixels, image)
+
+
+def _with_orientation(pixels: np.ndarray, like: Image.Image) -> Image.Image:
+    image = Image.fromarray(pixels)
+    orientation = like.getexif().get(EXIF_ORIENTATION)
+    if orientation is not None:
+        image.getexif()[EXIF_ORIENTATION] = orientation
+    return image
 
 
 def _to_grey(image: Image.Image, data: bytes, tone: Tone | None) -> Image.Image:
     """Decodes the whole image and converts it to mode L."""
-    is_wide_colour = is_16_bit_colour(data)
-    orientation = image.getexif().get(EXIF_ORIENTATION) if is_wide_colour else None
-    if is_wide_colour:
-        image = Image.fromarray(grey_of_16_bit_colour(data))
-        if orientation is not None:
-            image.getexif()[EXIF_ORIENTATION] = orientation
+    if is_16_bit_colour(data):
+        image = _with_orientation(grey_of_16_bit_colour(data), image)
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
         pixels = np.asarray(image)
         return Image.fromarray(tone.of_16_bit(pixels) if tone else _upper_bits(pixels))
-    if image.has_transparency_data:
-        visible = image.convert("RGBA")
-        image = Image.new("RGBA", image.size, "black")
-        image.alpha_composite(visible)
-    # convert() copies even if the mode is L already.
-    grey = image if image.mode == "L" else image.convert("L")
+    grey = _visible(image)
     return ImageOps.invert(grey) if tone and tone.is_inverted else grey
+
+
+def _visible(image: Image.Image) -> Image.Image:
+    """Mode L, on black where it is transparent: unless that would hide the whole picture."""
+    if not image.has_transparency_data:
+        return image if image.mode == "L" else image.convert("L")  # convert() copies even what is L already
+    whole = image.convert("RGBA")
+    shown = Image.new("RGBA", image.size, "black")
+    shown.alpha_composite(whole)
+    grey, opaque = shown.convert("L"), whole.convert("RGB").convert("L")
+    if is_hidden(np.asarray(grey), np.asarray(opaque)):
+        repaired(ALL_TRANSPARENT)
+        return opaque
+    return grey
+
+
+def _why(data: bytes, reason: str) -> str:
+    """Why a file that is neither PNG nor JPEG, or cannot be mended, is not read."""
+    if not data.startswith(JPEG_MAGIC):
+        return kind_of_file(data) or reason
+    from cxrdist.data.imaging.dicom.codestream import jpeg_frame
+
+    try:
+        bits = jpeg_frame(data).precision
+    except UndecodableImage:
+        return reason
+    return reason if bits == 8 else f"a JPEG of {bits} bits"
 
 
 def _upper_bits(pixels: np.ndarray) -> np.ndarray:

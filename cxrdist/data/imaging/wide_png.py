@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cxrdist.data.imaging.mend import PNG_MAGIC
+from cxrdist.data.imaging.repairs import repaired
+
+ALL_TRANSPARENT = "transparency that hides the whole picture, which was ignored"
 
 _GREY_ALPHA, _RGB, _RGBA = 4, 2, 6
 _CHANNELS = {_GREY_ALPHA: 2, _RGB: 3, _RGBA: 4}
@@ -18,7 +21,7 @@ def is_16_bit_colour(data: bytes) -> bool:
 
 
 def grey_of_16_bit_colour(data: bytes) -> np.ndarray:
-    """The grey of such a PNG, [H, W] uint16; transparent pixels become black."""
+    """The grey of such a PNG, [H, W] uint16; transparent pixels become black, unless all of them would."""
     import png  # here, since only such files need it
 
     width, height, rows, _ = png.Reader(bytes=data).read()
@@ -32,4 +35,13 @@ def grey_of_16_bit_colour(data: bytes) -> np.ndarray:
     if data[25] == _RGB:
         return grey
     alpha = samples[:, :, -1].astype(np.uint32)
-    return ((grey * alpha + 32767) // 65535).astype(np.uint16)
+    shown = ((grey * alpha + 32767) // 65535).astype(np.uint16)
+    if is_hidden(shown, grey):
+        repaired(ALL_TRANSPARENT)
+        return grey
+    return shown
+
+
+def is_hidden(shown: np.ndarray, opaque: np.ndarray) -> bool:
+    """Whether transparency leaves one grey value of a picture that has several."""
+    return bool(shown.min() == shown.max() and opaque.min() < opaque.max())

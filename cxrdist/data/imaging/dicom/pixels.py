@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from cxrdist.data.imaging.codecs import whole_jpeg
 from cxrdist.data.imaging.dicom.codestream import END, Frame, jpeg2000_frame, jpeg_frame, kind_of
 from cxrdist.data.imaging.dicom.colour import COLOUR, grey_of_channels
 from cxrdist.data.imaging.dicom.depth import has_more_bits
@@ -182,6 +183,8 @@ def _frame_of(code: bytes, layout: Layout) -> Frame:
         raise UndecodableImage(
             f"compressed pixels of {frame.rows}x{frame.columns} but a header of {layout.rows}x{layout.columns}"
         )
+    if kind_of(code) == "jpeg" and frame.precision == 8:
+        whole_jpeg(frame.code)  # raises
     if frame.precision > 16:
         raise UndecodableImage(f"{frame.precision} bits per pixel, not 8 to 16")
     return frame
