@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+GZIP = "compressed with gzip"
 UNKNOWN = "not an image of a known format"
 _CONVERT = "convert them to PNG, 16-bit grey ones with all their bits"
-_AGAIN = "download them again, as files"
 ADVICE = {
     "a TIFF image": _CONVERT,
     "a BMP image": _CONVERT,
@@ -19,9 +19,9 @@ ADVICE = {
     "a NIfTI volume": "export its images as PNG",
     "a PDF": "export its images as PNG",
     "a pointer of Git LFS": "fetch the files with `git lfs pull`",
-    "a web page": f"{_AGAIN}: the server sent a page, perhaps for a login",
+    "a web page": "download it again: the server sent a page, perhaps for a login",
     "a ZIP archive or an Excel workbook": "unpack it; or save the workbook as CSV in UTF-8",
-    "compressed with gzip": "decompress it with `gunzip`",
+    GZIP: "decompress it with `gunzip`",
 }
 """What a file is -> what to do. Manifests record the keys."""
 _STARTS = (
@@ -35,7 +35,7 @@ _STARTS = (
     (b"%PDF-", "a PDF"),
     (b"version https://git-lfs", "a pointer of Git LFS"),
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook"),
-    (b"\x1f\x8b", "compressed with gzip"),
+    (b"\x1f\x8b", GZIP),
 )
 _WEB_PAGE = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html|head|script)", re.IGNORECASE)
 _NIFTI_MAGIC_AT = 344

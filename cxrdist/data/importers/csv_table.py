@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdist.data.importers.common.attributes import attributes
+from cxrdist.data.importers.common.attributes import attributes, class_name
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.contained_files import ConfinedImporter
 from cxrdist.data.importers.common.tables import (
@@ -17,12 +17,16 @@ from cxrdist.data.importers.common.tables import (
     rows_of,
     split_word,
 )
+from cxrdist.errors import UserError
+
+OPTIONAL = ("patient_id", "view", "sex", "age", "split")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsvTable(ConfinedImporter):
     """Import PNG, JPEG or DICOM files listed in a CSV, one per line, with the columns path (relative to the root),
-    label and optionally patient_id, view, sex, age (years) and split (train, val or test).
+    label and optionally patient_id, view, sex, age (years) and split (train, val or test). Columns may be separated
+    by commas, semicolons or tabs, and their names written with capitals or spaces.
 
     The label is the class. Other columns are ignored. Empty cells are filled in from the headers of DICOM files. An
     image without a patient counts as a patient of its own. If any line has a split, lines without one are left out,
@@ -47,15 +51,20 @@ class CsvTable(ConfinedImporter):
 
     def _rows(self) -> Iterator[tuple[str, Record]]:
         table = find_table(Path(self.root), self.table)
-        for where, row in rows_of(table, ("path", "label")):
+        for where, row in rows_of(table, ("path", "label"), OPTIONAL):
+            label = class_name(cell(row, "label", where))
+            if not label:
+                raise UserError(
+                    f"{where}: the label {row['label']!r} stands for none; fill it in, or remove the line"
+                )
             file = inner_path(cell(row, "path", where), "path", where, self.root)
-            patient, view, sex, age = (row.get(name, "") for name in ("patient_id", "view", "sex", "age"))
+            patient, view, sex, age, split = (row.get(name, "") for name in OPTIONAL)
             yield (
                 where,
                 Record(
                     source_id=file,
-                    label=cell(row, "label", where),
-                    split=split_word(row.get("split", ""), where),
+                    label=label,
+                    split=split_word(split, where),
                     file=file,
                     **attributes(where, patient=patient, view=view, sex=sex, age=age),
                 ),

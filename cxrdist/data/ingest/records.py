@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
 
 from cxrdist.data.imaging.faults import MAX_UNDECODABLE_SHARE
 from cxrdist.data.importers.common.base import Importer, Record
@@ -31,11 +34,28 @@ def check_missing(importer: Importer, records: Sequence[Record]) -> None:
     """Raises UserError if more than 1 % of the files are missing; fewer are left out when they are read."""
     missing = missing_of(importer, records)
     if len(missing) > max(1, MAX_UNDECODABLE_SHARE * len(records)):
+        first = records[missing[0]]
         raise UserError(
             f"{len(records) - len(missing):,} of the {len(records):,} images of {importer.release} are there, and "
-            f"{len(missing):,} are missing, such as {records[missing[0]].name}: complete the download, or import "
-            "what is there with --missing skip"
+            f"{len(missing):,} are missing, such as {first.name}{_hint(importer, first)}: "
+            "complete the download, or import what is there with --missing skip"
         )
+
+
+def _hint(importer: Importer, record: Record) -> str:
+    """Names the file that may be meant, if there is one of nearly the same name."""
+    wanted = Path(getattr(importer, "root", ""), record.file)
+    try:
+        names = sorted(file.name for file in wanted.parent.iterdir() if file.is_file())
+    except OSError:
+        return ""
+    alike = [name for name in names if _folded(name) == _folded(wanted.name)]
+    alike += [name for name in names if Path(_folded(name)).stem == Path(_folded(wanted.name)).stem]
+    return f" (there is {alike[0]}: capitals and endings have to be those of the files)" if alike else ""
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", unquote(name)).casefold().strip(" '\"")
 
 
 def with_class_names(

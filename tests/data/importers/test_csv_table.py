@@ -106,7 +106,7 @@ def test_split_words(tmp_path: Path, word: str, split: str | None) -> None:
         (["path,label, label", "a.png,x,y"], r"labels\.csv: has two columns label; rename or remove one"),
         (
             ["path,label", 'a.png,"x'] + ["b.png,x" * 1000] * 20,
-            r"labels\.csv, line \d+: not a valid CSV row \(field larger than .*; look for an unclosed quotation mark",
+            r"labels\.csv, line 2: a quotation mark that is not closed takes in all lines below; close or remove it",
         ),
         (["path,label", "a.png,Mass, large"], r"line 2: more cells than the 2 columns"),
     ],

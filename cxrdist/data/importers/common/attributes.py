@@ -24,15 +24,17 @@ _LONG_VIEWS = {
     "ANTERIOR-POSTERIOR": "AP",
     "ANTERIOR POSTERIOR": "AP",
 }
-_SEX = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
+_SEX = {"M": "M", "MALE": "M", "MAN": "M", "F": "F", "FEMALE": "F", "WOMAN": "F"}
 _AGE = re.compile(
-    r"([0-9]{1,4})(?:\.[0-9]*)? ?(?:(Y|YR|YRS|YEAR|YEARS)|(M|MO|MONTHS?)|(W|WEEKS?)|(D|DAYS?))?\.?"
+    r"([0-9]{1,4})(?:[.,][0-9]*)? ?(?:(Y|YR|YRS|YEAR|YEARS)|(M|MO|MONTHS?)|(W|WEEKS?)|(D|DAYS?))?\.?"
 )
 _PER_YEAR = (1, 12, 52, 365)
 UNKNOWN = frozenset(
     ("", "NAN", "NONE", "NULL", "NA", "N/A", "<NA>", "NAT", "-", "--", "?", "UNKNOWN", "UNSPECIFIED")
 )
 """What tables write, in capitals, where they know nothing."""
+_NO_CLASS = frozenset(("NAN", "NULL", "<NA>", "#N/A", "NAT"))
+"""Those of ``UNKNOWN`` that no class is named after."""
 _OTHER_SEX = frozenset(("O", "OTHER", "U", "X", "D", "DIVERSE"))
 _SHORTENED = re.compile(r"[0-9](?:[.,][0-9]+)?[eE]\+?[0-9]+")
 
@@ -113,5 +115,16 @@ def patient_name(text: str, where: str) -> str:
             f"{where}: the patient {text!r} is a number that a spreadsheet shortened, so patients cannot be told "
             "apart: save that column as text"
         )
+    return _whole(text)
+
+
+def class_name(text: str) -> str:
+    """The name of a class; "" for nan and the like. A whole number is written without a fraction, as that of a
+    patient, so that 1 and 1.0 are one class."""
+    text = text.strip()
+    return "" if text.upper() in _NO_CLASS else _whole(text)
+
+
+def _whole(text: str) -> str:
     number, _, fraction = text.partition(".")
     return number if number.isdecimal() and fraction and not fraction.strip("0") else text

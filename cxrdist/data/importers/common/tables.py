@@ -6,13 +6,17 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO
 
+from cxrdist.data.imaging.other_files import ADVICE, GZIP, kind_of_file
+from cxrdist.data.importers.common.attributes import is_unknown
 from cxrdist.data.importers.common.base import Record
 from cxrdist.errors import CONTROL_CHARACTERS, UserError
 
@@ -32,6 +36,12 @@ EQUAL_ROWS = "listed in several equal rows, used once"
 
 LONGEST_LINE = 2**20
 """Characters. A line without an end, compressed to a few kilobytes, would otherwise fill the memory."""
+csv.field_size_limit(LONGEST_LINE)  # 131,072 by default: too few for some reports
+
+_SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+_END = "\0end of the table"
+_UNSEEN = " \t\r\n\v\f\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""White space, and marks without a width: that of a byte order, for example, between two tables that were joined."""
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -47,40 +57,49 @@ def find_table(root: Path, *names: str) -> Path:
     raise UserError(f"{root}: {verb} {wanted}; name the folder that does")
 
 
-def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
+def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
     """Yield ("<table>, line <n>", row) for each row of a CSV in UTF-8, plain or gzipped.
 
-    The first text is the ``where`` of the functions below. Raises UserError if one of the ``needed`` columns is
-    missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
+    The first text is the ``where`` of the functions below. Cells are separated by commas, semicolons or tabs. The
+    columns of ``needed`` and ``optional`` may be written otherwise: "Patient ID" is patient_id. Raises UserError if a
+    ``needed`` one is missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
     """
     is_empty = True
+    number = 0
     try:
         with _open(table) as file:
-            reader = csv.DictReader(_lines(file, table))
-            names = [(name or "").strip() for name in reader.fieldnames or ()]
-            if missing := [name for name in needed if name not in names]:
-                raise UserError(
-                    f"{table}: lacks the columns {', '.join(missing)}; its columns are: {', '.join(names)}"
-                )
-            if twice := [name for name in names if name and names.count(name) > 1]:
-                raise UserError(f"{table}: has two columns {twice[0]}; rename or remove one")
-            reader.fieldnames = names
-            for row in reader:
+            lines = _lines(file, table)
+            skipped, header, separator = _header(lines, needed)
+            # A cell whose quotation mark is not closed takes in all that follows, this mark too.
+            rows = csv.reader(
+                itertools.chain([header], lines, [_END]), delimiter=separator, skipinitialspace=True
+            )
+            titles = [plain_text(title) for title in next(rows)]
+            begin = number = rows.line_num + skipped
+            names = _names(table, titles, needed, optional)
+            for row in rows:
+                begin, number = number + 1, rows.line_num + skipped
+                if row == [_END]:
+                    break
                 is_empty = False
-                if not any(any(value) if isinstance(value, list) else value for value in row.values()):
-                    continue  # spreadsheets write rows of commas below a table
-                if any(row.pop(None, ())):
+                row = [plain_text(text) for text in row]
+                if not any(row) or row == titles:
+                    continue  # spreadsheets write rows of commas below a table; joined tables repeat their header
+                if any(row[len(names) :]):
                     raise UserError(
-                        f"{table}, line {reader.line_num}: more cells than the {len(names)} columns; quote "
-                        "those that hold a comma"
+                        f"{table}, line {number}: more cells than the {len(names)} columns; quote "
+                        f"those that hold {_SEPARATORS[separator]}"
                     )
-                yield (
-                    f"{table}, line {reader.line_num}",
-                    {k: CONTROL_CHARACTERS.sub(" ", v or "").strip() for k, v in row.items()},
+                row += [""] * (len(names) - len(row))
+                yield f"{table}, line {number}", dict(zip(names, row))
+            else:
+                raise UserError(
+                    f"{table}, line {begin}: a quotation mark that is not closed takes in all lines below; close or "
+                    "remove it"
                 )
     except csv.Error as error:
         raise UserError(
-            f"{table}, line {reader.line_num}: not a valid CSV row ({error}); look for an unclosed quotation "
+            f"{table}, line {number + 1}: not a valid CSV row ({error}); look for an unclosed quotation "
             "mark, or download it again"
         ) from error
     except UnicodeDecodeError as error:
@@ -94,9 +113,58 @@ def rows_of(table: Path, needed: Sequence[str]) -> Iterator[tuple[str, Row]]:
         raise UserError(f"{table}: has no rows; download it again")
 
 
+def plain_text(text: str) -> str:
+    """Without control characters, and without spaces and marks that nobody sees around it. The same letters have the
+    same code points: é may be written in two ways (Unicode, normalization form C)."""
+    return unicodedata.normalize("NFC", CONTROL_CHARACTERS.sub(" ", text).strip(_UNSEEN))
+
+
+def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str]:
+    """The number of lines before the line with the names of the columns, that line, and what separates its cells."""
+    for skipped, line in enumerate(lines):
+        if line.strip(_UNSEEN).startswith("sep="):
+            continue  # Excel's way to name the separator
+        if line.strip(_UNSEEN + "".join(_SEPARATORS)):
+            wanted = {_letters(name) for name in needed}
+            for separator in _SEPARATORS:
+                if wanted <= {_letters(name) for name in next(csv.reader([line], delimiter=separator))}:
+                    return skipped, line, separator
+            return skipped, line, ","
+    return 0, "", ","
+
+
+def _names(
+    table: Path, titles: Sequence[str], needed: Sequence[str], optional: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of the columns. Raises UserError if a needed one is missing, or two have one name."""
+    names = list(titles)
+    for known in (*needed, *optional):
+        alike = [i for i, name in enumerate(names) if _letters(name) == _letters(known)]
+        if known not in names and len(alike) == 1:
+            names[alike[0]] = known
+    if missing := [name for name in needed if name not in names]:
+        raise UserError(
+            f"{table}: lacks the columns {', '.join(missing)}; its columns are: {', '.join(names)}"
+        )
+    if twice := [name for name in names if name and names.count(name) > 1]:
+        raise UserError(f"{table}: has two columns {twice[0]}; rename or remove one")
+    return tuple(names)
+
+
+def _letters(name: str) -> str:
+    """What is left of a column's name without spaces, hyphens, underscores and capitals."""
+    return re.sub(r"[\W_]", "", name).lower()
+
+
 def _open(table: Path) -> IO[str]:
-    if table.suffix == ".gz":
+    """Opens a table, plain or gzipped, whatever its name is. Raises UserError for a file that is no text."""
+    with table.open("rb") as file:
+        head = file.read(512)
+    kind = kind_of_file(head)
+    if kind == GZIP:
         return io.TextIOWrapper(gzip.open(table), encoding="utf-8-sig", newline="")
+    if kind is not None:
+        raise UserError(f"{table}: is {kind}, not a CSV: {ADVICE[kind]}")
     return table.open(newline="", encoding="utf-8-sig")
 
 
@@ -165,6 +233,10 @@ def inner_path(text: str, column: str, where: str, root: str = "") -> str:
     """
     is_plain = "\\" not in text or (root and Path(root, text).exists())
     path = Path(text if is_plain else text.replace("\\", "/"))
+    if root and not text.isascii() and not Path(root, path).exists():
+        # macOS writes é of a file name as two code points, tables mostly as one.
+        apart = Path(unicodedata.normalize("NFD", path.as_posix()))
+        path = apart if Path(root, apart).exists() else path
     if path.is_absolute() and root and path.is_relative_to(Path(root).absolute()):
         path = path.relative_to(Path(root).absolute())
     if path.is_absolute() or re.match("[A-Za-z]:", path.parts[0] if path.parts else ""):
@@ -177,7 +249,9 @@ def inner_path(text: str, column: str, where: str, root: str = "") -> str:
 
 
 def split_word(text: str, where: str) -> str | None:
-    """train, val or test, from a word of ``SPLIT_OF``; None for "". Raises UserError for any other word."""
-    if text and text.lower() not in SPLIT_OF:
+    """train, val or test, from a word of ``SPLIT_OF``; None for nothing. Raises UserError for any other word."""
+    if is_unknown(text):
+        return None
+    if text.lower() not in SPLIT_OF:
         raise UserError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these")
     return SPLIT_OF.get(text.lower())
