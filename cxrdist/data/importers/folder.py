@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from cxrdist.data.imaging.dicom import HEAD_BYTES, is_dicom
+from cxrdist.data.imaging.mend import JPEG_MAGIC, PNG_MAGIC
 from cxrdist.data.importers.common.base import Record
-from cxrdist.data.importers.common.contained_files import ConfinedImporter, files_below, listed
-from cxrdist.data.importers.common.tables import SPLIT_OF
+from cxrdist.data.importers.common.contained_files import (
+    USUAL,
+    ConfinedImporter,
+    files_below,
+    is_left_behind,
+    listed,
+)
+from cxrdist.data.importers.common.tables import SPLIT_OF, plain_text
 from cxrdist.errors import UserError, check_choice
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+SUFFIXES = (*USUAL, ".dcm", ".dicom")
 NO_IMAGE = "not a PNG, JPEG or DICOM file"
 IN_NO_CLASS = "in no class folder"
 ClassFolders = Literal["top", "below"]
@@ -23,13 +30,14 @@ CLASS_FOLDERS = get_args(ClassFolders)
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(ConfinedImporter):
-    """Import ROOT/<class>/**/*.png|jpg|jpeg|dcm|dicom, and DICOM files without an extension. Each PNG and JPEG counts
-    as a patient of its own; near-duplicate films are kept in one split.
+    """Import ROOT/<class>/**/*.png|jpg|jpeg|jpe|jfif|dcm|dicom, and such files without an extension. Each PNG and
+    JPEG counts as a patient of its own; near-duplicate films are kept in one split.
 
     If all folders of ROOT are named train, val and test (or other words for them), they are taken for splits, and the
-    class folders lie in these. Hidden files and __MACOSX are ignored. Files with another extension and files outside
-    the class folders are left out and counted; a file without an extension, or with a number as its extension (a
-    UID), is read if it begins like a DICOM file. Symbolic links to one file count as one patient. Links that lead out
+    class folders lie in these. Hidden files, and what file managers and network drives leave behind (__MACOSX,
+    @eaDir, Thumbs.db ...), are ignored. Files with another extension and files outside the class folders are left out
+    and counted; a file without an extension, or with a number as its extension (a UID), is read if it begins like a
+    PNG, JPEG or DICOM file. Symbolic links to one file count as one patient. Links that lead out
     of the root are not followed: such images count as undecodable.
     """
 
@@ -70,7 +78,7 @@ class Folder(ConfinedImporter):
                 )
             for file, is_one in is_image.items():
                 if is_one:
-                    yield replace(_record(file, folder.name, root, real_root), split=split)
+                    yield replace(_record(file, plain_text(folder.name), root, real_root), split=split)
                 else:
                     yield _left_out(file, NO_IMAGE, root)
 
@@ -93,10 +101,8 @@ class Folder(ConfinedImporter):
 
 
 def _visible(folder: Path) -> list[Path]:
-    """The entries of a folder, hidden ones and those of macOS aside."""
-    return sorted(
-        path for path in listed(folder) if not path.name.startswith(".") and path.name != "__MACOSX"
-    )
+    """The entries of a folder, but those that are hidden or left behind."""
+    return sorted(path for path in listed(folder) if not is_left_behind(path.name))
 
 
 def _check_layout(root: Path, folders: list[Path], named: Mapping[Path, str]) -> None:
@@ -116,7 +122,7 @@ def _check_layout(root: Path, folders: list[Path], named: Mapping[Path, str]) ->
 
 
 def _is_image(file: Path, real_root: Path) -> bool:
-    return file.suffix.lower() in SUFFIXES or _is_dicom(file, real_root)
+    return file.suffix.lower() in SUFFIXES or _begins_like_an_image(file, real_root)
 
 
 def _left_out(file: Path, reason: str, root: Path) -> Record:
@@ -124,8 +130,8 @@ def _left_out(file: Path, reason: str, root: Path) -> Record:
     return Record(source_id=source_id, left_out=reason)
 
 
-def _is_dicom(file: Path, real_root: Path) -> bool:
-    """True for a file without an extension that begins like a DICOM file (PS3.10)."""
+def _begins_like_an_image(file: Path, real_root: Path) -> bool:
+    """True for a file without an extension that begins like a PNG, JPEG or DICOM file."""
     has_ending = file.suffix != "" and not file.suffix[1:].isdigit()  # a UID ends in a number
     # A DICOMDIR begins like an image, but is a directory of other files.
     if has_ending or file.name == "DICOMDIR" or not file.is_file():
@@ -133,7 +139,8 @@ def _is_dicom(file: Path, real_root: Path) -> bool:
     if not file.resolve().is_relative_to(real_root):
         return False
     with file.open("rb") as stream:
-        return is_dicom(stream.read(HEAD_BYTES))
+        head = stream.read(HEAD_BYTES)
+    return head.startswith((PNG_MAGIC, JPEG_MAGIC)) or is_dicom(head)
 
 
 def _record(file: Path, label: str, root: Path, real_root: Path) -> Record:

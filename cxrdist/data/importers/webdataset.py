@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import codecs
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +20,14 @@ from cxrdist.data.importers.common.contained_files import confined, files_below
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
 from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
+from cxrdist.data.importers.common.sample_fields import fields_of, label_of, patient_field_of, text_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, split_word
 from cxrdist.data.shards.schema import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
-from cxrdist.errors import OptionError, UserError, is_plain
+from cxrdist.errors import OptionError, UserError
 
 COMPRESSED = (".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4", ".tgz", ".tbz2", ".txz")
 LONGEST_CLASS_NAME = 100
-PATIENT_FIELDS = ("patient_id", "patient")
-"""Names of the patient in a .json; the second is that of sets that cxrdist wrote."""
 # Recorded in manifests.
 NOT_REAL = "synthetic image or phantom, no radiograph"
 
@@ -169,7 +168,7 @@ class WebDataset(FileImporter):
 
         if sample.image is None:
             return left_out("image")
-        values = _fields(sample.json)
+        values = fields_of(sample.json)
         if values is None:
             return left_out(".json")
         if values.get("origin") == "synthetic" or values.get("phantom") is True:
@@ -178,16 +177,14 @@ class WebDataset(FileImporter):
         label = self._class(sample.cls, values, where)
         if label is None:
             return left_out("class")
-        patient_field = self.patient_field or next(
-            (name for name in PATIENT_FIELDS if values.get(name) not in (None, "")), PATIENT_FIELDS[0]
-        )
-        patient, word = _text(values.get(patient_field)), _text(values.get("split"))
+        patient_field = self.patient_field or patient_field_of(values)
+        patient, word = text_of(values.get(patient_field)), text_of(values.get("split"))
         if patient is None:
             # As a patient of its own it might be in another split than its patient's other images.
             return left_out(patient_field)
         if word is None:
             return left_out("split")
-        view, sex, age = (_text(values.get(name)) or "" for name in ("view", "sex", "age"))
+        view, sex, age = (text_of(values.get(name)) or "" for name in ("view", "sex", "age"))
         of_image = attributes(where, patient=patient, view=view, sex=sex, age=age)
         of_image["notes"] = (*(f"beside it {reason}" for reason in sample.refused), *of_image["notes"])
         return Record(
@@ -201,9 +198,9 @@ class WebDataset(FileImporter):
     def _class(self, cls: bytes | None, values: dict[str, Any], where: str) -> str | None:
         """The class of a sample; None if it has none, or not exactly one."""
         if self.label_field is None and cls is not None:
-            text = _text(cls.decode(errors="surrogateescape"))
+            text = label_of(cls.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape"))
         else:
-            text = _text(values.get(self.label_field or "label"))
+            text = label_of(values.get(self.label_field or "label"))
         if not text or len(text) > LONGEST_CLASS_NAME or re.fullmatch("-[0-9]+", text):
             return None
         if not re.fullmatch("[0-9]+", text):
@@ -211,7 +208,7 @@ class WebDataset(FileImporter):
         number = int(text)
         if self.class_names is None:
             # Tars that cxrdist wrote name the class; numbers of several sets need not mean the same.
-            return _text(values.get("class")) or f"class-{number}"
+            return text_of(values.get("class")) or f"class-{number}"
         if number >= len(self.class_names):
             raise UserError(
                 f"{where}: its class is number {number}, but --class-names has only {len(self.class_names)} "
@@ -234,7 +231,7 @@ def _header(sample: ExternalSample, path: Path) -> DicomHeader | None:
 def _holds_a_set(root: Path) -> bool:
     """True if the folder is a shard set that cxrdist wrote, by its manifest."""
     try:
-        manifest = _fields((root / MANIFEST).read_bytes())
+        manifest = fields_of((root / MANIFEST).read_bytes())
     except OSError:
         return False
     return str((manifest or {}).get("format")).startswith(FORMAT.partition("/")[0])
@@ -280,28 +277,3 @@ def _split_in(tar: str, path: Path) -> str:
         named = " and ".join(sorted(words)) or "none of train, val and test"
         raise OptionError("split_from_names", f"{path} names {named}; rename it, or remove the option")
     return words.pop()
-
-
-def _fields(data: bytes | None) -> dict[str, Any] | None:
-    """The fields of a .json; None if it is not a JSON object."""
-    if data is None:
-        return {}
-    try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
-def _text(value: Any) -> str | None:
-    """Text, stripped, from text or a whole number; "" from nothing; None from anything else."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # tables with gaps write 17 as 17.0
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        return None
-    text = value.strip()
-    return text if is_plain(text) else None

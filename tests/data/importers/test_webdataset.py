@@ -494,6 +494,9 @@ def test_joined_and_compressed_tars_are_errors(tmp_path: Path, whole: bytes) -> 
     with pytest.raises(UserError, match=r"a\.tar: continues after the end mark at byte 20480 of 61440"):
         list(walk(path))
     path.write_bytes(b"\x1f\x8b" + whole)
+    with pytest.raises(UserError, match=r"a\.tar: is compressed with gzip, not a tar: decompress it with"):
+        list(walk(path))
+    path.write_bytes(b"BZh9" + whole)
     with pytest.raises(
         UserError, match=r"a\.tar: not a plain, complete tar: at byte 0 .* unpack it if it is compr"
     ):

@@ -113,10 +113,13 @@ def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
     )
     syntax = str(meta.get("TransferSyntaxUID") or "")
     if not syntax:
-        repaired(NO_SYNTAX)
         begin = file.tell()
-        syntax = uid.ExplicitVRLittleEndian if _has_vr(file.read(8)) else uid.ImplicitVRLittleEndian
+        head = file.read(8)
         file.seek(begin)
+        if not _is_first_element(head):
+            raise UndecodableImage("no transfer syntax")
+        repaired(NO_SYNTAX)
+        syntax = uid.ExplicitVRLittleEndian if _has_vr(head) else uid.ImplicitVRLittleEndian
     if syntax == uid.DeflatedExplicitVRLittleEndian:
         file = io.BytesIO(_inflate(file.read()))
     tags = [Tag(keyword) for keyword in keywords]

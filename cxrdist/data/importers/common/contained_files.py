@@ -18,7 +18,14 @@ from cxrdist.data.importers.common.dicom_headers import check_burned_in, describ
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
 from cxrdist.errors import UserError
 
-USUAL = (".png", ".jpg", ".jpeg")
+USUAL = (".png", ".jpg", ".jpeg", ".jpe", ".jfif")
+_LEFT_BEHIND = frozenset(
+    (
+        *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"),
+        *("thumbs.db", "ehthumbs.db", "desktop.ini"),
+    )
+)
+"""Files and folders of file managers and network drives; @eaDir holds thumbnails of the films beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +81,13 @@ def listed(folder: Path) -> list[Path]:
         raise _unreadable(error) from None
 
 
+def is_left_behind(name: str) -> bool:
+    """True for hidden files and folders, and those that a file manager or a network drive leaves behind."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
 def files_below(folder: Path) -> Iterator[Path]:
-    """All files below a folder, hidden files and folders aside. Links to folders are not followed.
+    """All files below a folder, but those that are hidden or left behind. Links to folders are not followed.
 
     Raises UserError if a folder cannot be read: its images would be missing silently.
     """
@@ -84,8 +96,8 @@ def files_below(folder: Path) -> Iterator[Path]:
         raise _unreadable(error)
 
     for parent, folders, files in os.walk(folder, onerror=give_up):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in files if not name.startswith("."))
+        folders[:] = [name for name in folders if not is_left_behind(name)]
+        yield from (Path(parent, name) for name in files if not is_left_behind(name))
 
 
 def _unreadable(error: OSError) -> UserError:

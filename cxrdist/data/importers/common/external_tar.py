@@ -21,10 +21,15 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from cxrdist.data.imaging.dicom import HEAD_BYTES, is_dicom
+from cxrdist.data.imaging.other_files import ADVICE, kind_of_file
+from cxrdist.data.importers.common.contained_files import is_left_behind
 from cxrdist.data.shards.schema import MAX_IMAGE_BYTES, MAX_TEXT_BYTES
 from cxrdist.errors import UserError, is_plain
 
-IMAGE_ENDINGS = ("png", "jpg", "jpeg", "npy", "dcm", "dicom")
+IMAGE_ENDINGS = ("png", "jpg", "jpeg", "jpe", "jfif", "npy", "dcm", "dicom")
+UNREAD_ENDINGS = frozenset(
+    ("webp", "tif", "tiff", "gif", "bmp", "jp2", "j2k", "jxl", "avif", "heic", "pgm", "ppm", "npz", "nii")
+)
 TEXT_ENDINGS = ("cls", "json")
 PICKLE_ENDINGS = frozenset(
     ("pyd", "pickle", "pkl", "pk", "pck", "pcl", "p", "pth", "pt", "ckpt", "joblib", "dill", "pyc", "pyo")
@@ -44,6 +49,10 @@ TOO_LARGE = "a member over the size cap, never read"
 TWICE = "a member that stands twice"
 SEVERAL_IMAGES = "several images in one sample"
 OTHER_ENDING = "an image with a longer ending, such as .input.png, which --image-ending names"
+SHARED_KEY = (
+    "images whose names have more dots, so that they share a key, which ends at the first dot; rename them"
+)
+UNREAD = "an image of a format that is not read, such as .webp or .tif; convert it to PNG"
 NO_KEY = "an image whose file name begins with a dot, so it has no key; name it KEY.png"
 
 # Of base_plus_ext in webdataset 1.0.2: the key ends at the first dot of the base name.
@@ -82,8 +91,10 @@ class _Draft:
     places: dict[str, Place | None] = field(default_factory=dict)
     """Ending -> place; None for an ending that occurs twice."""
     refused: list[str] = field(default_factory=list)
-    other_image: str = ""
-    """The name of a member whose ending is longer than that of an image, such as seg.png or input.png."""
+    others: list[str] = field(default_factory=list)
+    """The names of members whose endings are longer than that of an image, such as seg.png or input.png."""
+    has_unread: bool = False
+    """Whether there is an image of a format that is not read."""
 
 
 def walk(path: Path, image_ending: str = "") -> Iterator[ExternalSample]:
@@ -102,8 +113,11 @@ def walk(path: Path, image_ending: str = "") -> Iterator[ExternalSample]:
             images = [draft.places[ending] for ending in IMAGE_ENDINGS if ending in draft.places]
             if image_ending:
                 images = [draft.places[image_ending]] if image_ending in draft.places else []
-            if not images and draft.other_image:
-                draft.refused.append(OTHER_ENDING)
+            others = [] if images else draft.others
+            if others:
+                draft.refused.append(OTHER_ENDING if len(others) == 1 else SHARED_KEY)
+            elif draft.has_unread and not images:
+                draft.refused.append(UNREAD)
             if len(images) > 1:
                 draft.refused.append(SEVERAL_IMAGES)
             image = images[0] if len(images) == 1 else None
@@ -115,8 +129,12 @@ def walk(path: Path, image_ending: str = "") -> Iterator[ExternalSample]:
                 cls=cls,
                 json=json,
                 refused=tuple(dict.fromkeys(draft.refused)),
-                other_image="" if images else draft.other_image,
+                other_image=others[0] if others else "",
             )
+            for name in others[1:]:
+                yield ExternalSample(
+                    key=name, image=None, cls=None, json=None, refused=(SHARED_KEY,), other_image=name
+                )
 
 
 def read_place(path: Path, place: Place) -> bytes:
@@ -176,7 +194,7 @@ def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft], image_en
     key, ending = (match[1], match[2].lower()) if match else (name, "")
     if reason := _refusal(member, ending):
         drafts[key.encode(errors="backslashreplace").decode()].refused.append(reason)
-    elif PurePosixPath(name).name.startswith("._"):
+    elif PurePosixPath(name).name.startswith("._") or _is_left_behind(name):
         pass  # macOS adds a file ._x.png, which is no image, to each x.png
     elif match is None and name.rpartition(".")[2].lower() in IMAGE_ENDINGS:
         drafts[name].refused.append(NO_KEY)
@@ -188,7 +206,13 @@ def _sort_in(member: tarfile.TarInfo, drafts: defaultdict[str, _Draft], image_en
         elif ending in (*IMAGE_ENDINGS, *TEXT_ENDINGS, image_ending):
             draft.places[ending] = Place(member.offset_data, member.size)
         elif ending.rpartition(".")[2] in IMAGE_ENDINGS:
-            draft.other_image = draft.other_image or name
+            draft.others.append(name)
+        elif ending.rpartition(".")[2] in UNREAD_ENDINGS:
+            draft.has_unread = True
+
+
+def _is_left_behind(name: str) -> bool:
+    return any(not part.startswith(".") and is_left_behind(part) for part in name.split("/"))
 
 
 def _refusal(member: tarfile.TarInfo, ending: str) -> str | None:
@@ -240,6 +264,8 @@ def _members(path: Path, file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     except UserError:
         raise
     except Exception as error:  # tarfile may raise nearly anything for untrusted bytes
+        if kind := kind_of_file(os.pread(file.fileno(), 512, 0)):
+            raise UserError(f"{path}: is {kind}, not a tar: {ADVICE[kind]}") from error
         raise UserError(
             f"{path}: not a plain, complete tar: at byte {at} of {file_bytes}: {error}; copy or download it again, "
             "or unpack it if it is compressed"

@@ -125,9 +125,9 @@ def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str]
         if line.strip(_UNSEEN).startswith("sep="):
             continue  # Excel's way to name the separator
         if line.strip(_UNSEEN + "".join(_SEPARATORS)):
-            wanted = {_letters(name) for name in needed}
+            wanted = {letters_of(name) for name in needed}
             for separator in _SEPARATORS:
-                if wanted <= {_letters(name) for name in next(csv.reader([line], delimiter=separator))}:
+                if wanted <= {letters_of(name) for name in next(csv.reader([line], delimiter=separator))}:
                     return skipped, line, separator
             return skipped, line, ","
     return 0, "", ","
@@ -139,7 +139,7 @@ def _names(
     """The names of the columns. Raises UserError if a needed one is missing, or two have one name."""
     names = list(titles)
     for known in (*needed, *optional):
-        alike = [i for i, name in enumerate(names) if _letters(name) == _letters(known)]
+        alike = [i for i, name in enumerate(names) if letters_of(name) == letters_of(known)]
         if known not in names and len(alike) == 1:
             names[alike[0]] = known
     if missing := [name for name in needed if name not in names]:
@@ -151,7 +151,7 @@ def _names(
     return tuple(names)
 
 
-def _letters(name: str) -> str:
+def letters_of(name: str) -> str:
     """What is left of a column's name without spaces, hyphens, underscores and capitals."""
     return re.sub(r"[\W_]", "", name).lower()
 
