@@ -10,6 +10,7 @@ from cxrdist.data.imaging.repairs import repaired
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 WRONG_CHECKSUM = "wrong checksum of a PNG chunk beside the pixels, which was ignored"
+WRONG_SUM_OF_PIXELS = "wrong checksum of the compressed pixels of a PNG, all of which are there"
 NO_END_CHUNK = "no IEND chunk at the end of a PNG"
 NO_END_MARKER = "no end marker at the end of a JPEG"
 METADATA_IGNORED = "metadata that cannot be read, which was ignored"
@@ -34,9 +35,10 @@ def mended(data: bytes) -> bytes | None:
 
 
 def _mended_png(data: bytes) -> bytes:
-    """Without ancillary chunks (PNG specification, 5.4), but for a transparency that is whole."""
+    """Without ancillary chunks (PNG specification, 5.4), but for a transparency that is whole, and with the right
+    checksum of the compressed pixels."""
     kept, last = [PNG_MAGIC], b""
-    for kind, chunk in _chunks(data):
+    for kind, chunk in _with_right_sum([*_chunks(data)]):
         last = kind
         is_ancillary = bool(kind[0] & 0x20)
         is_whole = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
@@ -64,6 +66,36 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if kind == b"IEND":
             return
         at = end
+
+
+def _with_right_sum(chunks: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The chunks; the pixels with the checksum of zlib (RFC 1950) that they have, if each chunk of them is whole."""
+    places = [i for i, (kind, _) in enumerate(chunks) if kind == b"IDAT"]
+    bodies = [chunks[i][1] for i in places]
+    if not all(zlib.crc32(c[4:-4]) == int.from_bytes(c[-4:], "big") for c in bodies):
+        return chunks  # the pixels may be damaged
+    packed = b"".join(c[8:-4] for c in bodies)
+    sum_of_all = _sum_of(packed)
+    if sum_of_all is None or packed[-4:] == sum_of_all:
+        return chunks
+    repaired(WRONG_SUM_OF_PIXELS)
+    body = b"IDAT" + packed[:-4] + sum_of_all
+    whole = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    others = [chunk for i, chunk in enumerate(chunks) if i not in places]
+    return [*others[: places[0]], (b"IDAT", whole), *others[places[0] :]]
+
+
+def _sum_of(packed: bytes) -> bytes | None:
+    """The checksum that belongs at the end of packed pixels; None if they do not end just before it."""
+    stream, total = zlib.decompressobj(-zlib.MAX_WBITS), zlib.adler32(b"")
+    rest = packed[2:]
+    try:
+        while not stream.eof and rest:
+            total = zlib.adler32(stream.decompress(rest, 2**20), total)
+            rest = stream.unconsumed_tail
+    except zlib.error:
+        return None
+    return total.to_bytes(4, "big") if stream.eof and len(stream.unused_data) == 4 else None
 
 
 def _mended_jpeg(data: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from cxrdist.data.importers.common.contained_files import (
     is_left_behind,
     listed,
 )
-from cxrdist.data.importers.common.tables import SPLIT_OF, plain_text
+from cxrdist.data.importers.common.tables import SPLIT_OF
 from cxrdist.errors import UserError, check_choice
 
 SUFFIXES = (*USUAL, ".dcm", ".dicom")
@@ -78,7 +79,8 @@ class Folder(ConfinedImporter):
                 )
             for file, is_one in is_image.items():
                 if is_one:
-                    yield replace(_record(file, plain_text(folder.name), root, real_root), split=split)
+                    label = unicodedata.normalize("NFC", folder.name)
+                    yield replace(_record(file, label, root, real_root), split=split)
                 else:
                     yield _left_out(file, NO_IMAGE, root)
 

@@ -366,7 +366,10 @@ def check_classes(classes: Sequence[str]) -> None:
                 f"{MAX_SLUG_CHARACTERS} fit; rename it"
             )
         if other := seen.get(slug(name)):
-            raise UserError(f"classes {other!r} and {name!r} would have the same file names; rename one")
+            raise UserError(
+                f"classes {other!r} and {name!r} would have the same file names; rename one, or give it another name "
+                "in Latin letters with --class-map of an import"
+            )
         seen[slug(name)] = name
 
 

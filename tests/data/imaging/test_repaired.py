@@ -62,6 +62,27 @@ def test_a_png_whose_pixels_are_whole_is_read(data: bytes, noted: list[str]) -> 
     assert np.array_equal(found, NOISE) and of_file == noted
 
 
+def packed(pixels: np.ndarray, spoil: bool) -> bytes:
+    """A PNG whose pixels are packed into two chunks, with a wrong checksum of zlib if ``spoil``."""
+    stream = bytearray(zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels)))
+    if spoil:
+        stream[-1] ^= 1
+    header = struct.pack(">IIBBBBB", *pixels.shape[::-1], 8, 0, 0, 0, 0)
+    parts = [chunk(b"IDAT", bytes(part)) for part in (stream[:100], stream[100:])]
+    return b"".join([mend.PNG_MAGIC, chunk(b"IHDR", header), *parts, chunk(b"IEND", b"")])
+
+
+def test_a_png_with_a_wrong_checksum_of_whole_pixels_is_read() -> None:
+    found, noted = read(packed(NOISE, spoil=True))
+    assert np.array_equal(found, NOISE) and noted == [mend.WRONG_SUM_OF_PIXELS]
+    assert read(packed(NOISE, spoil=False))[1] == []
+    for at in (60, 300, 600):  # in a chunk whose own checksum then is wrong
+        data = bytearray(packed(NOISE, spoil=True))
+        data[at] ^= 1
+        with pytest.raises(UndecodableImage, match="truncated or damaged"):
+            grey_of(bytes(data), 32)
+
+
 def test_a_png_whose_pixels_are_not_whole_is_refused() -> None:
     bad_pixels = bytearray(PNG)
     bad_pixels[PNG.index(b"IDAT") + 40] ^= 1
