@@ -57,7 +57,12 @@ _VIEWS = {
     "RLD": "RLD",
     "LLO": "LLO",
     "RLO": "RLO",
+    "POSTEROANTERIOR": "PA",
+    "POSTERIORANTERIOR": "PA",
+    "ANTEROPOSTERIOR": "AP",
+    "ANTERIORPOSTERIOR": "AP",
 }
+_SEXES = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
 _VIEW_CODES = {
     # PS3.16 CID 4010, in SNOMED CT and in the SNOMED-RT codes that older files use.
     "272479007": "PA",
@@ -142,16 +147,17 @@ def notes(header: DicomHeader) -> tuple[str, ...]:
 
 def _header(tags: Dataset) -> DicomHeader:
     position, sex, age = (_text(tags, keyword) for keyword in ("ViewPosition", "PatientSex", "PatientAge"))
-    view, years = _VIEWS.get(position) or _coded_view(tags), _age_years(age)
+    view = _VIEWS.get(re.sub("[ _-]", "", position)) or _coded_view(tags)
+    known_sex, years = _SEXES.get(sex), _age_years(age)
     unread = {
         NO_VIEW: position and view is None,
-        NO_SEX: sex not in ("M", "F", "O", ""),
+        NO_SEX: known_sex is None and sex not in ("O", ""),
         NO_AGE: age and years is None,
     }
     return DicomHeader(
         patient_id=str(tags.get("PatientID") or "").strip() or None,
         view=view,
-        sex=sex if sex in ("M", "F") else None,
+        sex=known_sex,
         age=years,
         unread=tuple(note for note, is_unread in unread.items() if is_unread),
         burned_in={"YES": True, "NO": False}.get(_text(tags, "BurnedInAnnotation")),
@@ -171,9 +177,9 @@ def _coded_view(tags: Dataset) -> str | None:
 
 
 def _age_years(text: str) -> int | None:
-    """Whole years from "058Y", "013M", "006W" or "009D" (PS3.5, 6.2), or "58" as many files have it; None for any
-    other text."""
-    match = re.fullmatch(r"([0-9]{1,3})([YMWD]?)", text)
+    """Whole years from "058Y", "013M", "006W" or "009D" (PS3.5, 6.2), or from "58", "58 Y" or "58.0" as many files
+    have it; None for any other text."""
+    match = re.fullmatch(r"0*([0-9]{1,3})(?:\.0*)? ?([YMWD]?)", text)
     if match is None:
         return None
     years = int(match[1]) // _YEAR[match[2] or "Y"]

@@ -56,7 +56,8 @@ def test_what_is_not_understood_is_noted_and_other_sexes_are_understood() -> Non
 @pytest.mark.parametrize(
     ("text", "years"),
     [("058Y", 58), ("013M", 1), ("011M", 0), ("051W", 0), ("104W", 2), ("365D", 1), ("364D", 0), ("090Y", 90),
-     ("097Y", 90), ("120Y", 90), ("121Y", None), ("58", 58), ("62", 62), ("5 8", None), ("Y", None)],
+     ("097Y", 90), ("120Y", 90), ("121Y", None), ("58", 58), ("62", 62), ("5 8", None), ("Y", None),
+     ("0058Y", 58), ("58 Y", 58), ("58.0", 58), ("000D", 0), ("58.5", None)],
 )  # fmt: skip
 def test_ages(text: str, years: int | None) -> None:
     assert header(PatientAge=text).age == years
@@ -64,7 +65,17 @@ def test_ages(text: str, years: int | None) -> None:
 
 @pytest.mark.parametrize(
     ("text", "view"),
-    [("PA", "PA"), ("ap ", "AP"), ("LL", "LATERAL"), ("RL", "LATERAL"), ("LLD", "LLD"), ("DOE JANE", None)],
+    [
+        ("PA", "PA"),
+        ("ap ", "AP"),
+        ("LL", "LATERAL"),
+        ("RL", "LATERAL"),
+        ("LLD", "LLD"),
+        ("DOE JANE", None),
+        ("Postero-Anterior", "PA"),
+        ("ANTERIOR_POSTERIOR", "AP"),
+        ("P A", "PA"),
+    ],
 )
 def test_views(text: str, view: str | None) -> None:
     assert header(ViewPosition=text).view == view
@@ -80,7 +91,9 @@ def test_views_as_codes(code: str, view: str | None) -> None:
     assert header(ViewCodeSequence=[item(CodeValue=code)], ViewPosition="LLD").view == "LLD"
 
 
-@pytest.mark.parametrize(("text", "sex"), [("M", "M"), ("f", "F"), ("O", None), ("Jane", None)])
+@pytest.mark.parametrize(
+    ("text", "sex"), [("M", "M"), ("f", "F"), ("Female", "F"), ("MALE ", "M"), ("O", None), ("Jane", None)]
+)
 def test_sexes(text: str, sex: str | None) -> None:
     assert header(PatientSex=text).sex == sex
 
