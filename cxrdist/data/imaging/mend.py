@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from cxrdist.data.imaging.errors import MAX_PIXELS
 from cxrdist.data.imaging.repairs import repaired
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -19,6 +20,9 @@ _END_CHUNK = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
 _END_MARKER = b"\xff\xd9"
 _JFIF, _ADOBE, _LAST_APP, _COMMENT = 0xE0, 0xEE, 0xEF, 0xFE
 _START_OF_SCAN = 0xDA
+_SUM_BYTES, _PIECE_BYTES = 4, 2**16
+_MOST_UNPACKED_BYTES = 8 * MAX_PIXELS + 2**24
+"""Of 16 bits with colour and transparency, and a byte for each row."""
 _SEQUENTIAL = (0xC0, 0xC1)
 
 
@@ -86,16 +90,21 @@ def _with_right_sum(chunks: list[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 
 def _sum_of(packed: bytes) -> bytes | None:
-    """The checksum that belongs at the end of packed pixels; None if they do not end just before it."""
-    stream, total = zlib.decompressobj(-zlib.MAX_WBITS), zlib.adler32(b"")
-    rest = packed[2:]
+    """The checksum that belongs at the end of packed pixels; None if they do not end just before it, or are more than
+    the largest image has."""
+    stream, total, unpacked = zlib.decompressobj(-zlib.MAX_WBITS), zlib.adler32(b""), 0
     try:
-        while not stream.eof and rest:
-            total = zlib.adler32(stream.decompress(rest, 2**20), total)
-            rest = stream.unconsumed_tail
+        for at in range(2, len(packed), _PIECE_BYTES):
+            piece = stream.decompress(packed[at : at + _PIECE_BYTES])
+            total, unpacked = zlib.adler32(piece, total), unpacked + len(piece)
+            if unpacked > _MOST_UNPACKED_BYTES:
+                return None
+            if stream.eof:
+                left = len(stream.unused_data) + max(0, len(packed) - at - _PIECE_BYTES)
+                return total.to_bytes(4, "big") if left == _SUM_BYTES else None
     except zlib.error:
-        return None
-    return total.to_bytes(4, "big") if stream.eof and len(stream.unused_data) == 4 else None
+        pass
+    return None
 
 
 def _mended_jpeg(data: bytes) -> bytes | None:

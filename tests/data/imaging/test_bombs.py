@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxrdist.data.imaging import mend
 from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
 from cxrdist.data.imaging.mend import METADATA_IGNORED
 from cxrdist.data.imaging.radiograph import decode, grey_of
@@ -119,6 +120,14 @@ def test_text_that_unpacks_to_too_much_is_left_out_of_a_png(kind: bytes, start: 
         with noting() as noted:
             assert not grey_of(data, 16).any()
     assert noted == [METADATA_IGNORED]
+
+
+def test_pixels_that_unpack_to_too_much_get_no_checksum(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = packed(64)
+    assert mend._sum_of(data) == data[-4:] and mend._sum_of(data + b"0") is None
+    monkeypatch.setattr(mend, "_MOST_UNPACKED_BYTES", 2**20)
+    with little_memory():
+        assert mend._sum_of(data) is None
 
 
 def test_a_profile_that_unpacks_to_too_much_is_not_unpacked() -> None:
