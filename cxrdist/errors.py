@@ -29,10 +29,9 @@ class UserError(Exception):
     ``is_named``: the message says already which rank has the error, if one alone has it.
     """
 
-    def __init__(self, message: str, *, is_named: bool = False, every_rank: bool = False) -> None:
+    def __init__(self, message: str, *, is_named: bool = False) -> None:
         super().__init__(shown(" ".join(message.split())))
         self.is_named = is_named
-        self.every_rank = every_rank
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions unpickle by calling the class with the message alone, which subclasses may not accept: an error
@@ -54,8 +53,8 @@ class OptionError(UserError, ValueError):
     dotted, as in ``loader.workers``.
     """
 
-    def __init__(self, field: str, reason: str, *, every_rank: bool = False) -> None:
-        super().__init__(f"{field}: {reason}", every_rank=every_rank)
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
         self.field, self.reason = field, reason
 
 
@@ -81,7 +80,6 @@ def from_os(error: OSError) -> UserError:
     where = error.filename or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
-            f"the disk is full while writing {where}: free some space and run the same command again",
-            every_rank=True,
+            f"the disk is full while writing {where}: free some space and run the same command again"
         )
-    return UserError(f"{where}: {error.strerror or error}", every_rank=True)
+    return UserError(f"{where}: {error.strerror or error}")

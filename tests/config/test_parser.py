@@ -595,9 +595,8 @@ def test_an_error_that_is_found_later_names_where_the_value_was_written(
     argv = ["set", "--config", str(file), "--lr", "2"]
     with pytest.raises(UserError) as caught, reported_where_written():
         parse(Train, argv, prog="train", example="train set", positional=("shards",))
-        raise OptionError(option, "does not fit the set", every_rank=True)
+        raise OptionError(option, "does not fit the set")
     assert str(caught.value) == f"{place.format(file=file)}: does not fit the set"
-    assert caught.value.every_rank
     # The places are forgotten after the block.
     with (
         pytest.raises(UserError, match=r"^--label-rule: of no parsed configuration$"),

@@ -203,12 +203,10 @@ def _ended(worker: _Worker) -> UserError:
     if code is not None and code < 0:
         return UserError(
             "a process that decodes images was killed, by the system if memory ran out: run the same command again "
-            "with fewer --loader.workers",
-            every_rank=True,
+            "with fewer --loader.workers"
         )
     return UserError(
-        f"a process that decodes images exited by itself (exit code {code}); it printed the reason",
-        every_rank=True,
+        f"a process that decodes images exited by itself (exit code {code}); it printed the reason"
     )
 
 
@@ -229,8 +227,7 @@ def _work(parent: int, connection: Connection, slots: Slots, gather: Gather) -> 
         except MemoryError:
             failed = UserError(
                 "memory ran out in a process that decodes images: run the same command again with fewer "
-                "--loader.workers",
-                every_rank=True,
+                "--loader.workers"
             )
         except Exception as error:
             error.add_note(traceback.format_exc())

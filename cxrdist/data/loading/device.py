@@ -94,8 +94,7 @@ class DeviceCache:
             except torch.OutOfMemoryError:
                 raise UserError(
                     f"{counts.sum():,} images take {stream.bytes_in_use / 2**30:.1f} GiB, and the device has no "
-                    "such room left: use --loader.device-cache off",
-                    every_rank=True,
+                    "such room left: use --loader.device-cache off"
                 ) from None
             for first, pixels in _chunks(stream, workers):
                 self.images[first : first + len(pixels)].copy_(pixels, non_blocking=True)

@@ -166,8 +166,7 @@ class Gather:
             return Substitution(row=row, stratum=stratum, sample=sample, instead=instead, message=message)
         raise UserError(
             f"{reader.store}: none of the {in_use} samples of {reader.entry.table} can be read, so a corrupt one "
-            f"cannot be substituted; {reader.remedy}",
-            every_rank=True,
+            f"cannot be substituted; {reader.remedy}"
         )
 
 

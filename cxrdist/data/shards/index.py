@@ -101,8 +101,7 @@ def unwritable(where: str, field: str, value: Any) -> UserError:
     """The error for a value to be written that readers refuse."""
     return UserError(
         f"{where}: its {field} is {ascii(value)[:100]}, which readers of shard sets refuse; nothing of it was "
-        "written: change it in the source or the options",
-        every_rank=True,
+        "written: change it in the source or the options"
     )
 
 
@@ -161,7 +160,7 @@ def read_index(store: Store, row: ShardRow, *, is_external: bool) -> np.ndarray:
     remedy = REMEDY_IN_PLACE if is_external else index_remedy(store)
     data = read_whole(store, name, remedy)
     if sha256_bytes(data) != row.index_sha256:
-        raise ShardSetError(store, changed(name), remedy, every_rank=True)
+        raise ShardSetError(store, changed(name), remedy)
     return parse_index(data, row, store, is_external=is_external)
 
 
@@ -331,7 +330,7 @@ def read_whole(store: Store, name: str, remedy: str = REMEDY) -> bytes:
     try:
         return store.read(name)
     except FileNotFoundError:
-        raise ShardSetError(store, missing(name), remedy, every_rank=True) from None
+        raise ShardSetError(store, missing(name), remedy) from None
 
 
 def missing(name: str) -> Problem:

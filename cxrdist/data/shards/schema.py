@@ -99,9 +99,9 @@ class ShardSetError(UserError):
     """A file of a shard set is not what it should be. ``problem`` says what is wrong; the message adds the place of
     the set and what to do."""
 
-    def __init__(self, place: object, problem: Problem, remedy: str, *, every_rank: bool = False) -> None:
+    def __init__(self, place: object, problem: Problem, remedy: str) -> None:
         where = f"{place}/" if problem.file else f"{place}: "
-        super().__init__(f"{where}{problem}{f'; {remedy}' if remedy else ''}", every_rank=every_rank)
+        super().__init__(f"{where}{problem}{f'; {remedy}' if remedy else ''}")
         self.problem = problem
 
 
@@ -112,7 +112,7 @@ OTHER_VERSION = "read it with the version of cxrdist that wrote it"
 
 def impossible(place: object, file: str, detail: str) -> ShardSetError:
     """The error for a value that no shard set can have, in a file whose digest matches."""
-    return ShardSetError(place, Problem("value", file, detail), DO_NOT_USE, every_rank=True)
+    return ShardSetError(place, Problem("value", file, detail), DO_NOT_USE)
 
 
 def is_text(value: Any) -> bool:

@@ -42,9 +42,6 @@ CACHED_INDEXES = 64
 class CorruptSample(UserError):
     """A sample whose bytes do not match their hash, or that is not the image it should be."""
 
-    def __init__(self, message: str, *, every_rank: bool = True) -> None:
-        super().__init__(message, every_rank=every_rank)
-
 
 @dataclass
 class StratumReader:
@@ -266,7 +263,7 @@ class StratumReader:
             yield Sample(entry["key"].decode(), data, meta)
 
     def _missing(self, name: str) -> ShardSetError:
-        return ShardSetError(self.store, missing(name), self.remedy, every_rank=True)
+        return ShardSetError(self.store, missing(name), self.remedy)
 
     def _corrupt(self, shard: int, row: int, why: str) -> CorruptSample:
         entry = self.index(shard)[row]

@@ -91,7 +91,7 @@ def refusal(place: Store) -> ShardSetError:
         "make a set with whole keys with "
         f"`cxrdist shards convert {quote(str(place))} --out {quote(f'{place}-whole-keys')}`"
     )
-    return ShardSetError(place, Problem("truncated keys", "", detail), remedy, every_rank=True)
+    return ShardSetError(place, Problem("truncated keys", "", detail), remedy)
 
 
 def _digits(words: list[Any]) -> str:

@@ -141,7 +141,7 @@ def _checked_members(sample: Sample, tar: TarFile) -> dict[str, bytes]:
     if (tar.class_index == UNLABELLED_INDEX) != (tar.stratum.class_name == UNLABELLED):
         raise unwritable(where, "class", tar.class_index)
     if wrong := wrong_in_metadata(sample.meta):
-        raise UserError(f"{where}: not written, since in its metadata {wrong}", every_rank=True)
+        raise UserError(f"{where}: not written, since in its metadata {wrong}")
     if len(sample.image) > MAX_IMAGE_BYTES:
         raise unwritable(where, "length_bytes", len(sample.image))
     members = _members_of(sample, tar)

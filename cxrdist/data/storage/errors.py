@@ -9,5 +9,5 @@ class UnreadableFile(UserError):
     """A file of a set that is there, or may be, but can't be read. ``reason`` says why, without the file's place."""
 
     def __init__(self, place: object, name: str, reason: str) -> None:
-        super().__init__(f"{place}/{name}: {reason}" if name else f"{place}: {reason}", every_rank=True)
+        super().__init__(f"{place}/{name}: {reason}" if name else f"{place}: {reason}")
         self.reason = reason

@@ -133,8 +133,7 @@ class RemoteStore:
         bucket = self.url.partition("://")[2].partition("/")[0]
         return UserError(
             f"{self.url}: there is no bucket {bucket!r}; create it, or check its name and the server's address"
-            f"{SETTINGS[EXTRAS[self.protocol]][1]}",
-            every_rank=True,
+            f"{SETTINGS[EXTRAS[self.protocol]][1]}"
         )
 
     def exists(self, name: str) -> bool:

@@ -116,9 +116,8 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
             "features", f"{name}: {name.partition(':')[2]}() returned {embed!r}, which is not callable"
         )
 
-    def features(images: Tensor, is_alike_on_all_ranks: bool = False) -> Tensor:
-        every_rank = not is_alike_on_all_ranks
-        found = _called(name, embed, images, every_rank=every_rank)
+    def features(images: Tensor) -> Tensor:
+        found = _called(name, embed, images)
         is_tensor = isinstance(found, Tensor)
         if is_tensor and found.ndim == 2 and len(found) == len(images) and found.is_floating_point():
             return found
@@ -127,18 +126,17 @@ def named_space(name: str, image_size: int, device: torch.device) -> Space:
             "features",
             f"{name}: for images {list(images.shape)} it returned {got}, expected float features "
             f"[{len(images)}, D]",
-            every_rank=every_rank,
         )
 
     black = torch.zeros(2, 1, image_size, image_size, dtype=torch.uint8, device=device)
     with torch.no_grad():
-        dims = features(black, is_alike_on_all_ranks=True).shape[1]
+        dims = features(black).shape[1]
     digest = weights_sha256(embed) if isinstance(embed, nn.Module) else None
     return Space(name, "the user's own features", dims, digest, features)
 
 
-def _called(name: str, function: Callable[..., Any], *images: Tensor, every_rank: bool = False) -> Any:
+def _called(name: str, function: Callable[..., Any], *images: Tensor) -> Any:
     try:
         return function(*images)
     except Exception as error:  # the user's code may raise anything
-        raise OptionError("features", f"{name}: {described(error)}", every_rank=every_rank) from error
+        raise OptionError("features", f"{name}: {described(error)}") from error

@@ -57,6 +57,7 @@ class WandbTracker(NoTracker):
         import wandb
 
         self.wandb = wandb
+        _unset_empty_variables()
         logged = rows_logged(self.folder, self.identity.id)
         self.run = wandb.init(
             id=self.identity.id,
@@ -238,6 +239,12 @@ class WandbTracker(NoTracker):
         except Exception as error:
             self.without.add(what)
             log.warning("W&B failed to take %s (%s); this run has none", what, one_line(error))
+
+
+def _unset_empty_variables() -> None:
+    """`export WANDB_MODE=` means none to a shell's user; wandb refuses some variables that are empty."""
+    for name in [name for name in os.environ if name.startswith("WANDB_") and not os.environ[name]]:
+        del os.environ[name]
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
