@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +24,17 @@ from cxrdist.distributed.step_means import StepMeans
 from cxrdist.errors import UserError
 from cxrdist.files import remove_temporaries
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.diversity import Diversity
 from cxrdist.gan.evaluation.choice import Score
 from cxrdist.gan.networks import build
 from cxrdist.gan.plan import ModelPlan, augment_strengths, look_steps, rate_factor
-from cxrdist.gan.samples import GRID_SIDE, generate, save_grid
-from cxrdist.gan.tracking import grid_path, replay_model, row_of
+from cxrdist.gan.tracking import replay_model, row_of
 from cxrdist.gan.training.ema import EMA
 from cxrdist.gan.training.init import Origin, lineage_of, start_from
-from cxrdist.gan.training.quality import Quality, reason_to_stop
+from cxrdist.gan.training.look import Looks
 from cxrdist.gan.training.step import STATS, GANStep
 from cxrdist.gan.training.watch import Watch
 from cxrdist.logs import EVERY_RANK
-from cxrdist.models import export_generator, z_at
+from cxrdist.models import export_generator
 from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, snapshot, weights_sha256
 from cxrdist.run.checkpoint_writer import CheckpointWriter
 from cxrdist.run.folder import write_summary
@@ -51,9 +48,6 @@ from cxrdist.stop_signals import Stopped, stop_between_steps
 log = logging.getLogger(__name__)
 
 CHECK_FINITE_EVERY_STEPS = 64
-DRAWN = 64
-"""Samples per class whose diversity is measured; the grid shows the first of them."""
-
 ONE_IMAGE = (
     "one training image, or equal ones: a GAN can only copy it, and its diversity cannot be measured; leave the "
     "class out, or import more"
@@ -94,10 +88,9 @@ class ModelTrainer:
         self.watch = Watch(config.on_collapse)
         self.init: Origin = []
         """Lineage of the run that this one started from."""
-        self.scores: list[Score] = []
-        """Quality at each look so far, if it may stop the training."""
         self.stopped: str | None = None
         """Why the training ended before its budget."""
+        self.looks = Looks(config, model, shards, self.folder, tracker, dist.device)
         self.writer = CheckpointWriter(self.folder / "checkpoints", config.keep) if dist.is_main else None
         self.stretches: list[Stretch] = []
         self.substituted = 0
@@ -109,12 +102,12 @@ class ModelTrainer:
         step = self.resume()
         self.metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
         if self.metrics is not None:
-            for name in self.diversity.unmeasured:
+            for name in self.looks.diversity.unmeasured:
                 self.note(logging.WARNING, f"{name} has {ONE_IMAGE}")
             replay_model(self.tracker, self.folder, self.model.name, self.model.classes, self.metrics.kept)
         self.logged_at = (step * self.config.batch, self.seconds)
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
-        looks = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
+        look_at = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
         last = step if self.stopped else self.model.steps
         with (
             stop_between_steps() as request,
@@ -130,7 +123,7 @@ class ModelTrainer:
                 images = step * self.config.batch
                 if self.ema is not None:
                     self.ema.update(self.generator.module, batch=self.config.batch, images=images)
-                if step in looks:
+                if step in look_at:
                     self.look(step, self.stats.means(), batches)
                     self.stats.clear()
                     breaks.written()
@@ -140,7 +133,7 @@ class ModelTrainer:
                 if self.stopped:
                     break
                 if step < last and (asked := breaks.after_step()):
-                    self.interrupt(asked, step, batches, is_saved=step in looks)
+                    self.interrupt(asked, step, batches, is_saved=step in look_at)
                     breaks.written()
             breaks.end()
         self.dist.on_main(self.wait_for_checkpoint)
@@ -197,14 +190,6 @@ class ModelTrainer:
         self.stats = StepMeans(self.dist, STATS)
         self.step = GANStep(config, self.generator, self.discriminator, self.dist, name, strengths)
 
-    @cached_property
-    def diversity(self) -> Diversity:
-        return Diversity(self.shards, self.model.classes)
-
-    @cached_property
-    def quality(self) -> Quality:
-        return Quality(self.shards, self.model.classes, self.config.seed, self.dist.device)
-
     @property
     def networks(self) -> dict[str, nn.Module]:
         found = {"generator": self.generator.module, "discriminator": self.discriminator.module}
@@ -232,7 +217,7 @@ class ModelTrainer:
         step = self.stream.load_state_dict(loaded.state["stream"])
         self.order = OrderDigest(loaded.state["order_sha256"])
         self.init = loaded.state.get("init", [])
-        self.scores = [Score(**score) for score in loaded.state.get("scores", [])]
+        self.looks.scores = [Score(**score) for score in loaded.state.get("scores", [])]
         self.stopped = loaded.state.get("stopped")
         self.values = loaded.state["values"]
         self.watch.load_state_dict(loaded.state["watch"])
@@ -292,8 +277,10 @@ class ModelTrainer:
         """Rank 0's part of a look. Returns the reason to stop here, if any. A collapse that stops the run is raised
         last, after the checkpoint."""
         images = step * self.config.batch
-        spread = self.draw(images)
-        stopped = self.judge(images) if step < self.model.steps else None
+        spread, stopped = self.looks.draw(self.sampler, images), None
+        if step < self.model.steps:
+            stopped, judged = self.looks.judge(self.sampler, images)
+            self.values |= judged
         collapse = self.check_collapse(images, spread)
         values = {**self.values, **{f"spread/{name}": round(value, 4) for name, value in spread.items()}}
         assert self.metrics is not None
@@ -314,7 +301,7 @@ class ModelTrainer:
             "values": self.values,
             "watch": self.watch.state_dict(),
             "init": self.init,
-            "scores": [dataclasses.asdict(score) for score in self.scores],
+            "scores": [dataclasses.asdict(score) for score in self.looks.scores],
             "stopped": stopped,
             "substituted": self.substituted,
             "seconds": self.seconds,
@@ -326,30 +313,6 @@ class ModelTrainer:
         """Training images a second since the last look, with drawing and checkpoint, for the tracker alone."""
         (before, before_s), self.logged_at = self.logged_at, (images, self.seconds)
         return {"throughput/images_per_s": round((images - before) / max(self.seconds - before_s, 1e-9), 2)}
-
-    def judge(self, images: int) -> str | None:
-        """Measure KID against train and near copies, if they may stop the training. Returns the reason to stop."""
-        if self.config.patience_images is None and self.config.copy_limit is None:
-            return None
-        self.scores.append(self.quality.score(self.sampler, images))
-        values = {"kid_train": self.scores[-1].kid, "copy_rate": self.scores[-1].copy_rate}
-        self.values |= {name: round(value, 6) for name, value in values.items() if value is not None}
-        return reason_to_stop(self.config, self.scores)
-
-    def draw(self, images: int) -> dict[str, float]:
-        """Save a sample grid per class, from the same z at every look. Returns each class's diversity
-        (Diversity.of)."""
-        spread = {}
-        seed = derive(self.config.seed, "grid", self.model.name)
-        z = z_at(self.sampler, seed, range(DRAWN), self.dist.device)
-        for label, class_name in enumerate(self.model.classes):
-            drawn = generate(self.sampler, z, label)
-            grid = grid_path(self.folder, class_name, images)
-            save_grid(grid, drawn[: GRID_SIDE**2])
-            self.tracker.picture(images, f"{class_name}/samples", grid)
-            if class_name not in self.diversity.unmeasured:
-                spread[class_name] = self.diversity.of(class_name, drawn)
-        return spread
 
     def check_collapse(self, images: int, spread: dict[str, float]) -> UserError | None:
         """Log the warnings of the watch. Returns the error that stops the run, if any."""

@@ -121,4 +121,4 @@ def test_a_stopped_training_exports_its_generator_and_stays_stopped(
         json.loads((second.folder / "summary.json").read_text())["weights_sha256"]
         == summary["weights_sha256"]
     )
-    assert [score.kid for score in second.scores] == [5.0, 4.0, 4.5]
+    assert [score.kid for score in second.looks.scores] == [5.0, 4.0, 4.5]
