@@ -31,13 +31,6 @@ def set_threads(on_cpu: bool, threads: int | None = None) -> int:
     chosen = threads or asked_threads() or share
     if on_cpu:
         torch.set_num_threads(chosen)
-        if chosen < share and threads is None:
-            log.info(
-                "%s of %s cores, as OMP_NUM_THREADS or MKL_NUM_THREADS says; --threads %s uses all",
-                chosen,
-                share,
-                share,
-            )
     return chosen
 
 

@@ -107,7 +107,7 @@ def test_a_stopped_training_exports_its_generator_and_stays_stopped(
         def score(self, generator: nn.Module, images: int) -> Score:
             return Score(images, {"A": next(kids)}, {"A": 0.0})
 
-    first.__dict__["quality"] = Fixed()
+    first.looks.__dict__["quality"] = Fixed()
     first.train()
     summary = json.loads((first.folder / "summary.json").read_text())
     assert (summary["images_seen"], summary["steps"]) == (24, 6)
