@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.helpers.launching import launch, launch_command, launch_environment, replaced, run, summary
-from tests.helpers.processes import alive, descendants, wait_until
+from tests.helpers.processes import alive, descendants, wait_until, workers_of
 from tests.helpers.wandb_records import recorded
 
 pytestmark = pytest.mark.slow
@@ -141,3 +141,26 @@ def test_a_job_stops_between_two_steps_and_goes_on_to_the_same_bits(
     assert [row["images"] for row in found.rows if "images" in row and len(row) > 2][: len(curve(b))] == [
         row["images"] for row in curve(b)
     ]
+
+
+def test_a_signal_to_all_processes_of_a_job_leaves_its_loader_alive_until_the_step_has_ended(
+    tiny_set: Path, tmp_path: Path
+) -> None:
+    """As `scancel` sends it: the processes that decode images receive it too."""
+    words = command("train_gan.py", tiny_set, "--run", "cut", *OFTEN, "--loader.workers", "1")
+    with (tmp_path / "said").open("w") as file:
+        job = subprocess.Popen(
+            launch_command("train_gan.py", *words),
+            cwd=tmp_path,
+            env=launch_environment(),
+            stderr=file,
+            start_new_session=True,
+        )
+        wait_until(lambda: any(tmp_path.glob("cut/**/interim-*")), job)
+        decoding = workers_of(job.pid)
+        assert len(decoding) == 1
+        os.killpg(job.pid, signal.SIGTERM)
+        assert job.wait(STOPS_WITHIN_S) == 143
+    wait_until(lambda: not alive(decoding), timeout_s=STOPS_WITHIN_S)
+    said = (tmp_path / "said").read_text()
+    assert said.count("the same command resumes") == 1 and "error" not in said
