@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cxrdist.errors import shown
 from cxrdist.ranks import is_main_rank
+from cxrdist.stop_signals import is_stopping
 
 if TYPE_CHECKING:
     import rich.progress
@@ -26,7 +27,18 @@ DRAW_EVERY_S = 0.2
 def say(message: str, *, every_rank: bool = False) -> None:
     """Print a line of rank 0, or of this rank if ``every_rank``."""
     if every_rank or is_main_rank():
+        print_line(message)
+
+
+def print_line(message: str) -> None:
+    """On stdout. Whoever reads it may end with the same signal as this process, as ``tee`` does at Ctrl-C: the rest
+    is dropped then. Raises BrokenPipeError if it has ended before."""
+    try:
         print(message, flush=True)
+    except BrokenPipeError:
+        if not is_stopping():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def duration(seconds: float) -> str:
@@ -100,7 +112,7 @@ class Progress:
             fields: dict[str, Any] = self._fields()
             self._live.update(self._live.task_ids[0], completed=done, refresh=True, **fields)
         elif self.is_shown:
-            print("  ".join([self.what, *filter(None, self._fields().values())]), flush=True)
+            print_line("  ".join([self.what, *filter(None, self._fields().values())]))
 
     def _fields(self) -> dict[str, str]:
         """What is shown after the description: count, share, rate, time left, note."""
@@ -124,7 +136,7 @@ class Progress:
             seconds = time.monotonic() - self.began_s
             note = f"  {self.note}" if self.note else ""
             count = f"{self.done:,} {self.unit}"
-            print(f"{self.what}  {count} in {duration(seconds)}{note}", flush=True)
+            print_line(f"{self.what}  {count} in {duration(seconds)}{note}")
 
 
 def _can_redraw() -> bool:

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,27 @@ def say_error(message: str, *, before: str = "") -> None:
     line = before + message
     _tell_launcher(line.removeprefix("error: "))
     if ranks.world_size() == 1:
-        print(line, file=sys.stderr, flush=True)
+        _print(line)
         return
     if not ranks.is_main_rank():
         time.sleep(RANK_0_FIRST_S)
     with _claim(message) as is_ours:
         if is_ours:
-            print(line, file=sys.stderr, flush=True)
+            _print(line)
             time.sleep(SAME_ERROR_WITHIN_S)
+
+
+def say_unexpected(error: BaseException) -> None:
+    """Print the traceback of an error that no message foresees."""
+    where = ranks.place()
+    say_error(
+        "".join(traceback.format_exception(error)).rstrip(), before=f"error: {where}: " if where else ""
+    )
+
+
+def _print(line: str) -> None:
+    with contextlib.suppress(OSError):  # who reads it is gone
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import sys
 
 from cxrdist.errors import UserError, nearest, shown
 from cxrdist.ranks import is_main_rank
+from cxrdist.stop_signals import is_stopping
 
 LEVELS = ("debug", "info", "warning", "error")
 LEVEL_VARIABLE = "CXRDIST_LOG_LEVEL"
@@ -50,4 +51,8 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if is_main_rank() or getattr(record, "every_rank", False):
             prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-            print(prefix + shown(record.getMessage()), file=sys.stderr, flush=True)
+            try:
+                print(prefix + shown(record.getMessage()), file=sys.stderr, flush=True)
+            except BrokenPipeError:
+                if not is_stopping():
+                    raise

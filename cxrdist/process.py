@@ -13,10 +13,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from cxrdist.error_report import say_error
+from cxrdist.error_report import say_error, say_unexpected
 from cxrdist.errors import UserError, from_os
 from cxrdist.ranks import place, was_launched
-from cxrdist.stop_signals import Stopped, ignore_stop_signals, interrupt_on_signals, signal_when_parent_ends
+from cxrdist.stop_signals import (
+    Stopped,
+    ignore_stop_signals,
+    interrupt_on_signals,
+    is_stopping,
+    signal_when_parent_ends,
+)
 
 # From malloc.h. The block is the largest that glibc allows.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
@@ -26,7 +32,7 @@ LOST_PEER = "stopped: another process of this job ended first; see its error"
 
 def main(command: Callable[[], int | None]) -> NoReturn:
     """Run a command and exit with its code (None: 0), with 2 and one line for a UserError, with 130 for Ctrl-C, with
-    143 for another stop signal, or with 1 if another process of the job has ended.
+    143 for another stop signal, or with 1 if another process of the job has ended or for an unexpected error.
 
     Call this before the heavy imports: from here on, a launched process ends with its launcher.
     """
@@ -37,12 +43,16 @@ def main(command: Callable[[], int | None]) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    code = _exit_code_of(command)
-    if was_launched():
-        _exit_at_once(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    if not was_launched():
+        code = _exit_code_of(command)
+        _flush()
+        sys.exit(code)
+    try:
+        code = _exit_code_of(command)
+    except Exception as error:
+        say_unexpected(error)
+        code = 1
+    _exit_at_once(code)
 
 
 def _exit_code_of(command: Callable[[], int | None]) -> int:
@@ -89,9 +99,18 @@ def _exit_at_once(code: int) -> NoReturn:
     179291), and its launcher failed.
     """
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            if not is_stopping():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:

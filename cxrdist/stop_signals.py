@@ -22,6 +22,7 @@ from cxrdist.ranks import was_launched
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
 ORPHAN_STOPS_WITHIN_S = 30
+_received: list[int] = []
 """Of a process whose launcher has ended: nobody else would kill it if it waits for a rank that is gone."""
 
 
@@ -33,6 +34,12 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, exit_code: int, how: str) -> None:
         super().__init__(how)
         self.exit_code = exit_code
+
+
+def is_stopping() -> bool:
+    """True once this process has received a stop signal: who reads its output may have received it too, and have
+    ended."""
+    return bool(_received)
 
 
 def exit_code_of(signum: int) -> int:
@@ -55,6 +62,7 @@ def ignore_stop_signals() -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    _received.append(signum)
     ignore_stop_signals()
     raise Stopped(exit_code_of(signum), "the same command resumes")
 
@@ -90,7 +98,8 @@ def stop_between_steps() -> Iterator[StopRequest]:
         if request.signum == signum == signal.SIGINT:
             raise KeyboardInterrupt
         request.signum = request.signum or signum
-        if os.getppid() != parent:
+        _received.append(signum)
+        if was_launched() and os.getppid() != parent:
             signal.alarm(ORPHAN_STOPS_WITHIN_S)
 
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
@@ -106,3 +115,5 @@ def stop_between_steps() -> Iterator[StopRequest]:
             signal_when_parent_ends(signal.SIGKILL)
         for signum in handled:
             signal.signal(signum, before[signum])
+        if request.signum is not None:
+            ignore_stop_signals()

@@ -70,6 +70,29 @@ def test_a_process_alone_ends_at_once() -> None:
     assert time.monotonic() - began_s > max(2, alone_s)
 
 
+UNEXPECTED = """
+from cxrdist.process import main
+
+def fail():
+    raise ZeroDivisionError("so it is")
+
+main(fail)
+"""
+
+
+def test_an_unexpected_error_of_a_launched_process_has_its_traceback_in_both_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    environment = {**os.environ, "PYTHONPATH": str(CLONE)}
+    done = subprocess.run([sys.executable, "-c", UNEXPECTED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    told = json.loads((tmp_path / "error.json").read_text())["message"]["extraInfo"]["py_callstack"]
+    for text in (done.stderr, told):
+        assert text.startswith("Traceback") and text.rstrip().endswith("ZeroDivisionError: so it is")
+
+
 def test_the_launcher_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
     said(ranks("it is so"))

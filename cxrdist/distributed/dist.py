@@ -7,7 +7,6 @@ more threads than cores, BatchNorm statistics that differ per rank, launchers th
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +21,7 @@ from accelerate.utils import (
     DistributedType,
     InitProcessGroupKwargs,
     TorchDynamoPlugin,
+    parse_flag_from_env,
 )
 from torch import nn
 
@@ -62,7 +62,7 @@ class Dist(Collectives):
         launch_settings.check()
         self._zero_engines: list[ZeroEngine] = []
         self._threads_before = torch.get_num_threads()
-        on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+        on_cpu = not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
         if on_cpu and engines:
             keep_all_freed_memory()
         self.precision = resolve_precision(precision, on_cpu)

@@ -18,8 +18,10 @@ from cxrdist.logs import EVERY_RANK
 log = logging.getLogger(__name__)
 
 Treatment = Literal["obeyed", "refused", "not used"]
-NO = ("", "0", "1", "no", "none", "false", "auto", "default")
+NO = ("", "0", "no", "none", "false", "auto", "default")
 """Values, in lower case, with which a launcher says that nothing is set."""
+ONE = (*NO, "1")
+"""The same of a count."""
 DDP = "launch with --config_file configs/accelerate/gpu.yaml (DDP)"
 
 
@@ -51,8 +53,8 @@ def _refused(variables: str, why: str, unset: tuple[str, ...] = NO) -> list[Sett
     return [Setting(variable, "refused", why, unset) for variable in variables.split()]
 
 
-def _unused(variables: str, why: str) -> list[Setting]:
-    return [Setting(variable, "not used", why) for variable in variables.split()]
+def _unused(variables: str, why: str, unset: tuple[str, ...] = NO) -> list[Setting]:
+    return [Setting(variable, "not used", why, unset) for variable in variables.split()]
 
 
 _ONE_OPTION = "an option of the job sets it for every launcher alike: "
@@ -81,11 +83,12 @@ SETTINGS = [
     *_refused(
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS",
         _ONE_OPTION + "give --accumulate to it, and remove gradient_accumulation_steps from the launch",
+        ONE,
     ),
     *_refused(
         "ACCELERATE_GRADIENT_CLIPPING",
         "gradients are not clipped, under DDP neither: remove gradient_clipping from the launch",
-        (*NO[:2], "0.0", *NO[3:]),
+        (*NO, "0.0"),
     ),
     *_unused(
         "ACCELERATE_DYNAMO_BACKEND ACCELERATE_DYNAMO_MODE ACCELERATE_DYNAMO_USE_FULLGRAPH "
@@ -95,13 +98,14 @@ SETTINGS = [
     *_unused("ACCELERATE_DOWNCAST_BF16 XLA_USE_BF16 XLA_DOWNCAST_BF16", "only TPUs have it"),
     *_unused("ACCELERATE_LOG_LEVEL", "CXRDIST_LOG_LEVEL and --log-level set what is shown"),
     *_unused("SLURM_STEP_NUM_TASKS", "tasks of srun are not connected by themselves, so each runs a whole job: start "
-             "one task on each node, and in it accelerate launch or torchrun"),
+             "one task on each node, and in it accelerate launch or torchrun", ONE),
 ]  # fmt: skip
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 SETTINGS += _refused(
     " ".join(_MPI),
     "mpirun does not connect these jobs: start them with accelerate launch or torchrun, or unset the variable if an "
     "earlier job left it",
+    ONE,
 )
 
 
@@ -145,11 +149,14 @@ def _check_ranks(environment: Mapping[str, str]) -> None:
         if text is not None:
             numbers[name] = int(text)
     world_size, rank = numbers.get("WORLD_SIZE", 1), numbers.get("RANK")
-    if rank is not None and rank >= world_size:
-        given = f"WORLD_SIZE={world_size}" if "WORLD_SIZE" in numbers else "WORLD_SIZE is not set"
+    given = f"WORLD_SIZE={world_size}" if "WORLD_SIZE" in numbers else "WORLD_SIZE is not set"
+    # accelerate takes any LOCAL_RANK for that of a job of several processes.
+    alone = "LOCAL_RANK" in numbers and "WORLD_SIZE" not in numbers
+    wrong = "RANK" if rank is not None and rank >= world_size else "LOCAL_RANK" if alone else None
+    if wrong is not None:
         raise UserError(
-            f"RANK={rank}, but {given}: an earlier job may have left it; unset RANK, or start the job with "
-            "accelerate launch or torchrun"
+            f"{wrong}={numbers[wrong]}, but {given}: an earlier job may have left it; unset {wrong}, or start the "
+            "job with accelerate launch or torchrun"
         )
     if world_size > 1:
         lacking = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR") if not environment.get(name)]

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 Precision = Literal["auto", "fp32", "bf16"]
 THREADS_OPTION = b"num_cpu_threads_per_process"
 """Of accelerate launch."""
+LAUNCHERS = (b"accelerate", b"torchrun", b"torch.distributed")
+"""What one of them is the command line of."""
 
 
 def set_threads(on_cpu: bool, threads: int | None = None) -> int:
@@ -49,8 +51,9 @@ def asked_threads() -> int | None:
 
 
 def _is_set_by_launcher(variable: str) -> bool:
-    """True if the process that started this one is a launcher that was started without ``variable``, and without its
-    option for threads. False where that cannot be read: a variable that may be the user's is obeyed."""
+    """True if the process that started this one is accelerate or torchrun, and was started without ``variable`` and
+    without accelerate's option for threads. False where that cannot be read: a variable that may be the user's is
+    obeyed."""
     if not was_launched():
         return False
     try:
@@ -59,8 +62,9 @@ def _is_set_by_launcher(variable: str) -> bool:
         words = launcher.joinpath("cmdline").read_bytes().replace(b"-", b"_")
     except OSError:
         return False
-    is_inherited = any(each.startswith(f"{variable}=".encode()) for each in inherited)
-    return not is_inherited and THREADS_OPTION not in words
+    if not any(launcher in words for launcher in LAUNCHERS) or THREADS_OPTION in words:
+        return False
+    return not any(each.startswith(f"{variable}=".encode()) for each in inherited)
 
 
 def warn_if_crowded(on_cpu: bool) -> None:

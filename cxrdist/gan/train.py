@@ -33,10 +33,19 @@ from cxrdist.gan.training.step import ENGINES
 from cxrdist.gan.training.trainer import ModelTrainer
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import ALL_CLASSES
-from cxrdist.run.folder import SUMMARY, environment, finished_summary, joint_digest, locked_run, write_summary
+from cxrdist.run.folder import (
+    SUMMARY,
+    budget_of,
+    change_budget,
+    environment,
+    finished_summary,
+    joint_digest,
+    locked_run,
+    write_summary,
+)
 from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.run.tracking.start import start
-from cxrdist.stop_signals import Stopped
+from cxrdist.stop_signals import Stopped, StopRequest, exit_code_of, stop_between_steps
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +72,7 @@ def train_unfinished(
     folder = Path(config.run)
     done = dist.on_main(lambda: finished_models(folder, shards, config))
     if config.extend:
-        done = dist.on_main(lambda: reopened(folder, models, done))
+        done = dist.on_main(lambda: reopened(config, models, shards, done))
     unfinished = [model for model in models if model.name not in done]
     if not unfinished:
         dist.on_main(lambda: complete_summary(folder, shards, config, dist, done))
@@ -94,18 +103,28 @@ def train_together(
 ) -> None:
     """Train one model after the other, each with all processes. ``done``: summaries of the finished ones."""
     folder = Path(config.run)
-    tracker = start(folder, config.tracking, describe_gan(config, shards, dist), is_main=dist.is_main)
-    if dist.is_main:
-        replay_finished(tracker, folder, done)
-    try:
-        for number, model in enumerate(models, 1):
-            title = f"GAN {number}/{len(models)} {model.name}"
-            train_model(ModelTrainer(config, model, shards, dist, tracker, title))
-            dist.forget_models()
-    except Stopped as stopped:
-        tracker.interrupt(stopped.exit_code)
-        raise
-    finish_run(tracker, config, shards, dist.on_main(lambda: summarise(folder, shards, config, dist)))
+    with stop_between_steps() as request:
+        tracker = start(folder, config.tracking, describe_gan(config, shards, dist), is_main=dist.is_main)
+        if dist.is_main:
+            replay_finished(tracker, folder, done)
+        try:
+            for number, model in enumerate(models, 1):
+                title = f"GAN {number}/{len(models)} {model.name}"
+                train_model(ModelTrainer(config, model, shards, dist, tracker, title), request)
+                dist.forget_models()
+                if number < len(models):
+                    stop_after_model(title, request, dist)
+        except Stopped as stopped:
+            tracker.interrupt(stopped.exit_code)
+            raise
+        finish_run(tracker, config, shards, dist.on_main(lambda: summarise(folder, shards, config, dist)))
+
+
+def stop_after_model(title: str, request: StopRequest, dist: Dist) -> None:
+    """Raises Stopped on all ranks if any was asked to stop since the last step of a model."""
+    asked = dist.gather_objects([0 if request.signum is None else exit_code_of(request.signum)])
+    if any(asked):
+        raise Stopped(max(asked), f"{title} is finished; the same command resumes")
 
 
 def finish_run(tracker: NoTracker, config: GANConfig, shards: ShardSet, summary: dict[str, Any]) -> None:
@@ -125,25 +144,27 @@ def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet
     alone, folder = dist.alone(), Path(config.run)
     failed: list[str] = []
     stopped: list[tuple[int, str]] = []
-    for model in dealt[dist.rank]:
-        # A W&B run belongs to one process, so each model has its own.
-        group = config.tracking.group or folder.name
-        tracker = NoTracker()
-        try:
-            tracker = start(
-                folder / model.folder,
-                dataclasses.replace(config.tracking, group=group),
-                describe_gan(config, shards, alone, model.name),
-            )
-            train_model(ModelTrainer(config, model, shards, alone, tracker, f"GAN {model.name}"))
-        except UserError as error:
-            failed.append(str(error))
-            log.warning("GAN stopped: %s", error, extra=EVERY_RANK)
-        except Stopped as stop:
-            tracker.interrupt(stop.exit_code)
-            stopped.append((stop.exit_code, str(stop)))
-            break
-        tracker.finish(finished_summary(folder / model.folder, {"real": shards.digest}) or {})
+    with stop_between_steps() as request:
+        for model in dealt[dist.rank]:
+            # A W&B run belongs to one process, so each model has its own.
+            group = config.tracking.group or folder.name
+            tracker = NoTracker()
+            try:
+                stop_after_model(f"GAN before {model.name}", request, alone)
+                tracker = start(
+                    folder / model.folder,
+                    dataclasses.replace(config.tracking, group=group),
+                    describe_gan(config, shards, alone, model.name),
+                )
+                train_model(ModelTrainer(config, model, shards, alone, tracker, f"GAN {model.name}"), request)
+            except UserError as error:
+                failed.append(str(error))
+                log.warning("GAN stopped: %s", error, extra=EVERY_RANK)
+            except Stopped as stop:
+                tracker.interrupt(stop.exit_code)
+                stopped.append((stop.exit_code, str(stop)))
+                break
+            tracker.finish(finished_summary(folder / model.folder, {"real": shards.digest}) or {})
     met = dist.meet((failed, stopped))
     if all_failed := [text for texts, _ in met for text in texts]:
         raise UserError("; ".join(all_failed), is_named=True)
@@ -151,11 +172,11 @@ def train_apart(config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet
         raise Stopped(*max(all_stopped))
 
 
-def train_model(trainer: ModelTrainer) -> None:
+def train_model(trainer: ModelTrainer, request: StopRequest) -> None:
     """Train a model. A UserError or OSError is raised as a UserError that names the model."""
     name = trainer.model.name
     try:
-        trainer.train()
+        trainer.train(request)
     except UserError as error:
         raise UserError(f"{name}: {error}", is_named=error.is_named) from error
     except BrokenPipeError:  # the reader of stdout has exited, which is not an error of the model
@@ -173,14 +194,20 @@ def finished_models(folder: Path, shards: ShardSet, config: GANConfig) -> dict[s
 
 
 def reopened(
-    folder: Path, models: Sequence[ModelPlan], done: Mapping[str, dict[str, Any]]
+    config: GANConfig, models: Sequence[ModelPlan], shards: ShardSet, done: Mapping[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """Make models unfinished that have a larger budget than they were trained for; an early stop stays an end.
     Returns the finished ones. What belonged to the old generators is removed: evaluations, and summaries, which the
-    run writes again."""
-    longer = {
-        model.name for model in models if model.name in done and model.steps > done[model.name]["steps"]
-    }
+    run writes again. Raises UserError for a smaller budget."""
+    folder = Path(config.run)
+    before = budget_of(folder)
+    old = {model.name: model.steps for model in plan(dataclasses.replace(config, budget=before), shards)}
+    if any(model.steps < old[model.name] for model in models):
+        raise UserError(
+            f"--budget {config.budget}: less than the {before} that {folder} has: --extend needs a larger one",
+        )
+    change_budget(folder, config.budget)
+    longer = {model.name for model in models if model.name in done and model.steps > old[model.name]}
     longer -= {name for name in longer if done[name]["stopped"]}
     for place in [folder, *(folder / slug(name) for name in longer)] if longer else []:
         for name in (SUMMARY, EVALUATION):

@@ -13,6 +13,7 @@ position or step, which follow from the images seen.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import logging
@@ -80,7 +81,7 @@ def snapshot(
     """Copy what a checkpoint holds. ``models``: all models whose weights are saved, such as moving averages;
     ``optimizers``: their ``state_dict()``; ``state``: JSON values; ``ranks``: of an interim checkpoint."""
     weights = {name: _copied(model) for name, model in models.items()}
-    return Snapshot(images, weights, _on_cpu(dict(optimizers)), dict(state), ranks)
+    return Snapshot(images, weights, _on_cpu(dict(optimizers)), copy.deepcopy(dict(state)), ranks)
 
 
 def _copied(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -170,7 +171,7 @@ def _write_torch(path: Path, value: Any) -> None:
 
 
 def _prune(folder: Path, newest: str, keep: int) -> None:
-    """Remove all checkpoints but ``newest``, the ``keep`` last ones up to it and the best. Those after it are
+    """Remove all checkpoints but ``newest``, the ``keep`` last looks up to it and the best. Those after it are
     incomplete: the run resumed from an earlier one."""
     names = [p.name for p in folder.iterdir()]
     until = sorted(name for name in names if _NAME.fullmatch(name) and _images_of(name) <= _images_of(newest))

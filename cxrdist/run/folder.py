@@ -55,9 +55,8 @@ class RunFolder:
             self._refuse_other_files()
             if self._has_begun():
                 self._check_config(job, config)
-            if not self._has_begun() or config.get("extend"):
-                kept = {name: value for name, value in config.items() if name != "extend"}
-                write_atomic(folder / CONFIG, yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+            else:
+                _write_config(folder, {name: value for name, value in config.items() if name != "extend"})
         except BaseException:
             self.lock.release()
             raise
@@ -71,7 +70,7 @@ class RunFolder:
 
     def _has_begun(self) -> bool:
         """True if the run has results: from then on its config is fixed."""
-        return (self.folder / SUMMARY).exists() or any(self.folder.glob("**/checkpoints/*-*"))
+        return (self.folder / SUMMARY).exists() or any(self.folder.glob("**/checkpoints/i*-*"))
 
     def _check_config(self, job: str, config: Mapping[str, Any]) -> None:
         free = FREE_KEYS | ({"budget"} if config.get("extend") else set())
@@ -84,7 +83,10 @@ class RunFolder:
         changed = {
             key: f"{key} {before.get(key)!r}, now {value!r}"
             for key, value in yaml.safe_load(yaml.safe_dump(dict(config))).items()
-            if key not in free and before.get(key) != value
+            if key not in free
+            and before.get(key) != value
+            # An earlier version kept what was asked for, not what it came to.
+            and (key, before.get(key)) != ("precision", "auto")
         }
         if changed:
             longer = _LONGER.get(job, "") if "budget" in changed else ""
@@ -96,6 +98,21 @@ class RunFolder:
     def release(self) -> None:
         """Release the lock."""
         self.lock.release()
+
+
+def budget_of(folder: Path) -> str:
+    """The budget in the config of a run."""
+    return str(yaml.safe_load((folder / CONFIG).read_text())["budget"])
+
+
+def change_budget(folder: Path, budget: str) -> None:
+    """Of a run that is trained on."""
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    _write_config(folder, {**config, "budget": budget})
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    write_atomic(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
 
 @contextlib.contextmanager

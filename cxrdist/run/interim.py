@@ -32,6 +32,7 @@ class StepBreaks:
     def written(self) -> None:
         """A checkpoint was made now: the next one by time is due ``minutes`` later."""
         self.written_s = time.monotonic()
+        self._has_asked = False
 
     def after_step(self) -> int:
         """0, CHECKPOINT, FAILED, or the exit code of a signal, the same on all ranks. Every rank calls this after
@@ -45,7 +46,11 @@ class StepBreaks:
             return 0
         if self.writer.has_failed:
             return FAILED
-        return CHECKPOINT if time.monotonic() - self.written_s >= self.every_s else 0
+        is_due = time.monotonic() - self.written_s >= self.every_s
+        if not is_due or self._has_asked:
+            return 0
+        self._has_asked = True  # a vote takes a step, in which it must not be asked for again
+        return CHECKPOINT
 
     def end(self) -> None:
         self.votes.end()

@@ -36,6 +36,7 @@ TWO = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.
 REFUSED = [
     (LEFT, r"RANK=1, but WORLD_SIZE is not set: an earlier job may have left it; unset RANK"),
     ({"RANK": "2", "WORLD_SIZE": "2"}, r"RANK=2, but WORLD_SIZE=2"),
+    ({"LOCAL_RANK": "0"}, r"LOCAL_RANK=0, but WORLD_SIZE is not set"),
     ({"RANK": "one"}, r"RANK=one: not a number"),
     ({"WORLD_SIZE": "2"}, r"WORLD_SIZE=2, but RANK and LOCAL_RANK and MASTER_ADDR are not set"),
     ({**TWO, "MASTER_ADDR": ""}, r"WORLD_SIZE=2, but MASTER_ADDR is not set"),
@@ -47,6 +48,7 @@ REFUSED = [
     ),
     ({"ACCELERATE_MIXED_PRECISION": "fp8"}, r"ACCELERATE_MIXED_PRECISION=fp8: these jobs"),
     ({"ACCELERATE_USE_FSDP": "true"}, r"ACCELERATE_USE_FSDP=true: launched with FSDP"),
+    ({"ACCELERATE_USE_FSDP": "1"}, r"ACCELERATE_USE_FSDP=1: launched with FSDP"),
     ({"ACCELERATE_USE_SAGEMAKER": "true"}, r"SageMaker"),
     ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, r"other than DDP"),
     (
@@ -72,7 +74,7 @@ def test_what_would_train_otherwise_or_twice_is_refused(
 
 UNUSED = [
     {"ACCELERATE_DYNAMO_BACKEND": "EAGER"},
-    {"ACCELERATE_DYNAMO_USE_FULLGRAPH": "True"},
+    {"ACCELERATE_DYNAMO_USE_FULLGRAPH": "1"},
     {"ACCELERATE_LOG_LEVEL": "DEBUG"},
     {"SLURM_STEP_NUM_TASKS": "2"},
 ]
@@ -195,17 +197,19 @@ subprocess.run([sys.executable, "-c", code], env=launched, check=True)
 @pytest.mark.parametrize(
     ("environment", "words", "asked"),
     [
-        ({}, [], "None"),
-        ({"OMP_NUM_THREADS": "1"}, [], "1"),
-        ({}, ["--num_cpu_threads_per_process", "1"], "1"),
-        ({}, ["--num-cpu-threads-per-process=1"], "1"),
+        ({}, ["accelerate"], "None"),
+        ({}, ["torchrun"], "None"),
+        ({}, [], "1"),  # a shell that exported it
+        ({"OMP_NUM_THREADS": "1"}, ["accelerate"], "1"),
+        ({}, ["accelerate", "--num_cpu_threads_per_process", "1"], "1"),
+        ({}, ["accelerate", "--num-cpu-threads-per-process=1"], "1"),
     ],
 )
 def test_a_number_of_threads_that_only_the_launcher_set_is_not_the_users(
     environment: dict[str, str], words: list[str], asked: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCHER, *words],
+        [sys.executable, "-c", LAUNCHER, *words],  # the words make it look like one of them
         cwd=CLONE,
         env={
             **{k: v for k, v in os.environ.items() if k not in OURS},

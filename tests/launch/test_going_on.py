@@ -29,6 +29,12 @@ def test_an_extended_gan_is_the_gan_of_the_larger_budget(tmp_path: Path, tiny_se
     assert "budget '160 images', now '320 images'" in refused.stderr
     assert "--extend trains a finished run on" in refused.stderr
 
+    shorter = replaced(words, "--budget", "80 images")
+    refused = launch("train_gan.py", *shorter, "--extend", "--run", "cut", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--budget 80 images: less than the 160 images that cut has" in refused.stderr
+    assert "budget: 160 images" in (tmp_path / "cut/config.yaml").read_text()
+
     run("train_gan.py", *longer, "--extend", "--run", "cut", cwd=tmp_path)
     for name in ("pneumothorax", "normal"):
         a, b = summary(tmp_path / "whole" / name), summary(tmp_path / "cut" / name)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,67 @@ def test_a_signal_to_all_processes_of_a_job_leaves_its_loader_alive_until_the_st
     wait_until(lambda: not alive(decoding), timeout_s=STOPS_WITHIN_S)
     said = (tmp_path / "said").read_text()
     assert said.count("the same command resumes") == 1 and "error" not in said
+
+
+IN_LAST_LOOK = """
+import os, signal, sys
+sys.argv = sys.argv[1:]
+from cxrdist import process
+from cxrdist.gan.training.trainer import ModelTrainer
+from launch import train_gan
+
+export = ModelTrainer.export
+
+def interrupted(self, step, order):
+    os.kill(os.getpid(), signal.SIGTERM)
+    export(self, step, order)
+
+ModelTrainer.export = interrupted
+process.main(train_gan.main)
+"""
+
+
+def test_a_signal_after_the_last_step_of_a_model_stops_before_the_next_one(
+    tiny_set: Path, tmp_path: Path
+) -> None:
+    words = replaced(GAN, "--classes", "Normal,Pneumothorax", "--budget", "64 images")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            IN_LAST_LOOK,
+            "train_gan.py",
+            *words,
+            "--shards",
+            str(tiny_set),
+            "--run",
+            "cut",
+        ],
+        cwd=tmp_path,
+        env=launch_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "GAN 1/2 Normal is finished; the same command resumes" in done.stderr
+    assert (tmp_path / "cut/normal/summary.json").exists() and not (tmp_path / "cut/pneumothorax").exists()
+
+
+def test_a_reader_of_the_output_that_ends_with_ctrl_c_takes_no_checkpoint_with_it(
+    tiny_set: Path, tmp_path: Path
+) -> None:
+    """As `... 2>&1 | tee log` does."""
+    words = command("train_cls.py", tiny_set, "--run", "cut", *OFTEN)
+    job = subprocess.Popen(
+        launch_command("train_cls.py", *words),
+        cwd=tmp_path,
+        env=launch_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    wait_until(lambda: any(tmp_path.glob("cut/**/interim-*")), job)
+    assert job.stdout is not None
+    os.kill(job.pid, signal.SIGINT)
+    job.stdout.close()
+    assert job.wait(STOPS_WITHIN_S) == 130
+    assert [*tmp_path.glob("cut/**/interim-*")]

@@ -103,19 +103,19 @@ class Trainer:
     def train(self) -> None:
         self.build()
         loaded, stage_loaded = self.resume()
-        self.start_logs()
-        self.began_s = time.monotonic()
-        try:
-            with stop_between_steps() as request:
+        with stop_between_steps() as request:
+            self.start_logs()
+            self.began_s = time.monotonic()
+            try:
                 for stage in self.stages[stage_loaded:]:
                     self.begin(stage, loaded)
                     loaded = None
                     self.train_stage(stage, request)
                     self.waited_s += self.batches.waited_s
-            self.tracker.finish(self.finish())
-        except Stopped as stopped:
-            self.tracker.interrupt(stopped.exit_code)
-            raise
+                self.tracker.finish(self.finish())
+            except Stopped as stopped:
+                self.tracker.interrupt(stopped.exit_code)
+                raise
 
     def build(self) -> None:
         config = config_for(self.config, self.real)
@@ -149,7 +149,7 @@ class Trainer:
         self.substituted = loaded.state["substituted"]
         self.seconds_before = loaded.state["seconds"]
         log.info("%s: resuming at %s images", self.folder, f"{loaded.images:,}")
-        self.stretches = continued(loaded.state["stretches"], stretch_of(self.dist, loaded.images))
+        self.stretches = continued(loaded.state.get("stretches", []), stretch_of(self.dist, loaded.images))
         return loaded, stage.number
 
     def start_logs(self) -> None:
@@ -296,11 +296,12 @@ class Trainer:
     def interrupt(self, asked: int, stage: StagePlan) -> None:
         """Do what any rank asks for after a step (see ``StepBreaks``): an interim checkpoint, and perhaps stop. Every
         rank calls this at the same step."""
-        if self.step not in self.looks and asked != FAILED:
+        self.dist.on_main(self.wait_for_checkpoint)
+        if self.step not in self.looks:
             self.engine.copy_weights_to(self.current)
             mine = state_of_rank({ENGINE: self.engine.module}, self.losses)
             self.checkpoint(stage, self.dist.gather_objects([mine]))
-        if asked >= FAILED:
+        if asked > FAILED:
             self.dist.on_main(self.wait_for_checkpoint)
             images = self.step * self.config.batch
             raise Stopped(asked, f"{self.folder} at {images:,} images; the same command resumes")
@@ -311,6 +312,7 @@ class Trainer:
 
     def checkpoint(self, stage: StagePlan, ranks: list[RankState] | None = None) -> None:
         """``ranks``: of an interim checkpoint."""
+        self.dist.on_main(self.wait_for_checkpoint)
         self.substituted = self.batches.substituted
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
         optimizers = {"model": self.engine.optimizer_state()}

@@ -100,7 +100,7 @@ class ReadAhead(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        if self.start + self._given == self.stop:
+        if self.start + self._given >= self.stop:
             raise StopIteration
         if self._is_closing:
             raise ValueError("next() was called after the end of the with block")

@@ -43,7 +43,7 @@ from cxrdist.run.stretches import Stretch, continued, stretch_of
 from cxrdist.run.tracking.metrics_file import MetricsFile
 from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.seeds import derive
-from cxrdist.stop_signals import Stopped, stop_between_steps
+from cxrdist.stop_signals import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class ModelTrainer:
         self.seconds = 0.0
         self.waited_s = 0.0
 
-    def train(self) -> None:
+    def train(self, request: StopRequest | None = None) -> None:
+        """``request``: of the process, which may ask to stop between two steps. Raises Stopped then."""
         self.build()
         step = self.resume()
         self.metrics = MetricsFile(self.folder, step * self.config.batch) if self.dist.is_main else None
@@ -109,12 +110,9 @@ class ModelTrainer:
         self.began_s, self.waited_before_s = time.monotonic() - self.seconds, self.waited_s
         look_at = look_steps(self.model.steps, self.config.batch, self.config.look_every_images)
         last = step if self.stopped else self.model.steps
-        with (
-            stop_between_steps() as request,
-            self.batches(step, last) as batches,
-            self.progress(step) as progress,
-        ):
-            breaks = StepBreaks(self.dist, self.writer, self.config.checkpoint_minutes, request)
+        minutes = self.config.checkpoint_minutes
+        breaks = StepBreaks(self.dist, self.writer, minutes, request or StopRequest())
+        with self.batches(step, last) as batches, self.progress(step) as progress:
             for batch in batches:
                 self.order.saw(batch)
                 self.set_learning_rate(step)
@@ -224,7 +222,7 @@ class ModelTrainer:
         self.substituted = loaded.state["substituted"]
         self.seconds, self.waited_s = loaded.state["seconds"], loaded.state["waited_s"]
         self.note(logging.INFO, f"resuming at {loaded.images:,} images")
-        self.stretches = continued(loaded.state["stretches"], stretch_of(self.dist, loaded.images))
+        self.stretches = continued(loaded.state.get("stretches", []), stretch_of(self.dist, loaded.images))
         return step
 
     def look(self, step: int, means: dict[str, float], batches: ReadAhead) -> None:
@@ -244,14 +242,15 @@ class ModelTrainer:
         """Do what any rank asks for after a step (see ``StepBreaks``): an interim checkpoint, and perhaps stop. Every
         rank calls this at the same step."""
         images = step * self.config.batch
-        if not is_saved and asked != FAILED:
+        self.dist.on_main(self.wait_for_checkpoint)
+        if not is_saved:
             self.count(batches)
             ranks = self.dist.gather_objects([state_of_rank(self.networks, self.stats)])
             order, optimizers = self.gathered()
             if self.writer is not None:
                 state = self.state(step, order, self.stopped)
                 self.writer.write(snapshot(images, self.networks, optimizers, state, ranks))
-        if asked >= FAILED:
+        if asked > FAILED:
             self.dist.on_main(self.wait_for_checkpoint)
             raise Stopped(asked, f"{self.title} at {images:,} images; the same command resumes")
 

@@ -44,8 +44,8 @@ class Slot:
     cores: tuple[int, ...]
 
     def environment(self, parallel: int) -> dict[str, str]:
-        """The environment of its jobs. torchrun warns if OMP_NUM_THREADS is not set; the jobs set their own."""
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        """The environment of its jobs."""
+        environment = dict(os.environ)
         if self.gpus and parallel > 1:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self.gpus))
         return environment
