@@ -22,8 +22,10 @@ from cxrdist.ranks import was_launched
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 PR_SET_PDEATHSIG = 1
 ORPHAN_STOPS_WITHIN_S = 30
-_received: list[int] = []
 """Of a process whose launcher has ended: nobody else would kill it if it waits for a rank that is gone."""
+
+_received: list[int] = []
+"""Stop signals of this process so far."""
 
 
 class Stopped(KeyboardInterrupt):
