@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from cxrdist.data.shards.open import DEFAULT_SET, synthetic_place
+from cxrdist.errors import OptionError
 from cxrdist.run.tracking.config import TrackingConfig
+
+DEFAULT_MIX = "DS3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +24,10 @@ class SynthConfig:
     """Run folder of train_gan.py with the generators to use."""
     shards: str = DEFAULT_SET
     """Real shard set that the generators were trained on."""
-    mix: str = "DS3"
-    """Mix to generate synthetic images for, as many as one epoch contains."""
+    mix: str | None = None
+    """Mix to generate synthetic images for, as many as one epoch contains; null: DS3, or what --count says."""
+    count: str | None = None
+    """Number of images instead: '1000' of each class, or 'Pneumothorax=5000,Pulmonary Edema=2000'."""
     out: str | None = None
     """Folder or URL of the new set (s3://bucket/set, gs://...); null: <shards>-synthetic."""
     run: str | None = None
@@ -35,6 +40,15 @@ class SynthConfig:
     """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.mix is not None:
+            raise OptionError("count", f"is given beside --mix {self.mix}: give one of them")
+
+    @property
+    def mix_name(self) -> str:
+        """Of the mix that says how many images to make, if ``count`` does not."""
+        return self.mix or DEFAULT_MIX
 
     @property
     def out_place(self) -> str:

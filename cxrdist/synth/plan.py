@@ -11,7 +11,7 @@ from cxrdist.data.mix.rules import MixRule, quotas
 from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import samples_per_shard
-from cxrdist.errors import OptionError, UserError
+from cxrdist.errors import OptionError, UserError, nearest
 from cxrdist.models import TrainedGenerator
 from cxrdist.synth.config import SynthConfig
 from cxrdist.synth.gates import GreyGate, scores_of
@@ -42,11 +42,14 @@ class SynthTask:
 
 
 def mix_rule(config: SynthConfig) -> MixRule:
-    return named_rule(config.mix)
+    return named_rule(config.mix_name)
 
 
 def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
-    """``{class: synthetic images in one epoch of the mix}``. Raises UserError if the mix uses none."""
+    """``{class: images}``: what ``count`` says, else the synthetic images in one epoch of the mix. Raises UserError
+    if the mix uses none."""
+    if config.count is not None:
+        return counted(config.count, real.classes)
     rule = mix_rule(config)
     if not rule.needs_synthetic:
         raise OptionError("mix", f"{rule.name} uses no synthetic images; choose a mix that does, such as DS3")
@@ -57,6 +60,32 @@ def images_to_make(config: SynthConfig, real: ShardSet) -> dict[str, int]:
             f"an epoch of {rule.name} on {real} contains no synthetic image: raise their quota in the rule"
         )
     return wanted
+
+
+def counted(text: str, classes: Sequence[str]) -> dict[str, int]:
+    """``{class: images}`` of '1000', for all classes, or of 'A=5000,B=2000'. Raises OptionError for anything else."""
+    if "=" not in text:
+        return dict.fromkeys(classes, _images(text, text))
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = (word.strip() for word in part.partition("="))
+        if not equals:
+            raise OptionError("count", f"{text!r}: {part.strip()!r} is not written as 'class=number'")
+        if name not in classes:
+            raise OptionError("count", f"{name!r} is no class of the set{nearest(name, classes)}")
+        if name in found:
+            raise OptionError("count", f"{text!r}: {name} is named twice")
+        found[name] = _images(number, text)
+    return {name: found[name] for name in classes if name in found}
+
+
+def _images(number: str, text: str) -> int:
+    digits = number.strip().replace("_", "")
+    if not digits.isdecimal() or int(digits) < 1:
+        raise OptionError(
+            "count", f"{text!r}: must be a number of images of 1 or more, or 'class=number,...'"
+        )
+    return int(digits)
 
 
 def shard_tasks(sources: Sequence[Source], image_size: int, encoding: str) -> list[SynthTask]:
@@ -99,7 +128,7 @@ def provenance_of(config: SynthConfig, sources: Sequence[Source]) -> Provenance:
         "options": {
             "encoding": config.encoding,
             "seed": config.seed,
-            "mix": mix_rule(config).name,
+            "mix": mix_rule(config).name if config.count is None else None,
             "images": {source.class_name: source.images for source in sources},
             "label_rule": None,
         },

@@ -48,7 +48,7 @@ def report(config: SynthConfig, manifest: Manifest, real: ShardSet, seconds: flo
 
 
 def describe_synth(config: SynthConfig, manifest: Manifest, real: ShardSet, dist: Dist) -> Description:
-    mix = manifest.provenance.json_value()["options"]["mix"]
+    mix = manifest.provenance.json_value()["options"]["mix"] or "count"
     name = f"synth-{mix}-{real.image_size}px" + (f"-seed{config.seed}" if config.seed else "")
     return describe("synth", name, [mix], to_dict(config), synth_data(manifest, real), dist)
 

@@ -141,7 +141,8 @@ def write_set(config: SynthConfig, real: ShardSet, sources: Sequence[Source], di
     for source in sources:
         source.generator.network.to(dist.device)
         check_pass_rate(source, config)
-    say(f"synthesis of {total:,} images for {config.mix}; {dist.describe()}")
+    wanted = config.mix_name if config.count is None else f"--count {config.count}"
+    say(f"synthesis of {total:,} images for {wanted}; {dist.describe()}")
     with dist.hold_on_main(claimed(store, provenance)):
         shards = dist.gather_objects(write_my_shards(store, config, sources, real, dist))
         manifest = dist.on_main(lambda: conclude(store, real, config, provenance, shards))

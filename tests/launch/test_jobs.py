@@ -156,6 +156,27 @@ def test_a_synthetic_set_holds_what_the_mix_lacks_and_names_its_origin(work: Pat
     assert lineage.generators == generators
 
 
+def test_a_synthesis_makes_so_many_images_as_are_asked_for(work: Path, tiny_set: Path) -> None:
+    words = [
+        "--gan",
+        "gan",
+        "--shards",
+        str(tiny_set),
+        "--out",
+        "counted",
+        "--count",
+        "Pneumothorax=9,Normal=3",
+    ]
+    said = run("synthesize.py", *words, cwd=work)
+    assert "synthesis of 12 images for --count Pneumothorax=9,Normal=3" in said
+    made = ShardSet(work / "counted").manifest
+    assert made.counts["train"] == {"Normal": {"synthetic": 3}, "Pneumothorax": {"synthetic": 9}}
+    options = made.provenance.json_value()["options"]
+    assert (options["mix"], options["images"]) == (None, {"Normal": 3, "Pneumothorax": 9})
+    refused = launch("synthesize.py", *words, "--mix", "DS3", cwd=work)
+    assert refused.returncode == 2 and "--count: is given beside --mix DS3" in refused.stderr
+
+
 def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path) -> None:
     """As a kill leaves it: some shards whole, one under a temporary name, no manifest."""
     words = ["--gan", "gan", "--shards", str(tiny_set), "--out", "killed"]
