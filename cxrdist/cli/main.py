@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
-from cxrdist.cli import advise, compare, imports, mix, predict, shards, study
+from cxrdist.cli import advise, compare, imports, mix, predict, shards, study, synth
 from cxrdist.config.parser import reported_where_written
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
@@ -17,6 +17,7 @@ COMMANDS: Commands = {
     "import": {**imports.COMMANDS},
     "shards": {**shards.COMMANDS},
     "mix": {**mix.COMMANDS},
+    "synth": {**synth.COMMANDS},
     "advise": advise.advise,
     "predict": predict.predict,
     "export": predict.export,
@@ -34,6 +35,7 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist shards convert SET            convert a set to another encoding or a smaller size
   cxrdist shards merge SET SET...       merge real sets: keys and splits are kept, a patient in two splits is refused
   cxrdist mix show|order DS3            show what an epoch of a mix takes; which images each process reads, by step
+  cxrdist synth show KEY --set SET      make a synthetic image again, and compare it with the stored one
   cxrdist advise SET                    show how to train a GAN on a set on this machine, with reasons
   cxrdist predict --run RUN PATH...     classify files, folders, DICOM files or shard sets
   cxrdist export RUN --out DIR          write a trained classifier for use elsewhere, also as ONNX

@@ -7,13 +7,16 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load_file
 
+from cxrdist.cli import synth
 from cxrdist.cls.config import ClsConfig
 from cxrdist.cls.training.sources import digests_of, synthetic_path
 from cxrdist.config.yaml_files import find_named, load_yaml
@@ -25,6 +28,7 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.mix_order import OrderOptions, order_lines
 from cxrdist.errors import UserError
 from cxrdist.seeds import derive
+from cxrdist.synth import show
 from tests.helpers.launching import launch, launch_command, launch_environment, replaced, run, summary
 from tests.helpers.processes import alive, descendants, wait_until
 from tests.helpers.s3_server import S3Server
@@ -175,6 +179,38 @@ def test_a_synthesis_makes_so_many_images_as_are_asked_for(work: Path, tiny_set:
     assert (options["mix"], options["images"]) == (None, {"Normal": 3, "Pneumothorax": 9})
     refused = launch("synthesize.py", *words, "--mix", "DS3", cwd=work)
     assert refused.returncode == 2 and "--count: is given beside --mix DS3" in refused.stderr
+
+
+def test_a_synthetic_image_is_made_again_from_what_its_metadata_name(
+    work: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = ShardSet(work / "synthetic")
+    reader = made.stratum("train", "Pneumothorax", "synthetic")
+    key, other = (reader.key(number).decode() for number in (0, reader.samples - 1))
+    words = [
+        "--set",
+        str(work / "synthetic"),
+        "--gan",
+        str(work / "gan"),
+        "--out",
+        str(tmp_path / "both.png"),
+    ]
+    assert synth.show([key, *words]) == synth.show([other, *words]) == 0
+    assert "all 1,024 pixels are the stored ones" in capsys.readouterr().out
+    both = np.asarray(Image.open(tmp_path / "both.png"))
+    assert both.shape == (32, 64) and np.array_equal(both[:, :32], both[:, 32:]) and both.std() > 0
+
+    # A generator of other weights is another digest; pixels that were changed are found.
+    with pytest.raises(UserError, match="has no generator of digest"):
+        synth.show([key, "--set", str(work / "synthetic"), "--gan", str(work / "gan/normal")])
+    with pytest.raises(UserError, match="has no synthetic image none"):
+        synth.show(["none", *words])
+    shown = show.show(key, made, work / "gan")
+    changed = replace(shown, stored=np.where(shown.stored == shown.stored.max(), 0, shown.stored))
+    assert (changed.differing, changed.largest) == (
+        int((shown.stored == shown.stored.max()).sum()),
+        int(shown.stored.max()),
+    )
 
 
 def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path) -> None:
