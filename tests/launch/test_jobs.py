@@ -291,6 +291,8 @@ def test_killing_the_launcher_kills_the_ranks_and_the_same_command_resumes(
 
     launcher.kill()
     launcher.wait()
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not alive(ranks), timeout_s=20)
     assert not (work / "cut/summary.json").exists()
 
