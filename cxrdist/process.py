@@ -19,7 +19,7 @@ from cxrdist.ranks import place, was_launched
 from cxrdist.stop_signals import (
     Stopped,
     ignore_stop_signals,
-    interrupt_on_signals,
+    interrupted_by_signals,
     is_stopping,
     signal_when_parent_ends,
 )
@@ -38,21 +38,22 @@ def main(command: Callable[[], int | None]) -> NoReturn:
     """
     if was_launched():
         die_with_parent()
-    interrupt_on_signals()
     # A terminal whose encoding has no "±" shows a question mark.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    if not was_launched():
-        code = _exit_code_of(command)
-        _flush()
-        sys.exit(code)
-    try:
-        code = _exit_code_of(command)
-    except Exception as error:
-        say_unexpected(error)
-        code = 1
-    _exit_at_once(code)
+    with interrupted_by_signals():
+        if not was_launched():
+            code = _exit_code_of(command)
+            _flush()
+        else:
+            try:
+                code = _exit_code_of(command)
+            except Exception as error:
+                say_unexpected(error)
+                code = 1
+            _exit_at_once(code)
+    sys.exit(code)
 
 
 def _exit_code_of(command: Callable[[], int | None]) -> int:

@@ -24,6 +24,7 @@ PR_SET_PDEATHSIG = 1
 ORPHAN_STOPS_WITHIN_S = 30
 """Of a process whose launcher has ended: nobody else would kill it if it waits for a rank that is gone."""
 
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 _received: list[int] = []
 """Stop signals of this process so far."""
 
@@ -49,12 +50,19 @@ def exit_code_of(signum: int) -> int:
     return 128 + (signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
 
-def interrupt_on_signals() -> None:
-    """From here on, the first stop signal raises Stopped; more of them, while the command cleans up, would leave
-    workers waiting. A signal that is ignored stays so: whoever started this process (nohup) wants that."""
-    for signum in SIGNALS:
-        if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
-            signal.signal(signum, _interrupt)
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """In the ``with`` block the first stop signal raises Stopped; more of them, while the command cleans up, would
+    leave workers waiting. A signal that is ignored stays so: whoever started this process (nohup) wants that."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    handled = [signum for signum, handler in before.items() if handler in _DEFAULTS]
+    for signum in handled:
+        signal.signal(signum, _interrupt)
+    try:
+        yield
+    finally:
+        for signum in handled:
+            signal.signal(signum, before[signum])
 
 
 def ignore_stop_signals() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -89,3 +90,12 @@ def test_a_launched_process_exits_without_finalizing_the_interpreter(launched: b
     )
     done = subprocess.run([sys.executable, "-c", AT_THE_END], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split(), done.stderr) == (3, said.split(), "")
+
+
+def test_a_command_leaves_the_signals_of_its_caller_as_they_were() -> None:
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(signum) for signum in signals]
+    with pytest.raises(SystemExit) as ended:
+        process.main(lambda: 3)
+    assert ended.value.code == 3
+    assert [signal.getsignal(signum) for signum in signals] == before

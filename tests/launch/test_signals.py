@@ -52,11 +52,16 @@ def stopped(words: list[str], cwd: Path, processes: int, signum: int, *, to: str
             stdout=file,
             stderr=subprocess.STDOUT,
         )
-        wait_until(lambda: any(cwd.glob("cut/**/interim-*")), started)
+        wait_until(lambda: interim_of(cwd / "cut"), started)
         all_of_it = [started.pid, *descendants(started.pid)]
         os.kill(rank_of(all_of_it, 1) if to == "rank" else started.pid, signum)
         wait_until(lambda: not alive(all_of_it), timeout_s=STOPS_WITHIN_S)
         return started.wait(), said.read_text()
+
+
+def interim_of(run: Path) -> list[Path]:
+    """Of a classifier, or of the model of a GAN's run."""
+    return [*run.glob("checkpoints/interim-*"), *run.glob("pneumothorax/checkpoints/interim-*")]
 
 
 def rank_of(processes: list[int], rank: int) -> int:
@@ -112,7 +117,7 @@ def test_a_job_stops_between_two_steps_and_goes_on_to_the_same_bits(
     assert exit_code == code, said
     assert said.count("the same command resumes") in (1, 3)  # 3: torchrun repeats it for each rank
     assert not (tmp_path / "cut/summary.json").exists()
-    assert len([*tmp_path.glob("cut/**/interim-*")]) == 1
+    assert len(interim_of(tmp_path / "cut")) == 1
     if to == "rank":
         last = said[said.index("Root Cause") :]
         assert "exitcode  : 143" in last and "the same command resumes" in last
@@ -157,7 +162,7 @@ def test_a_signal_to_all_processes_of_a_job_leaves_its_loader_alive_until_the_st
             stderr=file,
             start_new_session=True,
         )
-        wait_until(lambda: any(tmp_path.glob("cut/**/interim-*")), job)
+        wait_until(lambda: interim_of(tmp_path / "cut"), job)
         decoding = workers_of(job.pid)
         assert len(decoding) == 1
         os.killpg(job.pid, signal.SIGTERM)
@@ -223,9 +228,9 @@ def test_a_reader_of_the_output_that_ends_with_ctrl_c_takes_no_checkpoint_with_i
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    wait_until(lambda: any(tmp_path.glob("cut/**/interim-*")), job)
+    wait_until(lambda: interim_of(tmp_path / "cut"), job)
     assert job.stdout is not None
     os.kill(job.pid, signal.SIGINT)
     job.stdout.close()
     assert job.wait(STOPS_WITHIN_S) == 130
-    assert [*tmp_path.glob("cut/**/interim-*")]
+    assert interim_of(tmp_path / "cut")
