@@ -28,8 +28,8 @@ _STARTS = (
     (b"II*\0", "a TIFF image"),
     (b"MM\0*", "a TIFF image"),
     (b"\x89PNG", "a PNG that was copied as text"),
-    (b"BM", "a BMP image"),
-    (b"GIF8", "a GIF image"),
+    (b"GIF87a", "a GIF image"),
+    (b"GIF89a", "a GIF image"),
     (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
     (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (b"%PDF-", "a PDF"),
@@ -37,7 +37,10 @@ _STARTS = (
     (b"PK\x03\x04", "a ZIP archive or an Excel workbook"),
     (b"\x1f\x8b", GZIP),
 )
-_WEB_PAGE = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html|head|script)", re.IGNORECASE)
+_WEB_PAGE = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html|head|script)[\s>]", re.IGNORECASE)
+_BMP_UNUSED = slice(6, 10)
+TEXTS = frozenset(("a PDF", "a pointer of Git LFS", "a web page", GZIP))
+"""Kinds that are known by a longer text, or by bytes that no text has; the others have a zero byte near their start."""
 _NIFTI_MAGIC_AT = 344
 
 
@@ -45,6 +48,8 @@ def kind_of_file(data: bytes) -> str | None:
     """What a file that is no PNG is by its first bytes, a key of ``ADVICE``; None if they do not say."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "a WebP image"
+    if data.startswith(b"BM") and data[_BMP_UNUSED] == bytes(4):
+        return "a BMP image"
     if data[_NIFTI_MAGIC_AT : _NIFTI_MAGIC_AT + 4] in (b"n+1\0", b"ni1\0"):
         return "a NIfTI volume"
     if _WEB_PAGE.match(data[:512].removeprefix(b"\xef\xbb\xbf")):

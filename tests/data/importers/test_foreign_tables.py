@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import io
 import unicodedata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cxrdist.data.importers.common.attributes import age_years, class_name, sex_of
 from cxrdist.data.importers.common.tables import LONGEST_LINE
@@ -89,6 +91,23 @@ def test_compression_shows_in_the_content(tmp_path: Path, name: str, is_compress
 )
 def test_what_is_no_table_is_named(tmp_path: Path, data: bytes, said: str) -> None:
     assert f"labels.csv: {said}" in message(importer(tmp_path, data))
+
+
+@pytest.mark.parametrize(
+    "first", ["BMI", "BM", "BMD (g/cm2)", "GIF8", "GIF89a", "<Head", "<html-like", "MM", "PK"]
+)
+def test_a_column_may_begin_as_a_picture_or_a_page_does(tmp_path: Path, first: str) -> None:
+    (record,) = importer(tmp_path, f"{first},path,label\n21,a.png,Mass\n").records()
+    assert (record.file, record.label) == ("a.png", "Mass")
+
+
+def test_a_picture_in_place_of_a_table_is_named(tmp_path: Path) -> None:
+    for form in ("BMP", "GIF", "TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        Image.new("L", (40, 40), 100).save(buffer, form)
+        assert (
+            f"is a {form} image, not a CSV".lower() in message(importer(tmp_path, buffer.getvalue())).lower()
+        )
 
 
 # Quotation marks.

@@ -15,7 +15,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import IO
 
-from cxrdist.data.imaging.other_files import ADVICE, GZIP, kind_of_file
+from cxrdist.data.imaging.other_files import ADVICE, GZIP, TEXTS, kind_of_file
 from cxrdist.data.importers.common.attributes import is_unknown
 from cxrdist.data.importers.common.base import Record
 from cxrdist.errors import CONTROL_CHARACTERS, UserError
@@ -163,7 +163,8 @@ def _open(table: Path) -> IO[str]:
     kind = kind_of_file(head)
     if kind == GZIP:
         return io.TextIOWrapper(gzip.open(table), encoding="utf-8-sig", newline="")
-    if kind is not None:
+    # A table may begin with nearly any letters, such as those of a column BMI, but holds no zero byte.
+    if kind is not None and (kind in TEXTS or b"\0" in head):
         raise UserError(f"{table}: is {kind}, not a CSV: {ADVICE[kind]}")
     return table.open(newline="", encoding="utf-8-sig")
 
