@@ -130,6 +130,43 @@ def test_a_long_report_of_several_lines_is_one_cell(tmp_path: Path) -> None:
     assert "line 2: not a valid CSV row (field larger than" in message(importer(tmp_path, too_long))
 
 
+@pytest.mark.parametrize("last", ['d.png,y,"15 inch', 'd.png,"y",x', 'd.png,y,"15 inch"'])
+@pytest.mark.parametrize("between", ["b.png,y,x\nc.png,n,y\n", ""])
+def test_stray_quotation_marks_in_even_number_name_their_lines(
+    tmp_path: Path, between: str, last: str
+) -> None:
+    said = message(importer(tmp_path, f'path,label,note\na.png,n,"14 inch\n{between}{last}\ne.png,n,z\n'))
+    end = 3 + between.count("\n")
+    assert f"labels.csv, line 2: a quotation mark takes in the lines up to {end}, where text follows" in said
+
+
+def test_rows_in_a_cell_that_is_closed_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = 'path,label,note\na.png,n,"14\nb.png,y,x\nc.png,n,15"\nd.png,y,"1\ne.png,n,2"\nf.png,n,\n'
+    assert [r.file for r in importer(tmp_path, text).records()] == ["a.png", "d.png", "f.png"]
+    assert "lines 2 to 4 are one row" in caplog.text and "and 1 more such rows" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        ('"a\nb"', "a b"),
+        ('"a\r\n""b""\n"', 'a  "b"'),
+        ('"a\n\nb; c" ', "a  b; c"),
+        ('"abc" def', "abc def"),
+        ('14" film', '14" film'),
+        (' "14 inch', '"14 inch'),
+    ],
+)
+@pytest.mark.parametrize("after", ["", ",z"])
+def test_other_quotation_marks_are_read_as_before(
+    tmp_path: Path, cell: str, text: str, after: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    more = ",more" if after else ""
+    table = importer(tmp_path, f"path,label{more}\na.png,{cell}{after}\nb.png,y{after}\n")
+    assert [(r.file, r.label) for r in table.records()] == [("a.png", text), ("b.png", "y")]
+    assert caplog.text == ""
+
+
 # Words and letters.
 
 

@@ -18,6 +18,7 @@ from typing import IO
 from cxrdist.data.imaging.other_files import ADVICE, GZIP, TEXTS, kind_of_file
 from cxrdist.data.importers.common.attributes import is_unknown
 from cxrdist.data.importers.common.base import Record
+from cxrdist.data.importers.common.quoting import END, Quoting
 from cxrdist.errors import CONTROL_CHARACTERS, UserError
 
 SPLIT_OF = {
@@ -39,7 +40,6 @@ LONGEST_LINE = 2**20
 csv.field_size_limit(LONGEST_LINE)  # 131,072 by default: too few for some reports
 
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
-_END = "\0end of the table"
 _UNSEEN = " \t\r\n\v\f\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 """White space, and marks without a width: that of a byte order, for example, between two tables that were joined."""
 
@@ -69,17 +69,22 @@ def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
     try:
         with _open(table) as file:
             lines = _lines(file, table)
-            skipped, header, separator = _header(lines, needed)
-            # A cell whose quotation mark is not closed takes in all that follows, this mark too.
+            skipped, header, separator, skips_spaces = _header(lines, needed)
+            quoting = Quoting(table, separator, skips_spaces)
+            # A cell whose quotation mark is not closed takes in all that follows, the end too.
             rows = csv.reader(
-                itertools.chain([header], lines, [_END]), delimiter=separator, skipinitialspace=True
+                quoting.kept(itertools.chain([header], lines, [END])),
+                delimiter=separator,
+                skipinitialspace=skips_spaces,
             )
             titles = [plain_text(title) for title in next(rows)]
-            begin = number = rows.line_num + skipped
+            number = rows.line_num + skipped
+            quoting.check(len(titles), number)
             names = _names(table, titles, needed, optional)
             for row in rows:
-                begin, number = number + 1, rows.line_num + skipped
-                if row == [_END]:
+                number = rows.line_num + skipped
+                quoting.check(len(titles), number)
+                if row == [END]:
                     break
                 is_empty = False
                 row = [plain_text(text) for text in row]
@@ -92,11 +97,7 @@ def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
                     )
                 row += [""] * (len(names) - len(row))
                 yield f"{table}, line {number}", dict(zip(names, row))
-            else:
-                raise UserError(
-                    f"{table}, line {begin}: a quotation mark that is not closed takes in all lines below; close or "
-                    "remove it"
-                )
+            quoting.tell()
     except csv.Error as error:
         raise UserError(
             f"{table}, line {number + 1}: not a valid CSV row ({error}); look for an unclosed quotation "
@@ -119,18 +120,23 @@ def plain_text(text: str) -> str:
     return unicodedata.normalize("NFC", CONTROL_CHARACTERS.sub(" ", text).strip(_UNSEEN))
 
 
-def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str]:
-    """The number of lines before the line with the names of the columns, that line, and what separates its cells."""
+def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str, bool]:
+    """The number of lines before the line with the names of the columns, that line, what separates its cells, and
+    whether spaces stand between that and quotation marks."""
     for skipped, line in enumerate(lines):
         if line.strip(_UNSEEN).startswith("sep="):
             continue  # Excel's way to name the separator
         if line.strip(_UNSEEN + "".join(_SEPARATORS)):
             wanted = {letters_of(name) for name in needed}
-            for separator in _SEPARATORS:
-                if wanted <= {letters_of(name) for name in next(csv.reader([line], delimiter=separator))}:
-                    return skipped, line, separator
-            return skipped, line, ","
-    return 0, "", ","
+            # Where names are read without it, a quotation mark after a space is part of a cell: two inches, perhaps.
+            for skips_spaces, separator in itertools.product((False, True), _SEPARATORS):
+                reader = csv.reader([line], delimiter=separator, skipinitialspace=skips_spaces)
+                names = [plain_text(name) for name in next(reader)]
+                is_quoted = any(name.startswith('"') for name in names)
+                if not is_quoted and wanted <= {letters_of(name) for name in names}:
+                    return skipped, line, separator, skips_spaces
+            return skipped, line, ",", False
+    return 0, "", ",", False
 
 
 def _names(
