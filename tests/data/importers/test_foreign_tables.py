@@ -137,7 +137,7 @@ def test_stray_quotation_marks_in_even_number_name_their_lines(
 ) -> None:
     said = message(importer(tmp_path, f'path,label,note\na.png,n,"14 inch\n{between}{last}\ne.png,n,z\n'))
     end = 3 + between.count("\n")
-    assert f"labels.csv, line 2: a quotation mark takes in the lines up to {end}, where text follows" in said
+    assert f"labels.csv, line 2: a quotation mark takes in lines up to {end}, where text follows" in said
 
 
 def test_rows_in_a_cell_that_is_closed_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

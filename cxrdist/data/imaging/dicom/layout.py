@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cxrdist.data.imaging.dicom.colour import COLOUR, INTERPRETATIONS
 from cxrdist.data.imaging.dicom.numbers import first_number
 from cxrdist.data.imaging.errors import MAX_PIXELS, UndecodableImage
 from cxrdist.data.imaging.repairs import repaired
@@ -13,7 +12,10 @@ from cxrdist.data.imaging.repairs import repaired
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
+COLOUR = "colour, not grey"
+IN_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT")
 LAYOUT_TAGS = (
+    "BurnedInAnnotation",
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "PlanarConfiguration",
@@ -43,6 +45,10 @@ class Layout:
     high_bit: int
     is_signed: bool
     is_colour: bool
+    interpretation: str
+    """PhotometricInterpretation, in capitals."""
+    is_burned_in: bool
+    """Whether the header says that text is burned into the pixels."""
 
     @property
     def pixels(self) -> int:
@@ -68,7 +74,7 @@ def layout_of(tags: Dataset) -> Layout:
         raise UndecodableImage("several frames, not one")
     interpretation = str(tags.get("PhotometricInterpretation") or "").strip().upper()
     samples = tags.get("SamplesPerPixel", 1)
-    is_colour = samples == 3 and interpretation in INTERPRETATIONS
+    is_colour = samples == 3 and interpretation in IN_COLOUR
     if not is_colour and (samples != 1 or interpretation not in ("MONOCHROME1", "MONOCHROME2")):
         raise UndecodableImage(COLOUR if interpretation else "no PhotometricInterpretation")
     allocated = _whole(tags, "BitsAllocated", 1, 64)
@@ -93,6 +99,8 @@ def layout_of(tags: Dataset) -> Layout:
         high_bit=high_bit,
         is_signed=representation == 1,
         is_colour=is_colour,
+        interpretation=interpretation,
+        is_burned_in=str(tags.get("BurnedInAnnotation") or "").strip().upper() == "YES",
     )
 
 

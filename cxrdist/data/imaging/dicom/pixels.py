@@ -18,10 +18,10 @@ import numpy as np
 
 from cxrdist.data.imaging.codecs import whole_jpeg
 from cxrdist.data.imaging.dicom.codestream import END, Frame, jpeg2000_frame, jpeg_frame, kind_of
-from cxrdist.data.imaging.dicom.colour import COLOUR, grey_of_channels
+from cxrdist.data.imaging.dicom.colour import grey_of_channels
 from cxrdist.data.imaging.dicom.depth import has_more_bits
 from cxrdist.data.imaging.dicom.grey import GREY_TAGS, grey_of_words
-from cxrdist.data.imaging.dicom.layout import LAYOUT_TAGS, Layout, layout_of
+from cxrdist.data.imaging.dicom.layout import COLOUR, LAYOUT_TAGS, Layout, layout_of
 from cxrdist.data.imaging.dicom.reading import ADVICE, read_tags, reading
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.repairs import repaired
@@ -65,7 +65,7 @@ def grey_of_dicom(data: bytes) -> np.ndarray:
     """Decodes a DICOM file with one grey frame to [H, W] uint8, with the transformations that its header specifies.
 
     These are the modality, VOI and presentation transformations of PS3.3 (see ``grey.grey_of_words``). A colour image
-    whose pixels are grey is such a frame, too. Raises UndecodableImage, with a reason that depends only on the file,
+    whose pixels are grey, and look like a film, is such a frame, too. Raises UndecodableImage, with a reason that depends only on the file,
     for other colour images, several frames, more than MAX_PIXELS (checked before decoding), and truncated, damaged or
     unsupported files; UserError if the libraries of the extra ``dicom`` are not installed.
     """
@@ -128,12 +128,13 @@ def _grey_of_colour(tags: Dataset, code: bytes | None, layout: Layout) -> np.nda
             raise UndecodableImage(COLOUR)
         values = np.frombuffer(tags.PixelData, np.uint8, layout.bytes)
         if tags.get("PlanarConfiguration") == 1:
-            return grey_of_channels(np.moveaxis(values.reshape(3, *shape), 0, -1))
-        return grey_of_channels(values.reshape(*shape, 3))
+            return grey_of_channels(np.moveaxis(values.reshape(3, *shape), 0, -1), layout, None)
+        return grey_of_channels(values.reshape(*shape, 3), layout, None)
     if not kind_of(code):
         raise UndecodableImage(COLOUR)
     frame = _frame_of(code, layout)
-    return grey_of_channels(_channels(frame, _decoder(_DECODER_OF[kind_of(code)])))
+    channels = _channels(frame, _decoder(_DECODER_OF[kind_of(code)]))
+    return grey_of_channels(channels, layout, frame.code)
 
 
 def _significant(data: bytes | bytearray, layout: Layout, is_swapped: bool) -> _Words:
@@ -193,7 +194,8 @@ def _frame_of(code: bytes, layout: Layout) -> Frame:
 def _samples(frame: Frame, decode: Callable[..., bytearray], layout: Layout) -> _Words:
     """Decodes a codestream of grey."""
     if frame.components == 3:
-        return _Words(grey_of_channels(_channels(frame, decode)).ravel().astype(np.uint16), 8, False)
+        grey = grey_of_channels(_channels(frame, decode), layout, frame.code)
+        return _Words(grey.ravel().astype(np.uint16), 8, False)
     samples = np.frombuffer(decode(frame.code, version=2), np.uint8 if frame.precision <= 8 else "<u2")
     words = samples.astype(np.uint16) & ((1 << frame.precision) - 1)
     if words.size != layout.pixels:

@@ -49,7 +49,7 @@ class Quoting:
             )
         if not self._is_closed("".join(lines)):
             raise UserError(
-                f"{self._table}, line {begin}: a quotation mark takes in the lines up to {number}, where text follows "
+                f"{self._table}, line {begin}: a quotation mark takes in lines up to {number}, where text follows "
                 "the next one; remove both, or write each as two within a quoted cell"
             )
         first, most = self._count(lines[0]), max(map(self._count, lines[1:]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 pytest.importorskip("pydicom")
 pytest.importorskip("pylibjpeg")
@@ -235,8 +235,12 @@ def test_padding_that_covers_nearly_all_pixels_is_none() -> None:
 # Grey in colour.
 
 
-def in_colour(interpretation: str, channels: np.ndarray, planar: int = 0, code: bytes = b"") -> bytes:
-    dataset = dcmread(io.BytesIO(dicom_file(GREY, JPEG if code else EXPLICIT, code or None, **WINDOW)))
+def in_colour(
+    interpretation: str, channels: np.ndarray, planar: int = 0, code: bytes = b"", **values: Any
+) -> bytes:
+    syntax = JPEG if code else EXPLICIT
+    whole = dicom_file(channels[:, :, 0].copy(), syntax, code or None, **WINDOW, **values)
+    dataset = dcmread(io.BytesIO(whole))
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, interpretation
     dataset.PlanarConfiguration = planar
     dataset.RescaleIntercept, dataset.RescaleSlope = -1024, 1  # left over from a grey image
@@ -273,3 +277,42 @@ def test_colour_is_refused() -> None:
     for data in (in_colour("RGB", red), in_colour("RGB", red, code=jpeg(red))):
         with pytest.raises(UndecodableImage, match=r"^colour, not grey$"):
             grey_of_dicom(data)
+
+
+def test_chroma_of_nothing_is_that_of_ybr_alone() -> None:
+    code = bytes(encode_array(YBR, photometric_interpretation=1, use_mct=False))
+    for data in (in_colour("RGB", YBR), dicom_file(GREY, JPEG_2000, code, **WINDOW)):
+        with pytest.raises(UndecodableImage, match=r"^colour, not grey$"):
+            grey_of_dicom(data)
+
+
+def report(letters: int, ground: int) -> np.ndarray:
+    """A page of text, whose letters are smooth."""
+    page = Image.new("L", (400, 300), ground)
+    ImageDraw.Draw(page).text((20, 20), "DOSE REPORT  DOE JANE 1958-11-03\nDLP 12", letters, font_size=20)
+    return np.asarray(page)
+
+
+@pytest.mark.parametrize("how", ["native", "jpeg", "grey header"])
+@pytest.mark.parametrize(("letters", "ground"), [(0, 255), (255, 0), (0, 200)])
+def test_a_report_in_black_and_white_is_left_out(how: str, letters: int, ground: int) -> None:
+    page = np.dstack([report(letters, ground)] * 3)
+    code = b"" if how == "native" else jpeg(page)
+    data = in_colour("RGB", page, code=code)
+    if how == "grey header":
+        data = dicom_file(page[:, :, 0], JPEG, code)
+    with pytest.raises(UndecodableImage, match=f"^{colour.REPORT}$"):
+        grey_of_dicom(data)
+
+
+def test_few_grey_values_and_burned_in_text_are_no_film() -> None:
+    few = np.dstack([GREY // 5 * 5] * 3)
+    with pytest.raises(UndecodableImage, match=f"^{colour.REPORT}$"):
+        grey_of_dicom(in_colour("RGB", few))
+    for said in ("YES", "NO"):
+        data = in_colour("RGB", RGB, BurnedInAnnotation=said)
+        if said == "YES":
+            with pytest.raises(UndecodableImage, match=f"^{colour.BURNED_IN}$"):
+                grey_of_dicom(data)
+        else:
+            assert read(data)[1] == [colour.GREY_IN_COLOUR]
