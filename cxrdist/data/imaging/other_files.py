@@ -40,7 +40,7 @@ _STARTS = (
 _WEB_PAGE = re.compile(rb"\s*(?:<\?xml[^>]*>\s*)?<(?:!doctype html|html|head|script)[\s>]", re.IGNORECASE)
 _BMP_UNUSED = slice(6, 10)
 TEXTS = frozenset(("a PDF", "a pointer of Git LFS", "a web page", GZIP))
-"""Kinds that are known by a longer text, or by bytes that no text has; the others have a zero byte near their start."""
+"""Kinds that are known by a longer text, or by bytes that no text has. The others hold a zero byte early on."""
 _NIFTI_MAGIC_AT = 344
 
 

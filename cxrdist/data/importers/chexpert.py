@@ -10,14 +10,8 @@ from pathlib import Path
 from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled
-from cxrdist.data.importers.common.tables import (
-    Row,
-    cell,
-    find_table,
-    inner_path,
-    merged,
-    rows_of,
-)
+from cxrdist.data.importers.common.inner_paths import inner_path
+from cxrdist.data.importers.common.tables import Row, cell, find_table, merged, rows_of
 from cxrdist.errors import UserError
 
 TEST_TABLES = ("test.csv", "test_labels.csv", "groundtruth.csv")

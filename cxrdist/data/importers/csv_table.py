@@ -9,14 +9,8 @@ from pathlib import Path
 from cxrdist.data.importers.common.attributes import attributes, class_name
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.contained_files import ConfinedImporter
-from cxrdist.data.importers.common.tables import (
-    cell,
-    find_table,
-    inner_path,
-    merged,
-    rows_of,
-    split_word,
-)
+from cxrdist.data.importers.common.inner_paths import inner_path
+from cxrdist.data.importers.common.tables import cell, find_table, merged, rows_of, split_word
 from cxrdist.errors import UserError
 
 OPTIONAL = ("patient_id", "view", "sex", "age", "split")
@@ -51,7 +45,7 @@ class CsvTable(ConfinedImporter):
 
     def _rows(self) -> Iterator[tuple[str, Record]]:
         table = find_table(Path(self.root), self.table)
-        for where, row in rows_of(table, ("path", "label"), OPTIONAL):
+        for where, row in rows_of(table, ("path", "label"), OPTIONAL, paths=("path",)):
             label = class_name(cell(row, "label", where))
             if not label:
                 raise UserError(

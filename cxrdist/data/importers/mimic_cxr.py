@@ -11,13 +11,8 @@ from typing import Literal, get_args
 from cxrdist.data.importers.common.attributes import attributes, patient_name
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.chexpert_labels import OBSERVATIONS, CheXpertLabelled, Labels
-from cxrdist.data.importers.common.tables import (
-    cell,
-    find_table,
-    merged,
-    plain_name,
-    rows_of,
-)
+from cxrdist.data.importers.common.inner_paths import plain_name
+from cxrdist.data.importers.common.tables import cell, find_table, merged, rows_of
 from cxrdist.errors import UserError, check_choice, nearest
 
 Labeler = Literal["chexpert", "negbio"]

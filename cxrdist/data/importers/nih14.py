@@ -9,13 +9,8 @@ from typing import ClassVar
 
 from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import FileImporter, Record
-from cxrdist.data.importers.common.tables import (
-    cell,
-    find_table,
-    merged,
-    plain_name,
-    rows_of,
-)
+from cxrdist.data.importers.common.inner_paths import plain_name
+from cxrdist.data.importers.common.tables import cell, find_table, merged, rows_of
 from cxrdist.errors import UserError
 
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")

@@ -13,15 +13,9 @@ import numpy as np
 from cxrdist.data.imaging.radiograph import load_grey
 from cxrdist.data.importers.common.attributes import attributes
 from cxrdist.data.importers.common.base import FileImporter, Record
+from cxrdist.data.importers.common.inner_paths import plain_name
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
-from cxrdist.data.importers.common.tables import (
-    Row,
-    cell,
-    find_table,
-    merged,
-    plain_name,
-    rows_of,
-)
+from cxrdist.data.importers.common.tables import Row, cell, find_table, merged, rows_of
 from cxrdist.errors import OptionError, UserError, check_choice
 
 TABLES = (

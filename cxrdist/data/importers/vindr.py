@@ -11,7 +11,8 @@ from typing import ClassVar, Literal, get_args
 from cxrdist.data.imaging.dicom import BurnedInPolicy
 from cxrdist.data.importers.common.base import FileImporter, Record
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, with_header
-from cxrdist.data.importers.common.tables import Row, cell, find_table, plain_name, rows_of
+from cxrdist.data.importers.common.inner_paths import plain_name
+from cxrdist.data.importers.common.tables import Row, cell, find_table, rows_of
 from cxrdist.errors import UserError, check_choice
 
 TABLE_OF = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}

@@ -12,6 +12,7 @@ from PIL import Image
 
 from cxrdist.data.importers.common.attributes import age_years, class_name, sex_of
 from cxrdist.data.importers.common.tables import LONGEST_LINE
+from cxrdist.data.importers.common.texts import plain_text
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.errors import UserError
@@ -189,6 +190,18 @@ def test_other_words_for_nothing_age_and_sex(tmp_path: Path) -> None:
     assert (age_years("58,5"), sex_of("Woman"), sex_of("man")) == (58, "F", "M")
 
 
+@pytest.mark.parametrize("space", ["\u3000", "\u202f", "\u2003", "\u2028", "\x85", "\ufeff", "\u00a0\u200b"])
+def test_white_space_of_any_kind_is_cut_off(tmp_path: Path, space: str) -> None:
+    text = f"path,label,{space}patient_id\na.png{space},Mass,P1{space}\n{space}b.png,{space}Mass,P1\n"
+    found = [(r.file, r.label, r.patient_id) for r in importer(tmp_path, text).records()]
+    assert found == [("a.png", "Mass", "P1"), ("b.png", "Mass", "P1")]
+
+
+def test_long_texts_are_not_normalized() -> None:
+    for text, is_short in (("e\u0301" * 500, True), ("e\u0301" * 501, False)):
+        assert plain_text(text) == (unicodedata.normalize("NFC", text) if is_short else text)
+
+
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
 
 
@@ -208,6 +221,33 @@ def test_so_are_those_of_file_names(tmp_path: Path, on_disk: str, in_table: str)
     table = importer(tmp_path, f"path,label\n{in_table}.png,Mass\n")
     (record,) = table.records()
     assert record.file == record.source_id == f"{on_disk}.png" and table.is_there(record)
+
+
+NFC, NFD = (unicodedata.normalize(form, "폴더/파일-é") for form in ("NFC", "NFD"))
+MIXED = NFC.partition("/")[0] + "/" + NFD.partition("/")[2]
+
+
+@pytest.mark.parametrize("on_disk", [NFC, NFD, MIXED])
+@pytest.mark.parametrize("in_table", [NFC, NFD, MIXED, NFC.replace("/", "\\")])
+def test_each_folder_of_a_path_may_be_written_otherwise(tmp_path: Path, on_disk: str, in_table: str) -> None:
+    (tmp_path / on_disk).parent.mkdir()
+    (tmp_path / f"{on_disk}.png").write_bytes(b"")
+    (record,) = importer(tmp_path, f"path,label\n{in_table}.png,Mass\n").records()
+    assert record.file == f"{on_disk}.png"
+
+
+@pytest.mark.parametrize("name", ["\ufa19", "\u212b", "e\u0301", "\u3000x", "a\u200b"])
+def test_a_name_is_first_sought_as_it_is_written(tmp_path: Path, name: str) -> None:
+    for file in (name, unicodedata.normalize("NFC", name)):
+        (tmp_path / f"{file}.png").write_bytes(b"")
+    (record,) = importer(tmp_path, f"path,label\n{name}.png,Mass\n").records()
+    assert record.file == f"{name}.png"
+
+
+@pytest.mark.parametrize("path", ["\u200b/etc/x", "\u200b../x", "\u200b../\u200b../x"])
+def test_marks_do_not_hide_a_way_out(tmp_path: Path, path: str) -> None:
+    said = message(importer(tmp_path, f"path,label\n{path}.png,Mass\n"))
+    assert "is absolute" in said or "leads out of the folder" in said
 
 
 @pytest.mark.parametrize(

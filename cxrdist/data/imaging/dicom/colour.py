@@ -26,9 +26,9 @@ _ADOBE, _TRANSFORM_AFTER = b"Adobe", 11
 def grey_of_channels(channels: np.ndarray, layout: Layout, code: bytes | None) -> np.ndarray:
     """[H, W, 3] uint8 as [H, W] uint8: three equal channels, or, of YCbCr, a first one beside chroma of nothing.
 
-    ``code``: the compressed frame; None for native pixels. Raises UndecodableImage for any other: coloured overlays
-    are no radiographs. So are reports and dose sheets, in black and white and with names in them: of grey images those
-    are left out that have the few grey values of letters, or whose header says that text is burned in.
+    ``code``: the compressed frame; None for native pixels. Raises UndecodableImage for others: coloured overlays
+    are no radiographs. Neither are reports and dose sheets, in black and white and with names in them: of grey images
+    those are left out that have the few grey values of letters, or whose header says that text is burned in.
     """
     first, *others = (channels[:, :, i].astype(np.int16) for i in range(3))
     for expected in (first, _NO_CHROMA) if _is_ybr(layout, code) else (first,):

@@ -65,9 +65,9 @@ def grey_of_dicom(data: bytes) -> np.ndarray:
     """Decodes a DICOM file with one grey frame to [H, W] uint8, with the transformations that its header specifies.
 
     These are the modality, VOI and presentation transformations of PS3.3 (see ``grey.grey_of_words``). A colour image
-    whose pixels are grey, and look like a film, is such a frame, too. Raises UndecodableImage, with a reason that depends only on the file,
-    for other colour images, several frames, more than MAX_PIXELS (checked before decoding), and truncated, damaged or
-    unsupported files; UserError if the libraries of the extra ``dicom`` are not installed.
+    whose pixels are grey, and look like a film, is such a frame, too. Raises UndecodableImage, with a reason that
+    depends only on the file, for other colour images, several frames, more than MAX_PIXELS (checked before decoding),
+    and truncated, damaged or unsupported files; UserError if the libraries of the extra ``dicom`` are not installed.
     """
     with reading():
         tags, syntax = read_tags(io.BytesIO(data), (*LAYOUT_TAGS, *GREY_TAGS))

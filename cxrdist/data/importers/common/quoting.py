@@ -36,7 +36,8 @@ class Quoting:
             yield line
 
     def check(self, columns: int, number: int) -> None:
-        """Raises UserError if a quotation mark of the row that ends with line ``number`` is stray; ``columns``: of the table."""
+        """Raises UserError if a quotation mark of the row that ends with line ``number`` is stray; ``columns``: of the
+        table."""
         lines = self._lines[:]
         self._lines.clear()
         if len(lines) < 2:
@@ -44,8 +45,8 @@ class Quoting:
         begin = number - len(lines) + 1
         if lines[-1] == END:
             raise UserError(
-                f"{self._table}, line {begin}: a quotation mark that is not closed takes in all lines below; close or "
-                "remove it"
+                f"{self._table}, line {begin}: a quotation mark that is not closed takes in all lines below; close "
+                "or remove it"
             )
         if not self._is_closed("".join(lines)):
             raise UserError(

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from cxrdist.data.importers.common.attributes import class_name
-from cxrdist.data.importers.common.tables import letters_of, plain_text
+from cxrdist.data.importers.common.texts import letters_of, plain_text
 from cxrdist.errors import is_plain
 
 PATIENT_FIELDS = ("patient_id", "patient")

@@ -7,8 +7,6 @@ import csv
 import gzip
 import io
 import itertools
-import re
-import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
@@ -19,7 +17,8 @@ from cxrdist.data.imaging.other_files import ADVICE, GZIP, TEXTS, kind_of_file
 from cxrdist.data.importers.common.attributes import is_unknown
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.quoting import END, Quoting
-from cxrdist.errors import CONTROL_CHARACTERS, UserError
+from cxrdist.data.importers.common.texts import UNSEEN, letters_of, plain_text, without_control
+from cxrdist.errors import UserError
 
 SPLIT_OF = {
     "train": "train",
@@ -40,8 +39,6 @@ LONGEST_LINE = 2**20
 csv.field_size_limit(LONGEST_LINE)  # 131,072 by default: too few for some reports
 
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
-_UNSEEN = " \t\r\n\v\f\u00a0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
-"""White space, and marks without a width: that of a byte order, for example, between two tables that were joined."""
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -57,12 +54,15 @@ def find_table(root: Path, *names: str) -> Path:
     raise UserError(f"{root}: {verb} {wanted}; name the folder that does")
 
 
-def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
+def rows_of(
+    table: Path, needed: Sequence[str], optional: Sequence[str] = (), paths: Sequence[str] = ()
+) -> Iterator[tuple[str, Row]]:
     """Yield ("<table>, line <n>", row) for each row of a CSV in UTF-8, plain or gzipped.
 
     The first text is the ``where`` of the functions below. Cells are separated by commas, semicolons or tabs. The
-    columns of ``needed`` and ``optional`` may be written otherwise: "Patient ID" is patient_id. Raises UserError if a
-    ``needed`` one is missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
+    columns of ``needed`` and ``optional`` may be written otherwise: "Patient ID" is patient_id. Cells of ``paths`` keep
+    their letters as they are written, which ``inner_path`` looks for. Raises UserError if a ``needed``
+    one is missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
     """
     is_empty = True
     number = 0
@@ -81,13 +81,14 @@ def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
             number = rows.line_num + skipped
             quoting.check(len(titles), number)
             names = _names(table, titles, needed, optional)
-            for row in rows:
+            as_written = [names.index(name) for name in paths]
+            for cells in rows:
                 number = rows.line_num + skipped
                 quoting.check(len(titles), number)
-                if row == [END]:
+                if cells == [END]:
                     break
                 is_empty = False
-                row = [plain_text(text) for text in row]
+                row = [plain_text(text) for text in cells]
                 if not any(row) or row == titles:
                     continue  # spreadsheets write rows of commas below a table; joined tables repeat their header
                 if any(row[len(names) :]):
@@ -96,6 +97,8 @@ def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
                         f"those that hold {_SEPARATORS[separator]}"
                     )
                 row += [""] * (len(names) - len(row))
+                for i in as_written:
+                    row[i] = row[i] and without_control(cells[i]).strip(" ")
                 yield f"{table}, line {number}", dict(zip(names, row))
             quoting.tell()
     except csv.Error as error:
@@ -114,19 +117,13 @@ def rows_of(table: Path, needed: Sequence[str], optional: Sequence[str] = ()) ->
         raise UserError(f"{table}: has no rows; download it again")
 
 
-def plain_text(text: str) -> str:
-    """Without control characters, and without spaces and marks that nobody sees around it. The same letters have the
-    same code points: é may be written in two ways (Unicode, normalization form C)."""
-    return unicodedata.normalize("NFC", CONTROL_CHARACTERS.sub(" ", text).strip(_UNSEEN))
-
-
 def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str, bool]:
     """The number of lines before the line with the names of the columns, that line, what separates its cells, and
     whether spaces stand between that and quotation marks."""
     for skipped, line in enumerate(lines):
-        if line.strip(_UNSEEN).startswith("sep="):
+        if line.strip(UNSEEN).startswith("sep="):
             continue  # Excel's way to name the separator
-        if line.strip(_UNSEEN + "".join(_SEPARATORS)):
+        if line.strip(UNSEEN + "".join(_SEPARATORS)):
             wanted = {letters_of(name) for name in needed}
             # Where names are read without it, a quotation mark after a space is part of a cell: two inches, perhaps.
             for skips_spaces, separator in itertools.product((False, True), _SEPARATORS):
@@ -155,11 +152,6 @@ def _names(
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise UserError(f"{table}: has two columns {twice[0]}; rename or remove one")
     return tuple(names)
-
-
-def letters_of(name: str) -> str:
-    """What is left of a column's name without spaces, hyphens, underscores and capitals."""
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _open(table: Path) -> IO[str]:
@@ -223,36 +215,6 @@ def merged(rows: Iterable[tuple[str, Record]]) -> Iterator[Record]:
         )
     for name, (_, record) in kept.items():
         yield replace(record, notes=(*record.notes, EQUAL_ROWS)) if name in repeated else record
-
-
-def plain_name(text: str, column: str, where: str) -> str:
-    """Check a file name without a folder, and return it. Raises UserError for anything else."""
-    if Path(text).name != text or text in ("", ".", "..") or "\\" in text or "\0" in text:
-        raise UserError(f"{where}: the {column} {text!r} is not a plain file name; remove the line")
-    return text
-
-
-def inner_path(text: str, column: str, where: str, root: str = "") -> str:
-    """A path relative to a folder, with / between its parts. Backslashes, and an absolute path below ``root``, are
-    read as what they mean.
-
-    Raises UserError if the path is absolute otherwise, or leads out of the folder.
-    """
-    is_plain = "\\" not in text or (root and Path(root, text).exists())
-    path = Path(text if is_plain else text.replace("\\", "/"))
-    if root and not text.isascii() and not Path(root, path).exists():
-        # macOS writes é of a file name as two code points, tables mostly as one.
-        apart = Path(unicodedata.normalize("NFD", path.as_posix()))
-        path = apart if Path(root, apart).exists() else path
-    if path.is_absolute() and root and path.is_relative_to(Path(root).absolute()):
-        path = path.relative_to(Path(root).absolute())
-    if path.is_absolute() or re.match("[A-Za-z]:", path.parts[0] if path.parts else ""):
-        raise UserError(
-            f"{where}: the {column} {text!r} is absolute; write paths relative to {root or 'the folder'}, with /"
-        )
-    if not text or not path.parts or ".." in path.parts or "\0" in text:
-        raise UserError(f"{where}: the {column} {text!r} leads out of the folder; remove the line")
-    return path.as_posix()
 
 
 def split_word(text: str, where: str) -> str | None:
