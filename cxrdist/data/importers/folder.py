@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from cxrdist.data.importers.common.contained_files import (
     listed,
 )
 from cxrdist.data.importers.common.tables import SPLIT_OF
+from cxrdist.data.importers.common.texts import composed
 from cxrdist.errors import UserError, check_choice
 
 SUFFIXES = (*USUAL, ".dcm", ".dicom")
@@ -79,7 +79,7 @@ class Folder(ConfinedImporter):
                 )
             for file, is_one in is_image.items():
                 if is_one:
-                    label = unicodedata.normalize("NFC", folder.name)
+                    label = composed(folder.name)
                     yield replace(_record(file, label, root, real_root), split=split)
                 else:
                     yield _left_out(file, NO_IMAGE, root)

@@ -22,6 +22,7 @@ from cxrdist.data.importers.common.external_tar import ExternalSample, Place, op
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
 from cxrdist.data.importers.common.sample_fields import fields_of, label_of, patient_field_of, text_of
 from cxrdist.data.importers.common.tables import SPLIT_OF, split_word
+from cxrdist.data.importers.common.texts import composed
 from cxrdist.data.shards.schema import FORMAT, MANIFEST
 from cxrdist.data.shards.tar import is_tar_name
 from cxrdist.errors import OptionError, UserError
@@ -79,7 +80,7 @@ class WebDataset(FileImporter):
     default_out = ""  # not needed with --in-place; ``ingest`` checks it
 
     def __post_init__(self) -> None:
-        names = self.class_names or ()
+        names = tuple(map(composed, self.class_names or ()))
         if repeated := [name for name in names if names.count(name) > 1]:
             raise OptionError("class_names", f"{repeated[0]} occurs twice")
         check_burned_in(self.burned_in)
@@ -214,7 +215,7 @@ class WebDataset(FileImporter):
                 f"{where}: its class is number {number}, but --class-names has only {len(self.class_names)} "
                 "names, from 0 on; name them all"
             )
-        return self.class_names[number]
+        return composed(self.class_names[number])
 
 
 def _header(sample: ExternalSample, path: Path) -> DicomHeader | None:

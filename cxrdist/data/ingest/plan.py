@@ -20,6 +20,7 @@ from cxrdist.console import say
 from cxrdist.data.deidentify import PUBLIC_PHANTOM_SALT, Salt, load_salt
 from cxrdist.data.imaging.faults import RefusedSource
 from cxrdist.data.importers.common.base import Importer, Record
+from cxrdist.data.importers.common.texts import composed
 from cxrdist.data.ingest.fingerprints import (
     FingerprintTable,
     one_patient_each,
@@ -146,7 +147,8 @@ def plan_import(importer: Importer, options: IngestOptions) -> ImportPlan:
     if way == "official":
         records = [r if r.split or r.left_out else replace(r, left_out=NO_OFFICIAL_SPLIT) for r in records]
     records, targets = with_class_names(records, importer.targets, options.class_map)
-    labelling = assign(records, options.label_rule, targets, importer.normal, options.classes or None)
+    classes = tuple(map(composed, options.classes)) or None
+    labelling = assign(records, options.label_rule, targets, importer.normal, classes)
     check_classes(labelling.classes)
     chosen = [(record, label) for record, label in zip(records, labelling.label) if label is not None]
     used, labels = [record for record, _ in chosen], [label for _, label in chosen]

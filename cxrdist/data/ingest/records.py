@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import unquote
 
 from cxrdist.data.imaging.faults import MAX_UNDECODABLE_SHARE
 from cxrdist.data.importers.common.base import Importer, Record
+from cxrdist.data.importers.common.texts import composed
 from cxrdist.errors import OptionError, UserError, nearest
 
 MISSING_FILE = "its file is missing"
@@ -55,7 +55,7 @@ def _hint(importer: Importer, record: Record) -> str:
 
 
 def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", unquote(name)).casefold().strip(" '\"")
+    return composed(unquote(name)).casefold().strip(" '\"")
 
 
 def with_class_names(
@@ -67,7 +67,7 @@ def with_class_names(
         return records, targets
     new_name: dict[str, str] = {}
     for pair in class_map:
-        old, equals, new = (part.strip() for part in pair.partition("="))
+        old, equals, new = (composed(part.strip()) for part in pair.partition("="))
         if not (equals and old and new) or old in new_name:
             raise OptionError("class_map", f"{pair!r} is not OLD=NEW, with each OLD once")
         new_name[old] = new

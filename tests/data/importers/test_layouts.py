@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import unicodedata
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -139,6 +141,16 @@ def test_the_name_of_the_source_is_part_of_what_is_hashed() -> None:
     named = Salt(b"0123456789abcdef", "Mercy")
     assert salt.key("a") != named.key("a") and salt.patient("1") != named.patient("1")
     assert salt.fingerprint == named.fingerprint
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_letters_of_options_are_those_of_labels(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+    root = draw_folder(tmp_path / "root", {unicodedata.normalize("NFD", "Fibröse"): 12, "Odd": 12}, size=16)
+    written = unicodedata.normalize(form, "Fibröse")
+    mapped = options(tmp_path / "set", class_map=(f"{written}={written} 2",))
+    assert unicodedata.normalize("NFC", "Fibröse 2") in ingest(Folder(root=str(root)), mapped).classes
+    chosen = options(tmp_path / "chosen", classes=(written,))
+    assert ingest(Folder(root=str(root)), chosen).classes == [unicodedata.normalize("NFC", "Fibröse")]
 
 
 def test_classes_get_the_names_of_the_class_map(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,12 @@ def test_labels(
     write_tar(tmp_path / "a.tar", *members)
     (record,) = records(tmp_path, **options)
     assert (record.label, record.left_out) == (label, None if label else "no usable class")
+
+
+def test_letters_of_class_names_are_those_of_labels(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Fibröse") for form in ("NFC", "NFD"))
+    write_tar(tmp_path / "a.tar", ("x.png", PNG), ("x.cls", b"1"), ("y.png", PNG), ("y.cls", nfd.encode()))
+    assert [r.label for r in records(tmp_path, class_names=("A", nfd))] == [nfc, nfc]
 
 
 def test_a_class_number_without_a_name(tmp_path: Path) -> None:

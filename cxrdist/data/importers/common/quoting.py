@@ -36,8 +36,10 @@ class Quoting:
             yield line
 
     def check(self, columns: int, number: int) -> None:
-        """Raises UserError if a quotation mark of the row that ends with line ``number`` is stray; ``columns``: of the
-        table."""
+        """Raises UserError if a quotation mark of the row that ends with line ``number`` is stray.
+
+        ``columns``: of the table.
+        """
         lines = self._lines[:]
         self._lines.clear()
         if len(lines) < 2:

@@ -60,9 +60,9 @@ def rows_of(
     """Yield ("<table>, line <n>", row) for each row of a CSV in UTF-8, plain or gzipped.
 
     The first text is the ``where`` of the functions below. Cells are separated by commas, semicolons or tabs. The
-    columns of ``needed`` and ``optional`` may be written otherwise: "Patient ID" is patient_id. Cells of ``paths`` keep
-    their letters as they are written, which ``inner_path`` looks for. Raises UserError if a ``needed``
-    one is missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
+    columns of ``needed`` and ``optional`` may be written otherwise: "Patient ID" is patient_id. Cells of ``paths``
+    keep their letters as they are written, which ``inner_path`` looks for. Raises UserError if a ``needed`` one is
+    missing, if two columns have one name, or if the file is not a valid CSV or has no rows.
     """
     is_empty = True
     number = 0
