@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 ADVICE = "run: pip install 'cxrdist[dicom]'"
-HEAD_BYTES = 140
+HEAD_BYTES = 512
 """So many bytes of a file show whether it is DICOM."""
 NO_PREAMBLE = "DICOM without the preamble of a file"
 NO_SYNTAX = "no transfer syntax, which was inferred"
@@ -31,6 +31,14 @@ _LAST_FIRST_ELEMENT = 0x18
 """A data set begins with one of the elements up to SOPInstanceUID (0008,0018)."""
 _LONGEST_FIRST = 128
 """Bytes of such an element, far above what they hold."""
+_LAST_SECOND_GROUP = 0x10
+_LONGEST_SECOND, _UNDEFINED = 2**16, 2**32 - 1
+_LONG_VRS = frozenset(
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
+"""Value representations whose length takes 4 bytes, after 2 that are unused."""
+_OTHER_FILES = (b"\xff\xd8\xff", b"\x89PNG", b"\x93NUMPY", b"II*\0", b"MM\0*")
+"""How a JPEG, PNG, npy or TIFF begins: anything may follow. A preamble may be the start of a TIFF."""
 _MAX_INFLATED_BYTES = 2 * MAX_PIXELS + 2**24
 """The largest 16-bit image, plus 16 MiB for the elements before it."""
 
@@ -44,12 +52,36 @@ def _start(data: bytes) -> int | None:
     """Where the elements of a DICOM file begin, by the start of the file; None if it is none.
 
     A file begins with a preamble and a prefix (PS3.10, 7.1). Either may be missing, and what was saved from a network
-    or an old archive may begin with the data set itself.
+    or an old archive may begin with the data set itself. Only the first ``HEAD_BYTES`` bytes count.
     """
-    if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == _PREFIX:
-        return _PREAMBLE_BYTES + 4
+    data = data[:HEAD_BYTES]
+    is_other = data.startswith(_OTHER_FILES)
+    at = _PREAMBLE_BYTES + len(_PREFIX)
+    if data[_PREAMBLE_BYTES:at] == _PREFIX and (not is_other or _begins_elements(data[at:])):
+        return at
+    if is_other:
+        return None
     begins = (len(_PREFIX),) if data.startswith(_PREFIX) else (0, _PREAMBLE_BYTES)
-    return next((at for at in begins if _is_first_element(data[at : at + 8])), None)
+    return next((at for at in begins if _begins_elements(data[at:])), None)
+
+
+def _begins_elements(data: bytes) -> bool:
+    """Whether two elements stand there, in their order: one alone may be chance."""
+    if not _is_first_element(data[:8]):
+        return False
+    if not _has_vr(data):
+        header, length = 8, int.from_bytes(data[4:8], "little")
+    elif data[4:6] in _LONG_VRS:
+        header, length = 12, int.from_bytes(data[8:12], "little")
+    else:
+        header, length = 8, int.from_bytes(data[6:8], "little")
+    second = data[header + length : header + length + 8]
+    if len(second) < 8:
+        return False
+    group, element, length = struct.unpack("<HHI", second)
+    is_next = struct.unpack("<HH", data[:4]) < (group, element) and group <= _LAST_SECOND_GROUP
+    is_length = length == _UNDEFINED or (length <= _LONGEST_SECOND and length % 2 == 0)
+    return is_next and (_has_vr(second) or is_length)
 
 
 def _is_first_element(head: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from cxrdist.data.imaging.dicom import (
     reading,
 )
 from cxrdist.data.imaging.errors import UndecodableImage
+from cxrdist.data.imaging.radiograph import grey_of
 from cxrdist.data.imaging.repairs import noting
 from tests.helpers.dicom_files import dicom_file, jpeg_lossless
 
@@ -77,7 +79,7 @@ def test_a_file_without_its_preamble_is_read(syntax: str, begin: str) -> None:
         "meta information": whole[132:],
         "preamble": whole[:128] + whole[132:],
     }[begin]
-    assert is_dicom(data[:140]) and read_header(io.BytesIO(data)).age == 58
+    assert is_dicom(data[: reading.HEAD_BYTES]) and read_header(io.BytesIO(data)).age == 58
     found, noted = read(data)
     assert np.array_equal(found, GREY)
     assert noted == [reading.NO_PREAMBLE, *([reading.NO_SYNTAX] if begin == "data set" else [])]
@@ -97,6 +99,53 @@ def test_a_missing_transfer_syntax_is_inferred(syntax: str) -> None:
 )
 def test_what_only_looks_like_a_data_set_is_none(data: bytes) -> None:
     assert not is_dicom(data)
+
+
+ELEMENTS = b"\x08\0\x05\0CS\x0a\0ISO_IR 100\x08\0\x08\0CS\x02\0A "
+"""Of a data set."""
+
+
+@pytest.mark.parametrize("prefix", [b"", b"DICM", b"DICM" + ELEMENTS[:8]])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "npy"])
+def test_other_pictures_are_none_whatever_they_hold(form: str, prefix: bytes) -> None:
+    text, buffer = prefix + (b"" if prefix else ELEMENTS), io.BytesIO()
+    if form == "npy":
+        pixels_with_it = np.zeros((64, 64), np.uint8)
+        pixels_with_it.ravel()[: len(text)] = np.frombuffer(text, np.uint8)
+        np.save(buffer, pixels_with_it)
+        data = buffer.getvalue()
+    else:
+        Image.fromarray(GREY).save(buffer, form)
+        data = buffer.getvalue()
+        if form == "JPEG":
+            data = (
+                data[:2] + b"\xff\xfe" + (402).to_bytes(2, "big") + (b" " * 122 + text).ljust(400) + data[2:]
+            )
+        elif form == "PNG":
+            chunk = b"abCd" + (b" " * (128 - 41) + text).ljust(400)
+            data = (
+                data[:33]
+                + (400).to_bytes(4, "big")
+                + chunk
+                + zlib.crc32(chunk).to_bytes(4, "big")
+                + data[33:]
+            )
+        else:
+            data = data[:128] + text + data[128 + len(text) :]
+    assert data[128 : 128 + len(text)] == text and not is_dicom(data)
+    if form != "TIFF":
+        assert grey_of(data, 64).shape == (64, 64)
+
+
+def test_a_preamble_may_begin_as_a_tiff() -> None:
+    whole = dicom_file(GREY, EXPLICIT, **WINDOW)
+    assert np.array_equal(read(b"II*\0" + whole[4:])[0], GREY)
+
+
+def test_one_element_alone_begins_no_data_set() -> None:
+    assert is_dicom(ELEMENTS) and is_dicom(bytes(128) + ELEMENTS)
+    for second in (b"\x08\0\x04\0CS\2\0", b"\x30\0\x04\0CS\2\0", b"\x08\0\x08\0\3\0\0\0", b"some text"):
+        assert not is_dicom(ELEMENTS[:18] + second) and not is_dicom(bytes(128) + ELEMENTS[:18] + second)
 
 
 # Pixels of another kind than the transfer syntax says.
