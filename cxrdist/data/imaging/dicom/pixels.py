@@ -36,7 +36,9 @@ OTHER_SIGN = "compressed pixels with a sign, PixelRepresentation without"
 OTHER_SYNTAX = "pixels of another kind than the transfer syntax says"
 OFFSETS = "wrong offsets of compressed pixels, which were ignored"
 MORE_BITS_SHARE = 0.01
-"""Of the samples: lossy compression overshoots the original range in fewer."""
+"""Of the samples: so many far above the range of BitsStored belong to one with more bits."""
+OVERSHOOT = 1 / 8
+"""Of the range: lossy compression overshoots it by less, but maybe in all of a saturated area."""
 
 _BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", _BIG_ENDIAN)
@@ -207,7 +209,7 @@ def _samples(frame: Frame, decode: Callable[..., bytearray], layout: Layout) -> 
         bits = min(frame.precision, layout.bits_stored)
         return _Words(words & ((1 << bits) - 1), bits, True)
     most = (1 << layout.bits_stored) - 1
-    if np.count_nonzero(words > most) > MORE_BITS_SHARE * words.size:
+    if np.count_nonzero(words > most + int(most * OVERSHOOT)) > MORE_BITS_SHARE * words.size:
         repaired(MORE_BITS)
         return _Words(words, frame.precision, False)
     return _Words(np.minimum(words, most), layout.bits_stored, False)

@@ -264,6 +264,26 @@ def test_compressed_pixels_of_more_bits_than_are_stored(syntax: str) -> None:
     assert np.array_equal(found, GREY) and noted == [pixels.MORE_BITS]
 
 
+@pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, JPEG_2000])
+def test_few_or_slight_overshoots_are_no_further_bits(syntax: str) -> None:
+    window: dict[str, Any] = {"WindowCenter": 2048, "WindowWidth": 4096}
+    share = int(pixels.MORE_BITS_SHARE * TWELVE.size)
+    for count, value, noted in [
+        (share, 60_000, []),
+        (share + 1, 60_000, [pixels.MORE_BITS]),
+        (TWELVE.size // 2, 4095 + 511, []),
+        (TWELVE.size // 2, 4095 + 512, [pixels.MORE_BITS]),
+    ]:
+        values = TWELVE.copy()
+        values.ravel()[:count] = value
+        code = jpeg_lossless(values, 16) if syntax == JPEG_LOSSLESS else bytes(encode_array(values))
+        found, of_file = read(dicom_file(values, syntax, code, bits_stored=12, **window))
+        assert of_file == noted
+        if not noted:
+            clipped = dicom_file(np.minimum(values, 4095), bits_stored=12, **window)
+            assert np.array_equal(found, grey_of_dicom(clipped))
+
+
 def test_the_sign_of_a_jpeg_2000_codestream_outweighs_the_header() -> None:
     values = TWELVE.astype(np.int16) - 2048
     code = bytes(encode_array(values, bits_stored=12))
