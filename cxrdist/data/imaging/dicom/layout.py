@@ -28,6 +28,8 @@ LAYOUT_TAGS = (
     "PixelRepresentation",
     "PixelData",
 )
+OVERLAY_BITS = tuple(range(0x60000102, 0x60200102, 0x20000))
+"""The tags OverlayBitPosition, one for each of 16 overlays."""
 NO_FRAMES = "number of frames 0, read as 1"
 BITS_STORED = "BitsStored absent or not possible, read as BitsAllocated"
 HIGH_BIT = "HighBit not possible, read as BitsStored - 1"
@@ -44,6 +46,8 @@ class Layout:
     bits_stored: int
     high_bit: int
     is_signed: bool
+    overlay_bits: int
+    """The bits above HighBit that hold overlays, by the header: 1 << each."""
     is_colour: bool
     interpretation: str
     """PhotometricInterpretation, in capitals."""
@@ -98,10 +102,16 @@ def layout_of(tags: Dataset) -> Layout:
         bits_stored=stored,
         high_bit=high_bit,
         is_signed=representation == 1,
+        overlay_bits=_overlay_bits(tags, high_bit),
         is_colour=is_colour,
         interpretation=interpretation,
         is_burned_in=str(tags.get("BurnedInAnnotation") or "").strip().upper() == "YES",
     )
+
+
+def _overlay_bits(tags: Dataset, high_bit: int) -> int:
+    positions = {tags[tag].value for tag in OVERLAY_BITS if tag in tags}
+    return sum(1 << at for at in positions if isinstance(at, int) and high_bit < at < 16)
 
 
 def _whole(tags: Dataset, keyword: str, least: int, most: int) -> int:

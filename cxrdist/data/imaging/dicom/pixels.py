@@ -21,7 +21,7 @@ from cxrdist.data.imaging.dicom.codestream import END, Frame, jpeg2000_frame, jp
 from cxrdist.data.imaging.dicom.colour import grey_of_channels
 from cxrdist.data.imaging.dicom.depth import has_more_bits
 from cxrdist.data.imaging.dicom.grey import GREY_TAGS, grey_of_words
-from cxrdist.data.imaging.dicom.layout import COLOUR, LAYOUT_TAGS, Layout, layout_of
+from cxrdist.data.imaging.dicom.layout import COLOUR, LAYOUT_TAGS, OVERLAY_BITS, Layout, layout_of
 from cxrdist.data.imaging.dicom.reading import ADVICE, read_tags, reading
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.repairs import repaired
@@ -72,7 +72,7 @@ def grey_of_dicom(data: bytes) -> np.ndarray:
     and truncated, damaged or unsupported files; UserError if the libraries of the extra ``dicom`` are not installed.
     """
     with reading():
-        tags, syntax = read_tags(io.BytesIO(data), (*LAYOUT_TAGS, *GREY_TAGS))
+        tags, syntax = read_tags(io.BytesIO(data), (*LAYOUT_TAGS, *OVERLAY_BITS, *GREY_TAGS))
         layout = layout_of(tags)
         code = _compressed(tags, syntax, layout)
         if layout.is_colour:
@@ -150,7 +150,7 @@ def _significant(data: bytes | bytearray, layout: Layout, is_swapped: bool) -> _
         words = np.frombuffer(data, ">u2", (length + 1) // 2).astype("<u2").view(np.uint8)[:length]
     else:
         words = np.frombuffer(data, np.uint8, length)
-    words = words.astype(np.uint16)
+    words = words & np.uint16(0xFFFF ^ layout.overlay_bits)
     above = words >> (layout.high_bit + 1) if layout.high_bit < 15 else np.zeros(1, np.uint16)
     low, bits = layout.high_bit + 1 - layout.bits_stored, layout.bits_stored
     # Signed values may be extended to the whole word: then all of these bits are set, or none.

@@ -121,8 +121,8 @@ def reading() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def read_tags(file: BinaryIO, keywords: Sequence[str]) -> tuple[Dataset, str]:
-    """Returns those of the named elements that the file has, and the UID of its transfer syntax.
+def read_tags(file: BinaryIO, keywords: Sequence[str | int]) -> tuple[Dataset, str]:
+    """Returns those of the elements, named by keyword or tag, that the file has, and the UID of its transfer syntax.
 
     Reading stops after the last named element, so pixels are read only if "PixelData" is named. Sequences are read
     with all their items. Raises UndecodableImage if the file is not DICOM, UserError if pydicom is not installed.

@@ -256,6 +256,38 @@ def test_an_overlay_above_the_pixels_stays_outside() -> None:
     assert noted == [pixels.BITS_ABOVE]
 
 
+@pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
+@pytest.mark.parametrize("group", [0x6000, 0x601E])
+def test_bits_that_an_overlay_names_are_its_own(syntax: str, group: int) -> None:
+    # A wedge on which the overlay continues what 12 bits cut off: its bit makes the picture smoother.
+    wrapped = (SIXTEEN >> 3) & 0x0FFF
+    dataset = dcmread(io.BytesIO(dicom_file(SIXTEEN >> 3, syntax, bits_stored=12)))
+    buffers = [io.BytesIO(), io.BytesIO()]
+    dcmwrite(buffers[0], dataset)
+    dataset.add_new((group, 0x0102), "US", 12)
+    dcmwrite(buffers[1], dataset)
+    plain = grey_of_dicom(dicom_file(wrapped, syntax, bits_stored=12))
+    assert read(buffers[0].getvalue())[1] == [pixels.MORE_BITS]
+    found, noted = read(buffers[1].getvalue())
+    assert np.array_equal(found, plain) and noted == []
+
+
+def test_dark_letters_with_a_bit_above_are_no_further_bits() -> None:
+    bright = 3500 + TWELVE // 16
+    bright[10:30:2, 10:50:3] = 0x1000
+    found, noted = read(dicom_file(bright, bits_stored=12))
+    assert np.array_equal(found, grey_of_dicom(dicom_file(bright & 0x0FFF, bits_stored=12)))
+    assert noted == [pixels.BITS_ABOVE]
+
+
+def test_a_picture_that_is_hardly_smoother_has_no_further_bits() -> None:
+    noise = np.random.default_rng(3).integers(0, 2**12, (64, 64), dtype=np.uint16)
+    for rows, noted in ((2, pixels.MORE_BITS), (32, pixels.BITS_ABOVE)):
+        mixed = SIXTEEN >> 3
+        mixed[:rows] = noise[:rows]
+        assert 0 < (mixed > 0x0FFF).mean() and read(dicom_file(mixed, bits_stored=12))[1] == [noted]
+
+
 @pytest.mark.parametrize("syntax", [JPEG_LOSSLESS, JPEG_2000])
 def test_compressed_pixels_of_more_bits_than_are_stored(syntax: str) -> None:
     code = jpeg_lossless(SIXTEEN, 16) if syntax == JPEG_LOSSLESS else bytes(encode_array(SIXTEEN))
