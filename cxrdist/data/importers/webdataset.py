@@ -20,7 +20,13 @@ from cxrdist.data.importers.common.contained_files import confined, files_below
 from cxrdist.data.importers.common.dicom_headers import check_burned_in, described
 from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
 from cxrdist.data.importers.common.intensity import Intensity, check_intensity, tone_of
-from cxrdist.data.importers.common.sample_fields import fields_of, label_of, patient_field_of, text_of
+from cxrdist.data.importers.common.sample_fields import (
+    SEVERAL_PATIENTS,
+    fields_of,
+    label_of,
+    patient_field_of,
+    text_of,
+)
 from cxrdist.data.importers.common.tables import SPLIT_OF, split_word
 from cxrdist.data.importers.common.texts import composed
 from cxrdist.data.shards.schema import FORMAT, MANIFEST
@@ -179,6 +185,8 @@ class WebDataset(FileImporter):
         if label is None:
             return left_out("class")
         patient_field = self.patient_field or patient_field_of(values)
+        if patient_field is None:
+            return Record(source_id=source_id, left_out=SEVERAL_PATIENTS)
         patient, word = text_of(values.get(patient_field)), text_of(values.get("split"))
         if patient is None:
             # As a patient of its own it might be in another split than its patient's other images.
@@ -191,7 +199,7 @@ class WebDataset(FileImporter):
         return Record(
             source_id=source_id,
             label=label,
-            split=split_word(word, where) or split,
+            split=split_word(word, where, "field") or split,
             **of_image,
             file=f"{tar}#{sample.image.offset_bytes}+{sample.image.length_bytes}",
         )

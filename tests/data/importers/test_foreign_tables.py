@@ -45,6 +45,7 @@ def message(importer: CsvTable) -> str:
         PLAIN.replace(",", ";"),
         PLAIN.replace(",", "\t"),
         "sep=;\n" + PLAIN.replace(",", ";"),
+        "\ufeffSEP=;\n" + PLAIN.replace(",", ";"),
         "sep=,\r\n" + PLAIN.replace("\n", "\r\n"),
         "\n ,,,\n" + PLAIN,
         "\ufeff" + PLAIN,
@@ -66,6 +67,33 @@ def test_dialects_of_one_table(tmp_path: Path, text: str) -> None:
 def test_a_column_that_has_its_name_wins_over_one_that_is_alike(tmp_path: Path) -> None:
     text = "path,label,patient_id,PatientID\na.png,Mass,right,wrong\n"
     assert [r.patient_id for r in importer(tmp_path, text).records()] == ["right"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("Patient ID", "PatientID"), ("Split", "SPLIT"), ("Path", "PATH")]
+)
+def test_two_spellings_of_one_column_are_refused(tmp_path: Path, first: str, second: str) -> None:
+    needed = "label" if first == "Path" else "path,label"
+    known = {"Patient ID": "patient_id"}.get(first, first.lower())
+    said = message(importer(tmp_path, f"{needed},{first},{second}\na.png,a.png,a.png,a.png\n"))
+    assert (
+        f"labels.csv: '{first}' and '{second}' may both be {known}; rename the column that is to {known}"
+        in said
+    )
+
+
+def test_columns_of_another_spelling_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    list(importer(tmp_path, "path,Label,PatientID,Split\na.png,Mass,P1,train\n").records())
+    assert "columns read: 'Label' as label, 'PatientID' as patient_id, 'Split' as split" in caplog.text
+    caplog.clear()
+    list(importer(tmp_path, PLAIN).records())
+    assert caplog.text == ""
+
+
+def test_a_column_of_other_splits_can_be_renamed(tmp_path: Path) -> None:
+    said = message(importer(tmp_path, "path,label,Split\na.png,Mass,fold1\n"))
+    assert "the split 'fold1' is none of train, " in said and "or rename the column if it is about" in said
 
 
 @pytest.mark.parametrize("name", ["labels.csv", "labels.csv.gz"])

@@ -29,6 +29,7 @@ from cxrdist.data.importers.common import external_tar
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.common.dicom_headers import NOTE_ONE_PATIENT
 from cxrdist.data.importers.common.external_tar import ExternalSample, Place, open_place, read_place, walk
+from cxrdist.data.importers.common.sample_fields import SEVERAL_PATIENTS
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.tools.verify import verify
@@ -216,6 +217,21 @@ def test_the_field_of_the_patient(tmp_path: Path, meta: bytes, field: str | None
     write_tar(tmp_path / "a.tar", ("x.png", PNG), ("x.cls", b"A"), ("x.json", meta))
     (record,) = records(tmp_path, patient_field=field)
     assert (record.patient_id, record.left_out) == (patient, None)
+
+
+def test_fields_that_may_both_be_the_patient_leave_an_image_out(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "a.tar",
+        *(("x.png", PNG), ("x.json", b'{"label": "A", "PatientID": "P1", "Patient ID": "17"}')),
+        *(("y.png", PNG), ("y.json", b'{"label": "A", "PatientID": "P1", "Patient ID": "P1"}')),
+        *(("z.png", PNG), ("z.json", b'{"label": "A", "PatientID": "P1", "Patient ID": ""}')),
+    )
+    assert [(r.patient_id, r.left_out) for r in records(tmp_path)] == [
+        ("", SEVERAL_PATIENTS),
+        ("P1", None),
+        ("P1", None),
+    ]
+    assert records(tmp_path, patient_field="Patient ID")[0].patient_id == "17"
 
 
 def test_a_set_of_our_own_is_converted_and_not_imported(tmp_path: Path) -> None:

@@ -14,13 +14,22 @@ PATIENT_FIELDS = ("patient_id", "patient")
 """Names of the patient in a .json; the second is that of sets that cxrdist wrote."""
 
 
-def patient_field_of(values: dict[str, Any]) -> str:
-    """The name of the field with the patient: one of ``PATIENT_FIELDS``, or nearly one, such as PatientID."""
+# Recorded in manifests.
+SEVERAL_PATIENTS = (
+    "several fields that may be the patient, such as PatientID and Patient ID; see --patient-field"
+)
+
+
+def patient_field_of(values: dict[str, Any]) -> str | None:
+    """The name of the field with the patient: one of ``PATIENT_FIELDS``, or nearly one, such as PatientID; None if
+    several are, and say different things."""
     told = [name for name, value in values.items() if value not in (None, "")]
     for known in PATIENT_FIELDS:
         alike = [name for name in told if letters_of(name) == letters_of(known)]
-        if known in told or len(alike) == 1:
-            return known if known in told else alike[0]
+        if known in told:
+            return known
+        if alike:
+            return alike[0] if all(values[name] == values[alike[0]] for name in alike) else None
     return PATIENT_FIELDS[0]
 
 

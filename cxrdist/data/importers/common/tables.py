@@ -7,7 +7,9 @@ import csv
 import gzip
 import io
 import itertools
+import logging
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -39,6 +41,9 @@ LONGEST_LINE = 2**20
 csv.field_size_limit(LONGEST_LINE)  # 131,072 by default: too few for some reports
 
 _SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
+
+
+log = logging.getLogger(__name__)
 
 
 def find_table(root: Path, *names: str) -> Path:
@@ -121,7 +126,7 @@ def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str,
     """The number of lines before the line with the names of the columns, that line, what separates its cells, and
     whether spaces stand between that and quotation marks."""
     for skipped, line in enumerate(lines):
-        if line.strip(UNSEEN).startswith("sep="):
+        if line.strip(UNSEEN).lower().startswith("sep="):
             continue  # Excel's way to name the separator
         if line.strip(UNSEEN + "".join(_SEPARATORS)):
             wanted = {letters_of(name) for name in needed}
@@ -139,17 +144,27 @@ def _header(lines: Iterator[str], needed: Sequence[str]) -> tuple[int, str, str,
 def _names(
     table: Path, titles: Sequence[str], needed: Sequence[str], optional: Sequence[str]
 ) -> tuple[str, ...]:
-    """The names of the columns. Raises UserError if a needed one is missing, or two have one name."""
+    """The names of the columns. Raises UserError if a needed one is missing, or two have one name or may have."""
     names = list(titles)
+    otherwise = []
     for known in (*needed, *optional):
         alike = [i for i, name in enumerate(names) if letters_of(name) == letters_of(known)]
-        if known not in names and len(alike) == 1:
-            names[alike[0]] = known
+        if known in names or not alike:
+            continue
+        if len(alike) > 1:
+            raise UserError(
+                f"{table}: {' and '.join(repr(names[i]) for i in alike)} may both be {known}; rename the column that "
+                f"is to {known}"
+            )
+        otherwise.append(f"{names[alike[0]]!r} as {known}")
+        names[alike[0]] = known
+    if otherwise:
+        log.info("%s: columns read: %s", table, ", ".join(otherwise))
     if missing := [name for name in needed if name not in names]:
         raise UserError(
             f"{table}: lacks the columns {', '.join(missing)}; its columns are: {', '.join(names)}"
         )
-    if twice := [name for name in names if name and names.count(name) > 1]:
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         raise UserError(f"{table}: has two columns {twice[0]}; rename or remove one")
     return tuple(names)
 
@@ -217,10 +232,16 @@ def merged(rows: Iterable[tuple[str, Record]]) -> Iterator[Record]:
         yield replace(record, notes=(*record.notes, EQUAL_ROWS)) if name in repeated else record
 
 
-def split_word(text: str, where: str) -> str | None:
-    """train, val or test, from a word of ``SPLIT_OF``; None for nothing. Raises UserError for any other word."""
+def split_word(text: str, where: str, place: str = "column") -> str | None:
+    """train, val or test, from a word of ``SPLIT_OF``; None for nothing. Raises UserError for any other word.
+
+    ``place``: what holds the word.
+    """
     if is_unknown(text):
         return None
     if text.lower() not in SPLIT_OF:
-        raise UserError(f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these")
+        raise UserError(
+            f"{where}: the split {text!r} is none of {', '.join(SPLIT_OF)}; write one of these, "
+            f"or rename the {place} if it is about something else"
+        )
     return SPLIT_OF.get(text.lower())
