@@ -102,21 +102,24 @@ def open_image(data: bytes | memoryview, formats: tuple[str, ...]) -> Image.Imag
     return image
 
 
-def whole_jpeg(data: bytes) -> np.ndarray | None:
-    """The grey pixels [H, W] of a JPEG, or None if libjpeg warns of something that may be harmless.
+def whole_jpeg(data: bytes, colours: Literal["GRAY", "RGB"] = "GRAY") -> np.ndarray | None:
+    """The pixels of a JPEG, [H, W] or [H, W, 3], or None if libjpeg warns of something that may be harmless.
 
-    Raises UndecodableImage if a scan ends before its last pixel: Pillow fills up with grey, and says nothing.
+    Raises UndecodableImage if a scan ends before its last pixel: Pillow fills up with grey, and says nothing. libjpeg
+    tells its first warning alone, so a scan that ends after a harmless one is not found; nor are scans of a
+    progressive JPEG that are missing as a whole.
     """
     import simplejpeg
 
     try:
-        pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY", strict=True)
+        # Not at a smaller scale, which is faster: that of a lossless JPEG is ignored, so the buffer overflows.
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, colours, strict=True)
     except ValueError as error:
         # Bytes between two segments, for example, are no sign that pixels are missing.
         if "premature end" in str(error):
             raise UndecodableImage("truncated or damaged") from None
         return None
-    return pixels[:, :, 0]
+    return pixels[:, :, 0] if colours == "GRAY" else pixels
 
 
 def decode_npy(data: bytes | memoryview, size: int | None) -> np.ndarray:

@@ -139,9 +139,9 @@ def _opened(data: bytes, is_checked: bool) -> Image.Image:
     image = open_image(data, tuple(PILLOW_FORMAT.values()))
     if is_checked or not data.startswith(JPEG_MAGIC):
         return image
-    pixels = whole_jpeg(data)
-    # Those of a grey JPEG are Pillow's, so need not be decoded again.
-    return image if pixels is None or image.mode != "L" else _with_orientation(pixels, image)
+    pixels = whole_jpeg(data, "RGB" if image.mode == "RGB" else "GRAY")
+    # They are Pillow's, which need not be decoded again. CMYK is: its inks are often stored inverted.
+    return image if pixels is None or image.mode not in ("L", "RGB") else _with_orientation(pixels, image)
 
 
 def _with_orientation(pixels: np.ndarray, like: Image.Image) -> Image.Image:

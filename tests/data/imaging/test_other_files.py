@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from cxrdist.data.imaging import wide_png
+from cxrdist.data.imaging.codecs import whole_jpeg
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.faults import RefusedSource
 from cxrdist.data.imaging.other_files import ADVICE
@@ -93,6 +94,26 @@ def test_a_jpeg_that_lacks_pixels_before_its_end_marker_is_refused(mode: str, ho
         cut = whole[:at].rstrip(b"\xff") + b"\xff\xd9"
         with pytest.raises(UndecodableImage, match=r"^truncated or damaged$"):
             grey_of(cut, 64)
+
+
+@pytest.mark.parametrize("how", [{"subsampling": i} for i in range(3)] + [{"progressive": True}])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_pixels_of_a_jpeg_are_decoded_once_and_are_those_of_pillow(
+    mode: str, how: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colours = np.random.default_rng(6).integers(0, 256, (61, 61, 3), dtype=np.uint8)
+    data = saved(Image.fromarray(colours).convert(mode), "JPEG", quality=80, **how)
+    expected = grey_of(data, 61, is_checked=True)
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", None)
+    assert np.array_equal(grey_of(data, 61), expected)
+
+
+def test_a_lossless_jpeg_overflows_no_buffer() -> None:
+    pytest.importorskip("pydicom")
+    from tests.helpers.dicom_files import jpeg_lossless
+
+    pixels = whole_jpeg(jpeg_lossless(SMOOTH, 8))
+    assert pixels is None or np.array_equal(pixels, SMOOTH)
 
 
 @pytest.mark.parametrize("junk", [b"\0\0\0", b"\x11\x22"])

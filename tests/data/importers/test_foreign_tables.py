@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from cxrdist.data.importers.common.attributes import age_years, class_name, sex_of
-from cxrdist.data.importers.common.tables import LONGEST_LINE
+from cxrdist.data.importers.common.quoting import END
+from cxrdist.data.importers.common.tables import LONGEST_LINE, rows_of
 from cxrdist.data.importers.common.texts import plain_text
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
@@ -149,6 +150,13 @@ def test_a_quotation_mark_that_is_not_closed_names_its_line(tmp_path: Path, end:
         f"{tmp_path}/labels.csv, line 3: a quotation mark that is not closed takes in all lines below; close or "
         "remove it"
     )
+
+
+def test_no_text_of_a_table_is_taken_for_its_end(tmp_path: Path) -> None:
+    ends = ("\0end of the table", END.encode(errors="replace").decode(), END[1:])
+    text = "label,path\nMass,0.png\n" + "".join(f"{end}\n{end},x.png\n" for end in ends) + "Mass,1.png\n"
+    rows = [row["path"] for _, row in rows_of(Path(importer(tmp_path, text).root, "labels.csv"), ("path",))]
+    assert rows == ["0.png", *["", "x.png"] * 3, "1.png"]
 
 
 def test_a_long_report_of_several_lines_is_one_cell(tmp_path: Path) -> None:

@@ -236,6 +236,18 @@ def test_the_end_of_a_thumbnail_is_not_the_end() -> None:
         grey_of_dicom(dicom_file(GREY, JPEG, with_one[:-40], **WINDOW))
 
 
+@pytest.mark.parametrize("how", [{}, {"progressive": True}])
+@pytest.mark.parametrize("is_colour", [False, True])
+def test_a_jpeg_that_ends_early_is_left_out(is_colour: bool, how: dict[str, Any]) -> None:
+    noisy = GREY ^ np.random.default_rng(1).integers(0, 64, GREY.shape, dtype=np.uint8)
+    code = jpeg(np.dstack([noisy] * 3) if is_colour else noisy, **how)
+    for at in (len(code) // 2, len(code) * 3 // 4):
+        cut = code[:at].rstrip(b"\xff") + codestream.END
+        data = in_colour("RGB", RGB, code=cut) if is_colour else dicom_file(GREY, JPEG, cut, **WINDOW)
+        with pytest.raises(UndecodableImage, match=r"^truncated or damaged$"):
+            grey_of_dicom(data)
+
+
 # Bits and signs.
 
 
