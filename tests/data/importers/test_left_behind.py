@@ -117,7 +117,19 @@ def test_a_class_in_many_ways(tmp_path: Path, data: bytes, ending: str) -> None:
     assert told(tar(tmp_path, ("s.png", PNG), (f"s.{ending}", data))) == [("class-1", None)]
 
 
-@pytest.mark.parametrize(("data", "label"), [(b"1", "class-1"), (b'"Mass"', "Mass")])
+@pytest.mark.parametrize(
+    ("data", "label"),
+    [
+        *[
+            (b"1", "class-1"),
+            (b'"Mass"', "Mass"),
+            (b"1.0", "class-1"),
+            (b"[0, 1]", "class-1"),
+            (b"[1.0]", "class-1"),
+        ],
+        (b'["Mass"]', "Mass"),
+    ],
+)
 def test_a_json_of_a_label_alone(tmp_path: Path, data: bytes, label: str) -> None:
     assert told(tar(tmp_path, ("s.png", PNG), ("s.json", data))) == [(label, None)]
 

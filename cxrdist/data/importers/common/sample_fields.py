@@ -51,14 +51,15 @@ def label_of(value: Any) -> str | None:
 
 
 def fields_of(data: bytes | None) -> dict[str, Any] | None:
-    """The fields of a .json; None if it is no JSON object. A number or text alone is the label."""
+    """The fields of a .json; None if it is no JSON object. A number or text alone, or a list of some, is the label."""
     if data is None:
         return {}
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    if isinstance(values, int | str):
+    alone = values if isinstance(values, list) and values else [values]
+    if all(isinstance(value, int | float | str) for value in alone):
         return {"label": values}
     return values if isinstance(values, dict) else None
 
