@@ -51,7 +51,7 @@ def label_of(value: Any) -> str | None:
 
 
 def fields_of(data: bytes | None) -> dict[str, Any] | None:
-    """The fields of a .json; None if it is no JSON object. A number or text alone, or a list of some, is the label."""
+    """The fields of a .json; None if it is no JSON object. A number, a text or a list of some alone is the label."""
     if data is None:
         return {}
     try:
