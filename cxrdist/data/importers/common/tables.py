@@ -18,8 +18,7 @@ from typing import IO
 from cxrdist.data.imaging.other_files import ADVICE, GZIP, TEXTS, kind_of_file
 from cxrdist.data.importers.common.attributes import is_unknown
 from cxrdist.data.importers.common.base import Record
-from cxrdist.data.importers.common.inner_paths import inner_path as inner_path
-from cxrdist.data.importers.common.inner_paths import plain_name as plain_name
+from cxrdist.data.importers.common.inner_paths import inner_path, plain_name  # noqa: F401 - for importers of others
 from cxrdist.data.importers.common.quoting import END, Quoting
 from cxrdist.data.importers.common.texts import UNSEEN, letters_of, plain_text, without_control
 from cxrdist.errors import UserError
