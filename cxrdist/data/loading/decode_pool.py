@@ -139,6 +139,9 @@ class DecodePool:
                     daemon=True,
                 )
                 process.start()
+                # At exit multiprocessing sends SIGTERM, which a worker blocks, and waits for its end.
+                popen: Any = process._popen  # type: ignore[attr-defined]
+                popen.terminate = popen.kill
                 theirs.close()  # else this process would not notice that the worker has ended
                 self._workers.append(_Worker(process, ours))
         self._slots.close()
