@@ -56,7 +56,7 @@ class RunFolder:
             if self._has_begun():
                 self._check_config(job, config)
             else:
-                _write_config(folder, {name: value for name, value in config.items() if name != "extend"})
+                _write_config(folder, {**config, **({"extend": False} if "extend" in config else {})})
         except BaseException:
             self.lock.release()
             raise

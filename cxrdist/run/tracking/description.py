@@ -89,8 +89,10 @@ def config_of(
     machine: Mapping[str, Any],
     versions: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The config of a W&B run. ``versions``: run.folder.environment()."""
-    return without_paths({**options, "data": data, "machine": machine, **versions})
+    """The config of a W&B run, with the precision that the run's own config has. ``versions``:
+    run.folder.environment()."""
+    resolved = {"precision": machine["precision"]} if "precision" in options else {}
+    return without_paths({**options, **resolved, "data": data, "machine": machine, **versions})
 
 
 def without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
