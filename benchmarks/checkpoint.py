@@ -67,7 +67,7 @@ def main() -> None:
     options.add_argument("--config", default="configs/gan/demo.yaml", help="preset of the GAN")
     options.add_argument("--shards", default="shards/phantom", help="set to train on")
     options.add_argument("--images", type=int, default=6_000, help="images of a training")
-    options.add_argument("--every-s", type=float, default=5.0, help="seconds between two checkpoints")
+    options.add_argument("--every-s", type=float, default=0.5, help="seconds between two checkpoints")
     options.add_argument("--rounds", type=int, default=3, help="trainings of each kind")
     options.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="of the trainings")
     chosen = options.parse_args()
