@@ -174,11 +174,19 @@ def _prune(folder: Path, newest: str, keep: int) -> None:
     """Remove all checkpoints but ``newest``, the ``keep`` last looks up to it and the best. Those after it are
     incomplete: the run resumed from an earlier one."""
     names = [p.name for p in folder.iterdir()]
-    until = sorted(name for name in names if _NAME.fullmatch(name) and _images_of(name) <= _images_of(newest))
+    until = sorted(name for name in names if _is_look(name) and _images_of(name) <= _images_of(newest))
     kept = {newest, _best_name(folder), *until[-keep:]}
     for name in names:
-        if name not in kept and (_NAME.fullmatch(name) or _INTERIM.fullmatch(name)):
+        if name not in kept and _is_checkpoint(name):
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _is_look(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
+def _is_checkpoint(name: str) -> bool:
+    return _is_look(name) or _INTERIM.fullmatch(name) is not None
 
 
 def _images_of(name: str) -> int:
@@ -187,13 +195,9 @@ def _images_of(name: str) -> int:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files all have their digests; None if there is none."""
-    found = [
-        path for path in folder.glob("*-*") if _NAME.fullmatch(path.name) or _INTERIM.fullmatch(path.name)
-    ]
+    found = [path for path in folder.glob("*-*") if _is_checkpoint(path.name)]
     # At the same number of images, the look comes after the interim checkpoint.
-    for path in sorted(found, key=lambda path: (_images_of(path.name), _NAME.match(path.name) is not None))[
-        ::-1
-    ]:
+    for path in sorted(found, key=lambda p: (_images_of(p.name), _is_look(p.name)), reverse=True):
         if is_whole(path):
             return path
         log.warning("%s: incomplete or damaged, so it is ignored", path)
