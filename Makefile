@@ -12,13 +12,15 @@ PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m
 # What needs neither a browser nor several machines or GPUs.
 ANYWHERE := not browser and not distributed
 
-.PHONY: demo check test-fast test test-browser venv clean help
+.PHONY: demo check test-fast test test-browser test-distributed test-slurm install-slurm venv clean help
 help:
 	@echo "make demo       phantom radiographs -> GANs -> synthetic shards -> classifiers -> report/index.html"
 	@echo "make check      lint, format, types, import contracts: under a minute"
 	@echo "make test-fast  tests that start no job: under two minutes on two cores"
 	@echo "make test       check, and all tests"
-	@echo "make test-browser  the report's page in Chromium, which is installed where root may"
+	@echo "make test-browser  pages in Chromium, which is installed where root may"
+	@echo "make test-distributed  several hosts, Slurm, storage that fails: under 15 minutes on two cores, as root"
+	@echo "make test-slurm    of these, jobs under a Slurm of two nodes, which is installed where root may"
 
 venv: .venv/ready
 
@@ -34,7 +36,7 @@ else
 	  || $(BIN)/python -m pip install -qq -c constraints.txt --extra-index-url $(TORCH_CPU_INDEX) "torch==$(TORCH)+cpu"
 endif
 	@echo "[setup] 2/2 cxrdist and everything else"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[deepspeed,dicom,s3,networks,explain,onnx,wandb-report,dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[deepspeed,dicom,s3,gcs,networks,explain,onnx,wandb-report,review,dev]'
 	@$(BIN)/python -c "import cxrdist, torch, accelerate, webdataset, wandb"
 	@touch .venv/ready
 
@@ -54,15 +56,31 @@ test-fast: .venv/ready
 test: check
 	$(PYTEST) -m "$(ANYWHERE)"
 
-# Debian's chromium. Where it is neither there nor can be installed, the tests are skipped and say why.
+# $(call debian,TEST,PACKAGES): install Debian's packages, unless the shell command TEST finds what they bring. Where they
+# can't be installed, the tests that need them are skipped and say why.
+define debian
+	@{ $(1); } >/dev/null 2>&1 || \
+	  if [ "$$(id -u)" != 0 ]; then echo "[$@] only root can install $(2)"; \
+	  elif ! command -v apt-get >/dev/null 2>&1; then echo "[$@] no apt-get to install $(2)"; \
+	  else echo "[$@] installing Debian's $(2)"; \
+	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2); } \
+	      >/dev/null || echo "[$@] apt-get could not install $(2)"; fi
+endef
+
 test-browser: .venv/ready
-	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null 2>&1 || \
-	  if [ "$$(id -u)" != 0 ]; then echo "[test-browser] no Chromium, and only root can install it"; \
-	  elif ! command -v apt-get >/dev/null 2>&1; then echo "[test-browser] no Chromium, and no apt-get to install it"; \
-	  else echo "[test-browser] installing Debian's chromium"; \
-	    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; } \
-	      >/dev/null || echo "[test-browser] apt-get could not install chromium"; fi
+	$(call debian,command -v chromium || command -v chromium-browser || command -v google-chrome,chromium)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -rs -m browser
+
+install-slurm:
+	$(call debian,command -v slurmctld && command -v slurmd && command -v munged,slurm-wlm munge)
+
+test-slurm: .venv/ready install-slurm
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -rs -m slurm
+
+# Several hosts, as network namespaces; Slurm's daemons on them have keys and ports of their own.
+test-distributed: .venv/ready install-slurm
+	$(call debian,command -v ip && command -v tc,iproute2)
+	$(PYTEST) -rs -m distributed
 
 clean:
 	rm -rf .venv runs report build *.egg-info .*_cache .hypothesis

@@ -50,6 +50,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def size_text(count: float) -> str:
+    """``40960`` -> ``40.0 KiB``."""
+    units = ("KiB", "MiB", "GiB", "TiB")
+    power = next((n for n in range(1, len(units)) if count < 1024 ** (n + 1)), len(units))
+    return f"{count / 1024**power:,.1f} {units[power - 1]}"
+
+
 def options_text(options: Mapping[str, Any]) -> str:
     """Options as ``seed 0, fit pad``, without those that are None."""
     return ", ".join(

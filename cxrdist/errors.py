@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import html
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """What a terminal takes for a command (the control characters C0, DEL and C1), and surrogates, which UTF-8 cannot
 encode."""
+
+MARKUP = re.compile(r"([\\`*_\[\]|~!$])")
+"""Characters of markup in GitHub's Markdown, beside those of HTML."""
 
 
 def is_plain(text: str) -> bool:
@@ -21,6 +25,13 @@ def is_plain(text: str) -> bool:
 def shown(text: str) -> str:
     """Text from an untrusted file or file name, made safe to print: control characters are escaped as ``\\x1b``."""
     return CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def shown_in_markdown(text: object) -> str:
+    """Text of others on one line of Markdown, also in a cell of a table: no markup, picture or HTML. Not for code
+    within backticks."""
+    line = html.escape(shown(" ".join(str(text).split())), quote=False)
+    return MARKUP.sub(r"\\\1", line)
 
 
 class UserError(Exception):

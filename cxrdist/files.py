@@ -47,6 +47,18 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def nearest_folder(place: str | Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = Path(place).absolute()
+    return next(each for each in (path, *path.parents) if each.is_dir())
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a file that another machine may have written is there. NFS may know from before that it does not exist;
+    its folder is listed anew."""
+    return path.parent.is_dir() and any(each.name == path.name for each in path.parent.iterdir())
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
     """A binary file, which gets its name when the ``with`` block ends without an exception; else it is removed."""

@@ -27,7 +27,15 @@ from cxrdist.stop_signals import (
 # From malloc.h. The block is the largest that glibc allows.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 KEPT_BLOCK_BYTES, KEPT_BYTES = 32 * 2**20, 64 * 2**20
-LOST_PEER = "stopped: another process of this job ended first; see its error"
+LOST_PEER = (
+    "stopped: another process of this job ended first: see its error, or whether its host is lost; the same command "
+    "resumes"
+)
+
+LATE_PEER = (
+    "stopped: another process of this job did not come to the same step within --collective-timeout, though it runs: "
+    "see what it waits for; the same command resumes"
+)
 
 
 def main(command: Callable[[], int | None]) -> NoReturn:
@@ -38,6 +46,8 @@ def main(command: Callable[[], int | None]) -> NoReturn:
     """
     if was_launched():
         die_with_parent()
+        # When a host is lost, c10d warns with C++ stack traces around the line that says so.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # A terminal whose encoding has no "±" shows a question mark.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -86,9 +96,12 @@ def _exit_code_of(command: Callable[[], int | None]) -> int:
             UserError(f"memory ran out{detail}: use fewer or smaller images, or a machine with more memory")
         )
     except RuntimeError as error:
-        if not _is_lost_peer(error):
+        if "Timed out waiting" in str(error):  # gloo
+            say_error(LATE_PEER)
+        elif _is_lost_peer(error):
+            say_error(LOST_PEER)
+        else:
             raise
-        say_error(LOST_PEER)
         return 1
 
 
@@ -120,8 +133,12 @@ def _is_lost_peer(error: RuntimeError) -> bool:
     words = (
         "Connection closed by peer",
         "Connection reset by peer",
+        "Connection timed out",
+        "No route to host",
+        "Broken pipe",
         "Socket Timeout",
         "remote process exited",
+        "wait timeout after",  # of the ranks' store, while they connect
     )
     return any(word in str(error) for word in words)
 

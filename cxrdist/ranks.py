@@ -30,14 +30,25 @@ def is_main_rank() -> bool:
 
 
 def was_launched() -> bool:
-    """True under ``accelerate launch`` or ``torchrun``."""
-    return any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION"))
+    """True under ``accelerate launch`` or ``torchrun``, and for one of several ranks that ``srun`` started."""
+    names = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+    return any(name in os.environ for name in names) or (world_size() > 1 and "SLURM_PROCID" in os.environ)
+
+
+def spans_hosts() -> bool:
+    """True if some processes of the job run on other machines."""
+    return world_size() > max(1, local_world_size())
 
 
 def place() -> str:
     """``rank 1 on node-b``; empty on the rank 0 of a job on one machine, whose place says nothing."""
-    if rank() == 0 and world_size() <= max(1, local_world_size()):
+    if rank() == 0 and not spans_hosts():
         return ""
+    return full_place()
+
+
+def full_place() -> str:
+    """``rank 1 on node-b``, also on rank 0 of one machine."""
     return f"rank {rank()} on {socket.gethostname()}"
 
 

@@ -13,7 +13,7 @@ import pytest
 from cxrdist import logs
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards import write_pool
+from cxrdist.data.shards.writing import write_pool
 from tests.helpers.images import CLASSES, draw_folder
 from tests.helpers.inline_pool import InlinePool
 

@@ -15,6 +15,8 @@ from cxrdist.files import (
     FolderLock,
     atomic_writer,
     canonical_json,
+    is_listed,
+    nearest_folder,
     read_json,
     remove_temporaries,
     slug,
@@ -165,3 +167,11 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     write_atomic(folder / "data", b"new")
     assert (folder / "data").read_bytes() == b"new" and not (folder / "data").is_symlink()
     assert mine.read_text() == "mine" and not (tmp_path / "nothing").exists()
+
+
+def test_a_file_is_listed_and_the_nearest_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("")
+    below = tmp_path / "none" / "deeper"
+    assert is_listed(tmp_path / "there")
+    assert not is_listed(tmp_path / "not there") and not is_listed(below / "there")
+    assert nearest_folder(below) == nearest_folder(tmp_path / "there") == nearest_folder(tmp_path) == tmp_path

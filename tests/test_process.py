@@ -99,3 +99,29 @@ def test_a_command_leaves_the_signals_of_its_caller_as_they_were() -> None:
         process.main(lambda: 3)
     assert ended.value.code == 3
     assert [signal.getsignal(signum) for signum in signals] == before
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "[transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:43312",
+            "another process of this job ended first: see its error, or whether its host is lost",
+        ),
+        (
+            "[transport/tcp/unbound_buffer.cc:81] Timed out waiting 7000ms for recv operation to complete",
+            "another process of this job did not come to the same step within --collective-timeout",
+        ),
+    ],
+)
+def test_an_error_of_a_collective_is_said_in_one_line(
+    message: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        raise RuntimeError(message)
+
+    with pytest.raises(SystemExit) as ended:
+        process.main(command)
+    assert ended.value.code == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1 and stderr.startswith(f"stopped: {said}")

@@ -21,11 +21,11 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from benchmarks.common import CLONE, Row, device, load, parser, report, report_progress, versions
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.features.classifier import ensure_classifier, load_classifier
+from cxrdist.features.embed import Features, patients_of, split_logits
+from cxrdist.features.memorization import TrainImages
+from cxrdist.features.spaces import PIXELS, Space, spaces_of
 from cxrdist.gan.evaluation.class_metrics import ClassImages, class_metrics, mean_over_classes
-from cxrdist.gan.evaluation.classifier import ensure_classifier, load_classifier
-from cxrdist.gan.evaluation.embed import Features, patients_of, split_logits
-from cxrdist.gan.evaluation.feature_spaces import PIXELS, Space, spaces_of
-from cxrdist.gan.evaluation.memorization import TrainImages
 from cxrdist.gan.evaluation.metrics import compare
 from cxrdist.seeds import permutation, philox
 

@@ -27,8 +27,8 @@ from cxrdist.data.importers.phantom import Phantom
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.transforms import to_float
-from cxrdist.gan.evaluation.classifier import load_classifier
-from cxrdist.gan.evaluation.distances import kernel_distance, manifolds, nearest
+from cxrdist.features.classifier import load_classifier
+from cxrdist.features.distances import kernel_distance, manifolds, nearest
 from cxrdist.nets.dcnn import DCNN
 from cxrdist.phantom import CLASSES
 from cxrdist.run.folder import SUMMARY

@@ -46,7 +46,7 @@ def planted_set(place: Path, real: ShardSet, images: Images, kind: str) -> Manif
         prefix = key_prefix(digest, 0, name)
         meta = {"patient": None, "origin": "synthetic", "source": kind, "generator_sha256": digest, "seed": 0}
         samples = (
-            Sample(key_of(prefix, 0, number), encode(image, ENCODING), {**meta, "candidate": number})
+            Sample(key_of(prefix, number), encode(image, ENCODING), {**meta, "index": number})
             for number, image in enumerate(of_class)
         )
         row = write_shard(tar, samples)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cxrdist import __version__
-from cxrdist.cli import advise, compare, imports, mix, predict, shards, study, synth
+from cxrdist.cli import advise, compare, doctor, imports, mix, predict, review, shards, study, synth
 from cxrdist.config.parser import reported_where_written
 from cxrdist.errors import UserError, nearest
 from cxrdist.process import main as process_main
@@ -18,7 +18,9 @@ COMMANDS: Commands = {
     "shards": {**shards.COMMANDS},
     "mix": {**mix.COMMANDS},
     "synth": {**synth.COMMANDS},
+    "review": {**review.COMMANDS},
     "advise": advise.advise,
+    "doctor": doctor.doctor,
     "predict": predict.predict,
     "export": predict.export,
     "study": study.study,
@@ -36,7 +38,14 @@ USAGE = f"""cxrdist: GAN-balanced chest radiographs, from shards to a report
   cxrdist shards merge SET SET...       merge real sets: keys and splits are kept, a patient in two splits is refused
   cxrdist mix show|order DS3            show what an epoch of a mix takes; which images each process reads, by step
   cxrdist synth show KEY --set SET      make a synthetic image again, and compare it with the stored one
+  cxrdist synth audit SET --shards REAL look again at a synthetic set: near copies, duplicates, coverage, gates
+  cxrdist synth card SET                write the card of a set: README.md and croissant.json
+  cxrdist review serve SET              show synthetic images to readers, who remove some, or tell them from real ones
+  cxrdist review readers add|list|remove  who may sign in to that page
+  cxrdist review apply SET FILE         remove the synthetic images that reviewers decided to remove
+  cxrdist review report STORE           show how readers judged synthetic images, and how far they agree
   cxrdist advise SET                    show how to train a GAN on a set on this machine, with reasons
+  cxrdist doctor                        check versions, GPUs, network, disks and limits before a job
   cxrdist predict --run RUN PATH...     classify files, folders, DICOM files or shard sets
   cxrdist export RUN --out DIR          write a trained classifier for use elsewhere, also as ONNX
   cxrdist study configs/study/demo.yaml run the whole experiment

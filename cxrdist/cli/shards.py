@@ -35,7 +35,8 @@ class ShardsInfo:
     set: str = DEFAULT_SET
     """Folder of the set, or its URL."""
     json: bool = False
-    """As JSON: digest, image_size, encoding, classes, counts, strata, provenance, lineage."""
+    """As JSON: digest, image_size, encoding, classes, counts, strata, provenance, lineage, and removed if samples
+    were removed."""
 
 
 def info(argv: Sequence[str]) -> None:

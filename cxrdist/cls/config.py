@@ -10,6 +10,7 @@ from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.mix.named import DEFAULT_MIX
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.transforms import AugmentConfig
+from cxrdist.distributed.watch import COLLECTIVE_TIMEOUT
 from cxrdist.errors import OptionError
 from cxrdist.files import slug
 from cxrdist.run.tracking.config import TrackingConfig
@@ -116,6 +117,8 @@ class ClsConfig:
     """auto: bf16 if the hardware supports it natively, else fp32."""
     threads: int | None = None
     """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
+    collective_timeout: float = COLLECTIVE_TIMEOUT
+    """Minutes after which a process of the job that no longer answers is named and ends the others."""
     compile: bool = False
     """Compile the network with torch.compile, on GPUs; it takes half a minute once."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -127,7 +130,14 @@ class ClsConfig:
 
     def __post_init__(self) -> None:
         check_budget(self.budget)
-        for name in ("batch", "accumulate", "evaluations", "learning_rate", "checkpoint_minutes"):
+        for name in (
+            "batch",
+            "accumulate",
+            "evaluations",
+            "learning_rate",
+            "checkpoint_minutes",
+            "collective_timeout",
+        ):
             if getattr(self, name) <= 0:
                 raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:

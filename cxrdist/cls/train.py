@@ -21,16 +21,20 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import OptionError
 from cxrdist.run.folder import finished_summary, locked_run
+from cxrdist.run.hosts import check_data, check_left_behind, check_options
 
 ZERO_STAGES = (1, 2, 3)
 
 
 def train(config: ClsConfig) -> None:
     """Train, keep the weights that ``keep_weights`` says, and test those on ``test``."""
-    with Dist(config.precision, (ENGINE,), ZERO_STAGES, config.threads) as dist:
+    with Dist(config.precision, (ENGINE,), ZERO_STAGES, config.threads, config.collective_timeout) as dist:
+        resolved = {**to_dict(config), "precision": dist.precision}
+        check_options(dist, "cls", resolved)
         rules = [named_rule(mix) for mix in config.mixes]
         dist.on_main(lambda: open_real(config.shards).close())
         real, synthetic = dist.agree(lambda: open_sets(config, rules))
+        check_data(dist, dist.agree(lambda: digests_of(config, real, synthetic)))
         config_for(config, real)
         if config.compile and dist.device.type == "cpu":
             raise OptionError(
@@ -40,7 +44,8 @@ def train(config: ClsConfig) -> None:
             )
         check_parts(config.batch, dist.world_size, config.accumulate)
         folder = Path(config.run_folder)
-        with locked_run(folder, "cls", {**to_dict(config), "precision": dist.precision}, dist):
+        check_left_behind(dist, folder)
+        with locked_run(folder, "cls", resolved, dist):
             digests = dist.on_main(lambda: digests_of(config, real, synthetic))
             if dist.on_main(lambda: finished_summary(folder, digests)) is not None:
                 say(f"{folder}: already finished; nothing to do (name another --run to start a new one)")

@@ -383,8 +383,8 @@ def _parser(
 
 
 def _dashed(name: str) -> str:
-    """``label_rule`` as it is typed: ``--label-rule``."""
-    return "--" + name.replace("_", "-")
+    """``label_rule`` as it is typed: ``--label-rule``; ``from_``, since ``from`` is no name in Python: ``--from``."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def _metavar(kind: Any) -> str:

@@ -57,9 +57,16 @@ def capped_age(years: int) -> int | None:
 
 
 def default_salt_file() -> Path:
-    """The user's own salt file, under ``$XDG_CONFIG_HOME`` or ``~/.config``."""
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / "cxrdist" / "salt"
+    """The user's own salt file, under ``$XDG_CONFIG_HOME`` or ``~/.config``. Raises UserError for a user without a
+    home folder."""
+    if config := os.environ.get("XDG_CONFIG_HOME"):
+        return Path(config) / "cxrdist" / "salt"
+    try:
+        return Path.home() / ".config" / "cxrdist" / "salt"
+    except RuntimeError:
+        raise UserError(
+            "this user has no home folder for the salt of patient hashes: set HOME or XDG_CONFIG_HOME"
+        ) from None
 
 
 def make_salt(path: Path) -> None:

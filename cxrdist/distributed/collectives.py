@@ -11,32 +11,50 @@ from typing import Any, Self, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
+from cxrdist.distributed.connect import set_timeout
+from cxrdist.distributed.watch import Watch
 from cxrdist.errors import UserError, from_os
-from cxrdist.ranks import place
+from cxrdist.ranks import full_place, place
 
 T = TypeVar("T")
 
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
-MEETING_TIMEOUT = timedelta(days=30)
+WORK_TIMEOUT = timedelta(days=30)
+"""Of waiting for work of any length on one rank: that it still runs is what ``Watch`` looks after."""
 
 
 class Collectives:
     """The ranks of a job: ``rank``, ``world_size``, and their collective operations. All ranks make the same calls in
-    the same order."""
+    the same order.
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    Operations of a training step (``gather``, ``mean``, votes, and those of DDP and DeepSpeed) fail after
+    ``timeout``, the others wait for work of any length. ``store``: of the ranks, if there are several; a rank that is
+    silent for ``silence_s`` ends all.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        store: torch.distributed.Store | None,
+        silence_s: float,
+        timeout: timedelta,
+    ) -> None:
         self.accelerator = accelerator
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
         self._is_alone = False
         # Process groups of their own for messages between the ranks: the loader sends them from another thread, votes
         # are under way during a step, and collectives of two users must not mix in one group.
-        self._channel = self._gloo(COLLECTIVE_TIMEOUT)
-        self._votes = self._gloo(COLLECTIVE_TIMEOUT)
-        self._meeting = self._gloo(MEETING_TIMEOUT)
+        self._channel, self._votes, self._meeting = (self._gloo(timeout) for _ in range(3))
+        self._watch: Watch | None = None
+        if store is not None and self.world_size > 1:
+            places = self.gather_objects([full_place()])
+            self._watch = Watch(store, self.rank, places, silence_s)
+        # Not before somebody watches: a rank that is lost while the groups are made would be waited for as long.
+        for group in (self._channel, self._meeting):
+            if group is not None:
+                set_timeout(group, WORK_TIMEOUT)
 
     def _gloo(self, timeout: timedelta) -> torch.distributed.ProcessGroup | None:
         return torch.distributed.new_group(backend="gloo", timeout=timeout) if self.world_size > 1 else None
@@ -54,31 +72,35 @@ class Collectives:
         """This process as a job of one process on the same device: none of its operations waits for another rank."""
         alone = copy.copy(self)
         alone.rank, alone.world_size = 0, 1
-        alone._channel = alone._votes = alone._meeting = None
+        alone._channel = alone._votes = alone._meeting = alone._watch = None
         alone._is_alone = True
+        if self._watch is not None:
+            self._watch.is_judging = False
         return alone
 
     def meet(self, value: T) -> list[T]:
-        """Small picklable values of all ranks, on all ranks, in the order of ranks. Waits up to 30 days for the last
-        rank: for the end of work that each rank did ``alone``."""
-        values: list[Any] = [value]
-        if self._meeting is not None:
-            values *= self.world_size
-            torch.distributed.all_gather_object(values, value, group=self._meeting)
-        return values
+        """Small picklable values of all ranks, on all ranks, in the order of ranks, after work that each rank did
+        ``alone``: from here on a lost rank ends the others again."""
+        if self._watch is not None:
+            self._watch.is_judging = True
+        return self.gather_objects([value])
 
     def barrier(self) -> None:
         """Wait for all ranks."""
-        if self.world_size > 1:
-            self.accelerator.wait_for_everyone()
+        if self._meeting is not None:
+            torch.distributed.barrier(group=self._meeting)
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """[n, ...] on each rank, with equal n -> [world_size n, ...] on all ranks, in the order of ranks."""
         return self.accelerator.gather(tensor) if self.world_size > 1 else tensor
 
     def gather_objects(self, values: list[T]) -> list[T]:
-        """Small picklable values of all ranks, on all ranks, in the order of ranks."""
-        return gather_object(values) if self.world_size > 1 else values
+        """Small picklable values, any number of each rank, on all ranks, in the order of ranks."""
+        if self._meeting is None:
+            return values
+        of_ranks: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(of_ranks, values, group=self._meeting)
+        return [value for of_rank in of_ranks for value in of_rank]
 
     def mean(self, tensor: torch.Tensor) -> torch.Tensor:
         """The mean over the ranks, on all ranks."""
@@ -120,8 +142,8 @@ class Collectives:
                 outcome[0] = function()
             except (UserError, OSError) as error:
                 outcome[1] = named(error)
-        if self.world_size > 1:
-            broadcast_object_list(outcome)
+        if self._meeting is not None:
+            torch.distributed.broadcast_object_list(outcome, src=0, group=self._meeting)
         if outcome[1] is not None:
             raise UserError(outcome[1], is_named=True)
         return outcome[0]

@@ -7,9 +7,11 @@ more threads than cores, BatchNorm statistics that differ per rank, launchers th
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,14 +28,23 @@ from accelerate.utils import (
 from torch import nn
 
 from cxrdist.distributed import launch_settings, zero
-from cxrdist.distributed.collectives import COLLECTIVE_TIMEOUT, Collectives
-from cxrdist.distributed.engines import Engine, InPrecision, LocalEngine, adam_groups
-from cxrdist.distributed.machine import Precision, resolve_precision, set_threads, warn_if_crowded
+from cxrdist.distributed.collectives import Collectives
+from cxrdist.distributed.connect import connect, groups_within
+from cxrdist.distributed.engines import Engine, InPrecision, LocalEngine, adam_groups, keep_buckets
+from cxrdist.distributed.machine import (
+    Precision,
+    is_set_by_launcher,
+    resolve_precision,
+    set_threads,
+    warn_if_crowded,
+)
+from cxrdist.distributed.watch import COLLECTIVE_TIMEOUT, late_s
 from cxrdist.distributed.zero_engine import ZeroEngine, zero_engine
 from cxrdist.errors import UserError
 from cxrdist.process import available_cores, keep_all_freed_memory
 from cxrdist.ranks import local_world_size, world_size
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SUPPORTED = (
     DistributedType.NO,
     DistributedType.MULTI_CPU,
@@ -49,7 +60,8 @@ class Dist(Collectives):
     ``engines``: names of the networks that the job trains through ``engine``. ``zero_stages``: stages of ZeRO that
     the job allows. ZeRO-3 is for networks whose passes all go through the engine: no second derivatives, no pass
     through the frozen network. ``threads``: of this process on CPU; None: its share of the cores, or what
-    OMP_NUM_THREADS says. Raises UserError for a launch under which the job would not train correctly.
+    OMP_NUM_THREADS says. ``collective_timeout``: minutes after which a rank that is silent ends the job. Raises
+    UserError for a launch under which the job would not train correctly.
     """
 
     def __init__(
@@ -58,6 +70,7 @@ class Dist(Collectives):
         engines: Sequence[str] = (),
         zero_stages: Sequence[int] = (1, 2),
         threads: int | None = None,
+        collective_timeout: float = COLLECTIVE_TIMEOUT,
     ) -> None:
         launch_settings.check()
         self._zero_engines: list[ZeroEngine] = []
@@ -68,8 +81,13 @@ class Dist(Collectives):
         self.precision = resolve_precision(precision, on_cpu)
         self.engine_names = tuple(engines)
         self._plugins = zero.plugins(engines, zero_stages, on_cpu=on_cpu) if zero.is_launched() else {}
+        silence_s = 60 * collective_timeout
+        # After the watch, which names the rank.
+        self._timeout = timedelta(seconds=late_s(silence_s))
+        backend = "gloo" if on_cpu else "nccl"
         try:
-            super().__init__(self._accelerator(on_cpu))
+            store = connect(backend, self._timeout) if world_size() > 1 else None
+            super().__init__(self._accelerator(on_cpu), store, silence_s, self._timeout)
             self.device: torch.device = self.accelerator.device
             self._check_launch()
             self.threads = set_threads(on_cpu, threads)  # accelerate sets them too, without a launcher
@@ -94,12 +112,21 @@ class Dist(Collectives):
                 DistributedDataParallelKwargs(broadcast_buffers=False),
                 # Under DeepSpeed without use_cpu, accelerate assumes GPUs.
                 InitProcessGroupKwargs(
-                    timeout=COLLECTIVE_TIMEOUT, backend="gloo" if on_cpu and self._plugins else "nccl"
+                    timeout=self._timeout, backend="gloo" if on_cpu and self._plugins else "nccl"
                 ),
             ],
         )
 
     def _check_launch(self) -> None:
+        main = os.environ.get("MASTER_ADDR", "localhost")
+        # torchrun starts one process where one is left of several (TORCHELASTIC_RUN_ID).
+        is_alone = world_size() == 1 and "TORCHELASTIC_RUN_ID" not in os.environ
+        if is_alone and main not in LOOPBACK and is_set_by_launcher("MASTER_ADDR"):
+            raise UserError(
+                f"accelerate started one process here, which is not connected to those of {main} and would run the "
+                "whole job: launch with --config_file configs/accelerate/multi-node.yaml and without --cpu "
+                "(ACCELERATE_USE_CPU=true is for hosts whose GPUs shall not be used)"
+            )
         if world_size() > 1 and self.world_size == 1:
             raise UserError(
                 f"the launcher started {world_size()} processes, but they are not connected, so each "
@@ -179,7 +206,8 @@ class Dist(Collectives):
         fused = True if self.device.type == "cpu" and not self._plugins else None
         optimizer = torch.optim.Adam(adam_groups(network, l2), learning_rate, betas, fused=fused)
         if self._plugins:
-            engine = zero_engine(self.accelerator, name, network, optimizer, parts)
+            with groups_within(self._timeout):
+                engine = zero_engine(self.accelerator, name, network, optimizer, parts)
             self._zero_engines.append(engine)
             return engine
         return LocalEngine(network, self._synced(network), optimizer, parts)
@@ -198,7 +226,10 @@ class Dist(Collectives):
         with warnings.catch_warnings():
             # Its successor, forward_sync_buffers, does not exist in all supported torch versions.
             warnings.filterwarnings("ignore", message=".*broadcast_buffers.*")
-            return self.accelerator.prepare(model)
+            synced = self.accelerator.prepare(model)
+        if self.device.type == "cpu" and isinstance(synced, nn.parallel.DistributedDataParallel):
+            keep_buckets(synced)
+        return synced
 
     @property
     def spare_cores(self) -> int:
@@ -217,6 +248,9 @@ class Dist(Collectives):
 
     def close(self) -> None:
         """Leave the process group, so that no rank reports the others as lost, and let this process be as before."""
+        self.barrier()
+        if self._watch is not None:
+            self._watch.close()
         self.forget_models()
         self.accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -167,6 +167,18 @@ class LocalEngine(Engine):
                 values[name] = in_layout_of(parameter, values[name])
 
 
+def keep_buckets(synced: nn.parallel.DistributedDataParallel) -> None:
+    """Make DDP arrange its buckets now, and never again.
+
+    By itself it does so after the first step, in the order in which gradients come. Three and more ranks then add the
+    same gradients in another order than in the first step, and rounding differs: a run that is resumed, whose first
+    step is another one, would end with other bits. On GPUs, where there is no promise of the same bits, the order in
+    which gradients come is faster.
+    """
+    synced.reducer._push_all_rebuilt_params()
+    synced.reducer._rebuild_buckets()
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = rate

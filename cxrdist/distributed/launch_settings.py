@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,6 +62,8 @@ _ONE_OPTION = "an option of the job sets it for every launcher alike: "
 SETTINGS = [
     *_obeyed("RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT", "which process of which job"),
     *_obeyed("TORCHELASTIC_RUN_ID TORCHELASTIC_ERROR_FILE", "torchrun started it; it prints the error at its end"),
+    *_obeyed("GLOO_SOCKET_IFNAME NCCL_SOCKET_IFNAME", "the network interface over which hosts meet"),
+    *_obeyed("TORCHELASTIC_USE_AGENT_STORE", "where the ranks meet: torchrun's store, or one of rank 0's"),
     *_obeyed("ACCELERATE_USE_CPU", "train on CPU although there are GPUs"),
     *_obeyed("ACCELERATE_USE_DEEPSPEED ACCELERATE_DEEPSPEED_CONFIG_FILE", "ZeRO, with the stage in the file"),
     *_obeyed("DS_ACCELERATOR", "what DeepSpeed runs on; cpu if it is not set and there is no GPU"),
@@ -97,8 +99,8 @@ SETTINGS = [
     ),
     *_unused("ACCELERATE_DOWNCAST_BF16 XLA_USE_BF16 XLA_DOWNCAST_BF16", "only TPUs have it"),
     *_unused("ACCELERATE_LOG_LEVEL", "CXRDIST_LOG_LEVEL and --log-level set what is shown"),
-    *_unused("SLURM_STEP_NUM_TASKS", "tasks of srun are not connected by themselves, so each runs a whole job: start "
-             "one task on each node, and in it accelerate launch or torchrun", ONE),
+    *_unused("SLURM_STEP_NUM_TASKS", "tasks of srun are not connected by themselves, so each runs a whole job: "
+             "submit launch/slurm/train.sbatch, which connects them", ONE),
 ]  # fmt: skip
 _MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 SETTINGS += _refused(
@@ -109,20 +111,27 @@ SETTINGS += _refused(
 )
 
 
-def check() -> None:
-    """Raises UserError for what is refused, and for variables of ranks that do not fit together; logs what is not
-    used."""
-    environment = os.environ
-    _check_ranks(environment)
+def asked(environment: Mapping[str, str]) -> Iterator[tuple[Setting, str]]:
+    """The settings in an environment that are refused or not used, and ``VARIABLE=value`` of each."""
     is_connected = int(environment.get("WORLD_SIZE", "1")) > 1
     for setting in SETTINGS:
         if setting.variable in (*_MPI, "SLURM_STEP_NUM_TASKS") and is_connected:
             continue
-        for variable, value in setting.values(environment).items():
-            if setting.treatment == "refused":
-                raise UserError(f"{variable}={value}: {setting.why}")
-            if setting.treatment == "not used":
-                log.warning("%s=%s is not used: %s", variable, value, setting.why)
+        if setting.treatment != "obeyed":
+            for variable, value in setting.values(environment).items():
+                yield setting, f"{variable}={value}"
+
+
+def check() -> None:
+    """Raises UserError for what is refused, and for variables of ranks that do not fit together; logs what is not
+    used."""
+    environment = os.environ
+    check_ranks(environment)
+    is_connected = int(environment.get("WORLD_SIZE", "1")) > 1
+    for setting, what in asked(environment):
+        if setting.treatment == "refused":
+            raise UserError(f"{what}: {setting.why}")
+        log.warning("%s is not used: %s", what, setting.why)
     if is_connected and "TORCHELASTIC_RUN_ID" not in environment:
         log.info(
             "rank %s waits for the other processes of %s at %s:%s (WORLD_SIZE, MASTER_ADDR, MASTER_PORT)",
@@ -140,7 +149,8 @@ def launched_precision() -> Literal["bf16"] | None:
     return "bf16" if os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16" else None
 
 
-def _check_ranks(environment: Mapping[str, str]) -> None:
+def check_ranks(environment: Mapping[str, str]) -> None:
+    """Raises UserError for variables of ranks that do not fit together."""
     numbers = {}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         text = environment.get(name)

@@ -45,12 +45,12 @@ def asked_threads() -> int | None:
     asked = []
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         text = os.environ.get(variable, "").split(",")[0]  # "4,2": of nested loops
-        if text.isdecimal() and int(text) > 0 and not _is_set_by_launcher(variable):
+        if text.isdecimal() and int(text) > 0 and not is_set_by_launcher(variable):
             asked.append(int(text))
     return min(asked, default=None)
 
 
-def _is_set_by_launcher(variable: str) -> bool:
+def is_set_by_launcher(variable: str) -> bool:
     """True if the process that started this one is accelerate or torchrun, and was started without ``variable`` and
     without accelerate's option for threads. False where that cannot be read: a variable that may be the user's is
     obeyed."""

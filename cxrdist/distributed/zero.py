@@ -37,6 +37,12 @@ def is_launched() -> bool:
     return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
 
 
+def refuse() -> None:
+    """Raises UserError under a launch with DeepSpeed, for a job that trains nothing."""
+    if is_launched():
+        raise UserError(f"launched with DeepSpeed, which only training jobs support: {DDP_ADVICE}")
+
+
 def plugins(
     names: Sequence[str], stages: Sequence[int] = (1, 2), *, on_cpu: bool
 ) -> dict[str, DeepSpeedPlugin]:
@@ -45,7 +51,7 @@ def plugins(
     weights than DDP."""
     advice = _LAUNCH.format("zero2_cpu.yaml" if on_cpu else "zero2.yaml")
     if not names:
-        raise UserError(f"launched with DeepSpeed, which only training jobs support: {DDP_ADVICE}")
+        refuse()
     if os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true":
         raise UserError(
             f"launched with DeepSpeed and use_cpu, for which accelerate ignores DeepSpeed: {advice}"

@@ -10,6 +10,7 @@ from cxrdist.config.budget import check_budget
 from cxrdist.data.loading.config import LoaderConfig
 from cxrdist.data.shards.open import DEFAULT_SET
 from cxrdist.data.transforms import AugmentConfig
+from cxrdist.distributed.watch import COLLECTIVE_TIMEOUT
 from cxrdist.errors import OptionError
 from cxrdist.gan.diffaugment import DiffAugmentConfig
 from cxrdist.run.tracking.config import TrackingConfig
@@ -120,6 +121,8 @@ class GANConfig:
     """auto: bf16 if the hardware supports it natively, else fp32."""
     threads: int | None = None
     """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
+    collective_timeout: float = COLLECTIVE_TIMEOUT
+    """Minutes after which a process of the job that no longer answers is named and ends the others."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     """How images are read."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -138,6 +141,7 @@ class GANConfig:
             "keep",
             "embed_dim",
             "checkpoint_minutes",
+            "collective_timeout",
         ):
             if getattr(self, name) <= 0:
                 raise OptionError(name, f"must be more than 0, not {getattr(self, name)}")

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cxrdist.cards.generator import EVALUATION
 from cxrdist.config.parser import to_dict
 from cxrdist.console import duration, say
 from cxrdist.data.ingest.default_set import open_real
@@ -25,7 +26,6 @@ from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError, from_os
 from cxrdist.files import slug
 from cxrdist.gan.config import GANConfig
-from cxrdist.gan.evaluation.run import EVALUATION
 from cxrdist.gan.networks import network_config
 from cxrdist.gan.plan import ModelPlan, plan, shares
 from cxrdist.gan.tracking import describe_gan, gan_data, replay_finished
@@ -43,6 +43,7 @@ from cxrdist.run.folder import (
     locked_run,
     write_summary,
 )
+from cxrdist.run.hosts import check_data, check_left_behind, check_options, check_seen
 from cxrdist.run.tracking.no_tracker import NoTracker
 from cxrdist.run.tracking.start import start
 from cxrdist.stop_signals import Stopped, StopRequest, exit_code_of, stop_between_steps
@@ -52,15 +53,27 @@ log = logging.getLogger(__name__)
 
 def train(config: GANConfig) -> None:
     """Train the models of ``config`` that are not finished yet."""
-    with Dist(config.precision, engines=ENGINES, threads=config.threads) as dist:
+    with Dist(
+        config.precision,
+        engines=ENGINES,
+        threads=config.threads,
+        collective_timeout=config.collective_timeout,
+    ) as dist:
+        resolved = {**to_dict(config), "precision": dist.precision}
+        check_options(dist, "gan", resolved)
         dist.on_main(lambda: open_real(config.shards).close())
         shards = dist.agree(lambda: ShardSet(config.shards))
+        check_data(dist, {"the real set": shards.digest})
         models = plan(config, shards)
         network_config(config, image_size=shards.image_size, classes=len(models[0].labels))
         apart = config.placement == "class" and dist.world_size > 1
         check_parts(config.batch, 1 if apart else dist.world_size, config.accumulate)
-        resolved = {**to_dict(config), "precision": dist.precision}
-        with locked_run(Path(config.run), "gan", resolved, dist):
+        folder = Path(config.run)
+        if apart:
+            check_seen(dist, folder, "with --placement class each process writes the models that it trains")
+        else:
+            check_left_behind(dist, folder)
+        with locked_run(folder, "gan", resolved, dist):
             train_unfinished(config, models, shards, dist, apart=apart)
 
 

@@ -204,6 +204,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def images_reached(folder: Path) -> int | None:
+    """Images of the newest checkpoint by its name, whole or not; None if there is none."""
+    return max(
+        (_images_of(path.name) for path in folder.glob("*-*") if _is_checkpoint(path.name)), default=None
+    )
+
+
 def mark_best(folder: Path, images: int, why: Mapping[str, Any]) -> None:
     """Write ``folder/best.json``: the checkpoint at ``images`` is the best one, by the finite metrics ``why``. It is
     kept from then on. Raises UserError if there is no complete checkpoint."""
@@ -236,11 +243,6 @@ def is_whole(path: Path) -> bool:
 def load_checkpoint(path: Path, models: Mapping[str, nn.Module]) -> Loaded:
     """Load a checkpoint's weights into the models, on their devices, and return the rest. Raises UserError if the
     weights belong to another network, or the optimizer file is not valid."""
-    if not path.exists():
-        raise UserError(
-            f"{path}: not seen by this process, though rank 0 sees it: the folder of a run must lie where all "
-            "machines of a job see it"
-        )
     for name, model in models.items():
         load_weights(path / f"{name}.safetensors", model)
     ranks = None

@@ -29,8 +29,19 @@ CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 # Options that may differ when a run is resumed.
 FREE_KEYS = frozenset(
-    {"run", "shards", "synthetic", "gan", "tracking", "classes", "out", "loader", "threads"}
-    | {"placement", "keep", "checkpoint_minutes", "on_collapse", "preset", "extend"}
+    {
+        "run",
+        "shards",
+        "synthetic",
+        "gan",
+        "tracking",
+        "classes",
+        "out",
+        "loader",
+        "threads",
+        "collective_timeout",
+    }
+    | {"placement", "keep", "checkpoint_minutes", "on_collapse", "preset", "extend", "classifiers"}
 )
 _LONGER = {
     "gan": "; --extend trains a finished run on",

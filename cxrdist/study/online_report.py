@@ -24,6 +24,9 @@ CHARTS = {
 }
 """Charts of results among the figures of the report; figures with radiographs are not sent."""
 
+NOT_SENT = "## Readers\n"
+"""The section that names people."""
+
 _SOURCE = re.compile(r" ?\b(?:Runs?|Sets of run):? `[^`]*`")
 _RELATIVE_LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]*\)")
 
@@ -58,10 +61,11 @@ def charts_of(page: Path) -> dict[str, Path]:
 
 def sections_of(markdown: str) -> list[str]:
     """The parts of report.md that stand without its files: what precedes the first section (the answer), then the
-    sections with a table of results. Lines with code (paths of runs, options, digests) and pictures are left out."""
+    sections with a table of results, but for that on readers. Lines with code (paths of runs, options, digests) and
+    pictures are left out."""
     first, *others = re.split(r"^(?=###? )", markdown, flags=re.MULTILINE)
     chosen, characters = [], 0
-    for part in [first, *(part for part in others if _is_table(part))]:
+    for part in [first, *(part for part in others if _is_table(part) and not part.startswith(NOT_SENT))]:
         text = _without_files(part)
         characters += len(text)
         if characters > MAX_CHARACTERS:

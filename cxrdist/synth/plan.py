@@ -1,44 +1,45 @@
-"""What a synthesis writes: how many images of each class, from which generator, in which shards."""
+"""How many images of each class a synthesis makes, from which generator, in which shards."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cxrdist.data.loading.mix_sets import train_counts
 from cxrdist.data.mix.named import named_rule
 from cxrdist.data.mix.rules import MixRule, quotas
-from cxrdist.data.shards.manifest import Provenance, checked_provenance
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import samples_per_shard
 from cxrdist.errors import OptionError, UserError, nearest
-from cxrdist.models import TrainedGenerator
 from cxrdist.synth.config import SynthConfig
-from cxrdist.synth.gates import GreyGate, scores_of
+from cxrdist.synth.generators.sources import BLOCK, ImageSource
 
-CANDIDATE_BATCH = 64
-PROBED_CANDIDATES = 4 * CANDIDATE_BATCH
-MIN_PASS_RATE = 0.05
 MIN_SHARDS_PER_CLASS = 8
+MAX_IMAGES = 10**9
+"""Of a class."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """One class of the set: how many images of it, and what generates and filters them."""
-
-    class_name: str
-    images: int
-    generator: TrainedGenerator
-    gate: GreyGate
-
-
-@dataclass(frozen=True)
-class SynthTask:
-    """One shard to write."""
+class Task:
+    """One shard to write: the first images that are admitted, as many as ``samples``, of blocks ``first_block``,
+    ``first_block + stride``, ``first_block + 2 stride`` ... of a generator."""
 
     class_name: str
     number: int
     samples: int
+    source: ImageSource
+    first_block: int
+    stride: int
+
+
+@dataclass
+class ClassProgress:
+    """Of one class, while its shards are written."""
+
+    next_number: int
+    """Of its next shard."""
+    next_blocks: dict[str, int]
+    """By the digest of each generator: the first block that no shard has drawn."""
 
 
 def mix_rule(config: SynthConfig) -> MixRule:
@@ -85,60 +86,36 @@ def _images(number: str, text: str) -> int:
         raise OptionError(
             "count", f"{text!r}: must be a number of images of 1 or more, or 'class=number,...'"
         )
+    if int(digits) > MAX_IMAGES:
+        raise OptionError("count", f"{text!r}: at most {MAX_IMAGES:,} images of a class")
     return int(digits)
 
 
-def shard_tasks(sources: Sequence[Source], image_size: int, encoding: str) -> list[SynthTask]:
-    """The shards of all classes, a function of the numbers of images alone.
+def plan_shards(
+    wanted: Mapping[str, int],
+    sources: Mapping[str, Sequence[ImageSource]],
+    progress: Mapping[str, ClassProgress],
+    image_size: int,
+    encoding: str,
+) -> list[Task]:
+    """The shards for ``{class: images}``: a function of these numbers alone, not of the ranks that write them.
 
-    A shard holds an eighth of its class's images, so that several ranks have work, but at least 64 and at most
-    ``samples_per_shard``.
+    Several generators of a class make equal shares of it. A shard holds an eighth of its generator's share, so that
+    several ranks have work, but at least 64 images and at most ``samples_per_shard``.
     """
     tasks = []
-    for source in sources:
-        length = min(
-            samples_per_shard(image_size, encoding),
-            max(CANDIDATE_BATCH, -(-source.images // MIN_SHARDS_PER_CLASS)),
-        )
-        for number, first in enumerate(range(0, source.images, length)):
-            tasks.append(SynthTask(source.class_name, number, min(length, source.images - first)))
+    for name, images in wanted.items():
+        number = progress[name].next_number
+        of_class = sources[name]
+        for place, source in enumerate(of_class):
+            share = images * (place + 1) // len(of_class) - images * place // len(of_class)
+            length = min(
+                samples_per_shard(image_size, encoding), max(BLOCK, -(-share // MIN_SHARDS_PER_CLASS))
+            )
+            starts = range(0, share, length)
+            first_block = progress[name].next_blocks.get(source.digest, 0)
+            for shard, first in enumerate(starts):
+                samples = min(length, share - first)
+                tasks.append(Task(name, number, samples, source, first_block + shard, len(starts)))
+                number += 1
     return tasks
-
-
-def check_pass_rate(source: Source, config: SynthConfig) -> None:
-    """Raises UserError, before anything is written, if under 5 % of a generator's images pass the gate."""
-    name = source.class_name
-    z = source.generator.z(config.seed, f"probe {name}", range(PROBED_CANDIDATES))
-    images = source.generator.images(name, z)
-    passed = sum(source.gate.admits(*scores_of(image)) for image in images)
-    if passed < MIN_PASS_RATE * PROBED_CANDIDATES:
-        raise UserError(
-            f"only {passed} of {PROBED_CANDIDATES} generated images of {name} have the brightness and contrast of "
-            f"real ones: look at the samples in {config.gan}, and train the generator longer (--budget)"
-        )
-
-
-def provenance_of(config: SynthConfig, sources: Sequence[Source]) -> Provenance:
-    """The set's provenance, as far as it is known before the images are generated. Raises UserError for options that
-    no manifest can hold."""
-    provenance = {
-        "importer": "synthesis",
-        "release": "generated images",
-        "is_phantom": False,
-        "options": {
-            "encoding": config.encoding,
-            "seed": config.seed,
-            "mix": mix_rule(config).name if config.count is None else None,
-            "images": {source.class_name: source.images for source in sources},
-            "label_rule": None,
-        },
-        "generators": {source.class_name: source.generator.weights_sha256 for source in sources},
-        "grey_ranges": {
-            source.class_name: {
-                "brightness": [source.gate.brightness.low, source.gate.brightness.high],
-                "contrast": [source.gate.contrast.low, source.gate.contrast.high],
-            }
-            for source in sources
-        },
-    }
-    return checked_provenance(provenance, f"--out {config.out_place}")

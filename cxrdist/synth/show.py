@@ -1,4 +1,4 @@
-"""Make one image of a synthetic set again, from the generator, seed and number that its metadata name."""
+"""Make one image of a synthetic set again, from the generator, seed and index that its metadata name."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ import numpy as np
 
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.imaging.radiograph import decode
+from cxrdist.data.shards.removed import read_removed
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample
 from cxrdist.errors import UserError
-from cxrdist.models import MODEL_FILE, TrainedGenerator, load_generator
-from cxrdist.synth.plan import CANDIDATE_BATCH
+from cxrdist.models import load_generator
+from cxrdist.models.description import GENERATOR
+from cxrdist.synth.generators.own import load_own
+from cxrdist.synth.generators.sources import BLOCK, GanSource, ImageSource
 
-DESCRIBED = ("class", "generator_sha256", "seed", "shard", "candidate")
+DEFAULT_RUN = "runs/gan"
+WEIGHTS = GENERATOR.weights_file
+DESCRIBED = ("class", "generator_sha256", "seed", "index")
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Shown:
     """A stored image and the one that was made again, [H, W] uint8, as the set's encoding keeps it."""
 
     sample: Sample
-    generator: Path
+    generator: str
     stored: np.ndarray
     again: np.ndarray
 
@@ -39,28 +44,28 @@ class Shown:
         return int(np.abs(self.stored.astype(int) - self.again).max())
 
 
-def show(key: str, shards: ShardSet, gan: Path) -> Shown:
-    """Find an image by its key, and make it again on the CPU. Raises UserError if the set has no such synthetic
-    image, or no generator in ``gan`` is the one that made it."""
+def show(key: str, shards: ShardSet, gan: Path | None, own: str | None = None) -> Shown:
+    """Find an image by its key, and make it again on the CPU. ``own``: the user's generator, ``package.module:load``;
+    otherwise one of the run ``gan``.
+
+    Raises UserError if the set has no such synthetic image, or if no generator there is the one that made it.
+    """
     sample, stored = find(key, shards)
     if lacking := [name for name in DESCRIBED if name not in sample.meta]:
         raise UserError(
             f"{key} of {shards}: its metadata lack {', '.join(lacking)}, so it cannot be made again"
         )
-    folder, generator = generator_of(gan, sample.meta["generator_sha256"])
-    if generator.image_size != shards.image_size:
+    digest = sample.meta["generator_sha256"]
+    where, source = _own(own, digest) if own is not None else _of_run(gan or Path(DEFAULT_RUN), digest)
+    if source.image_size != shards.image_size:
         raise UserError(
-            f"{shards} has images of {shards.image_size} px, and {folder} makes {generator.image_size} px: name the "
+            f"{shards} has images of {shards.image_size} px, and {where} makes {source.image_size} px: name the "
             "set that it was converted from"
         )
-    class_name, number = sample.meta["class"], sample.meta["candidate"]
-    # The whole block that the synthesis made it in: the last bits of a convolution may depend on the batch.
-    first = number // CANDIDATE_BATCH * CANDIDATE_BATCH
-    purpose = f"synthesis {class_name} {sample.meta['shard']}"
-    z = generator.z(sample.meta["seed"], purpose, range(first, first + CANDIDATE_BATCH))
-    image = generator.images(class_name, z)[number - first]
+    class_name, index = sample.meta["class"], sample.meta["index"]
+    image = source.block(class_name, sample.meta["seed"], index // BLOCK)[index % BLOCK]
     encoding = shards.stratum("train", class_name, "synthetic").encoding
-    return Shown(sample, folder, stored, decode(encode(image, encoding), encoding, shards.image_size))
+    return Shown(sample, where, stored, decode(encode(image, encoding), encoding, shards.image_size))
 
 
 def find(key: str, shards: ShardSet) -> tuple[Sample, np.ndarray]:
@@ -74,15 +79,34 @@ def find(key: str, shards: ShardSet) -> tuple[Sample, np.ndarray]:
             if len(found):
                 sample = next(itertools.islice(reader.whole(shard), int(found[0]), None))
                 return sample, reader.decoded(sample, reader.shards[shard].name)
+    for entry in shards.manifest.strata:
+        if removal := next((one for one in read_removed(shards.store, entry) if one.key == key), None):
+            raise UserError(
+                f"{shards}: the image {key} was removed by {removal.by} ({removal.reason or 'no reason'})"
+            )
     raise UserError(f"{shards} has no synthetic image {key}: the keys are in its indexes and tars")
 
 
-def generator_of(gan: Path, weights_sha256: str) -> tuple[Path, TrainedGenerator]:
-    """The generator of a run, or a folder with one, whose weights have a digest."""
-    for path in [gan / MODEL_FILE, *sorted(gan.glob(f"*/{MODEL_FILE}"))]:
-        if path.exists() and (generator := load_generator(path.parent)).weights_sha256 == weights_sha256:
-            return path.parent, generator
+def _of_run(run: Path, digest: str) -> tuple[str, ImageSource]:
+    """The generator of a run, or a folder with one, whose weights have a digest; of several runs, separated by
+    commas as for a synthesis, any of them."""
+    runs = [Path(name.strip()) for name in str(run).split(",")]
+    for one in runs:
+        # By their weights: the classifiers that the gates trained lie beside the generators.
+        for path in [one / WEIGHTS, *sorted(one.glob(f"*/{WEIGHTS}"))]:
+            if path.exists() and (generator := load_generator(path.parent)).weights_sha256 == digest:
+                return str(path.parent), GanSource(generator)
     raise UserError(
-        f"{gan} has no generator of digest {weights_sha256[:12]}, which made the image: give the run of train_gan.py "
+        f"{run} has no generator of digest {digest[:12]}, which made the image: give the run of train_gan.py "
         "that the set was made with; if it was trained on or evaluated since, its generator is another one"
     )
+
+
+def _own(name: str, digest: str) -> tuple[str, ImageSource]:
+    source = load_own(name)
+    if source.digest != digest:
+        raise UserError(
+            f"{name} has digest {source.digest[:12]}, and the image was made by {digest[:12]}: another version of "
+            "the generator, or another one"
+        )
+    return name, source

@@ -619,3 +619,24 @@ def test_the_run_has_a_spelling_that_torchrun_does_not_take_for_its_own(
     assert "ambiguous option: --run" in capsys.readouterr().err
     found = get_args_parser().parse_args(["launch/train_gan.py", "--run-folder", "runs/x"])
     assert found.training_script_args == ["--run-folder", "runs/x"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """Copy a file."""
+
+    from_: str
+    """Where it is."""
+
+
+def test_an_option_whose_name_is_a_word_of_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its field has an underscore at the end, and the command line has none."""
+    copy = lambda *words: parse(Copy, words, prog="copy", example="copy --from a")  # noqa: E731
+    assert copy("--from", "a") == Copy(from_="a")
+    with pytest.raises(SystemExit):
+        copy("--help")
+    assert "--from STR" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--from: must be given"):
+        copy()
+    (tmp_path / "copy.yaml").write_text("from_: b\n")
+    assert copy("--config", str(tmp_path / "copy.yaml")) == Copy(from_="b")

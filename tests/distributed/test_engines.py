@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cxrdist.distributed.dist import Dist
-from cxrdist.distributed.engines import LocalEngine, adam_groups, in_layout_of
+from cxrdist.distributed.engines import LocalEngine, adam_groups, in_layout_of, keep_buckets
 from cxrdist.errors import UserError
 from cxrdist.nets.dcnn import DCNN, DCNNConfig, init_weights
 
@@ -185,3 +186,20 @@ def test_rank_0_holds_a_context_for_the_duration_of_the_block(dist: Dist) -> Non
     with pytest.raises(UserError, match="disk full"), dist.hold_on_main(refused()):
         events.append("not reached")
     assert events == ["entered", "exited"]
+
+
+def test_buckets_of_ddp_are_those_of_the_first_step(tmp_path: Path) -> None:
+    """Otherwise a resumed run of three and more ranks adds gradients in another order in its first step."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        rebuilt = []
+        for keeps in (False, True):
+            ddp = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+            if keeps:
+                keep_buckets(ddp)
+            ddp(torch.ones(4, 2)).sum().backward()
+            rebuilt.append(ddp.reducer._rebuild_buckets())
+        assert rebuilt == [True, False]
+    finally:
+        torch.distributed.destroy_process_group()

@@ -13,7 +13,7 @@ import torch
 from cxrdist.distributed import launch_settings, machine
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.ranks import is_main_rank, place, rank, world_size
+from cxrdist.ranks import is_main_rank, place, rank, was_launched, world_size
 from tests.helpers.launching import CLONE
 
 OURS = {setting.variable for setting in launch_settings.SETTINGS}
@@ -155,6 +155,15 @@ def test_a_rank_that_an_earlier_job_left_silences_nobody(monkeypatch: pytest.Mon
     given(monkeypatch, TWO)
     assert (rank(), world_size(), is_main_rank()) == (1, 2, False)
     assert place().startswith("rank 1 on ")
+
+
+def test_a_task_of_srun_is_launched_if_it_is_one_of_several_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_PROCID", "0")  # also in a batch script, and in a shell
+    assert not was_launched()
+    given(monkeypatch, TWO)
+    assert was_launched()
+    monkeypatch.delenv("SLURM_PROCID")
+    assert not was_launched()
 
 
 THREADS: list[tuple[dict[str, str], int | None, int]] = [

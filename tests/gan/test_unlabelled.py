@@ -201,7 +201,7 @@ def test_training_on_two_processes_and_what_follows(place: Path, tmp_path: Path)
     assert one["classes"] == ["Normal", "Pleural Effusion", "Pneumothorax"]
     grids = sorted(path.name for path in (tmp_path / "one/all-classes/samples").iterdir())
     assert grids == ["normal", "pleural-effusion", "pneumothorax"]
-    words = ["--gan", "one", "--shards", str(place), "--mix", "DS3", "--out", "synthetic"]
+    words = ["--gan", "one", "--shards", str(place), "--mix", "DS3", "--out", "synthetic", "--gates", "none"]
     done = launch("synthesize.py", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     made = ShardSet(tmp_path / "synthetic")
@@ -210,7 +210,7 @@ def test_training_on_two_processes_and_what_follows(place: Path, tmp_path: Path)
     (tmp_path / "m.yaml").write_text(
         "name: m\nepoch_images: own\nweights: {unlabelled: {synthetic: 1}, '*': {real: 1}}\n"
     )
-    words = ["--gan", "one", "--shards", str(place), "--mix", "m.yaml", "--out", "refused"]
+    words = ["--gan", "one", "--shards", str(place), "--mix", "m.yaml", "--out", "refused", "--gates", "none"]
     done = launch("synthesize.py", *words, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(

@@ -77,6 +77,10 @@ class Browser:
 
     def open(self, page: Path, width: int, height: int, scheme: str) -> None:
         """Show a file in a window of this size (CSS pixels), ``scheme``: light or dark."""
+        self.visit(page.resolve().as_uri(), width, height, scheme)
+
+    def visit(self, url: str, width: int = 1280, height: int = 800, scheme: str = "light") -> None:
+        """Show a page in a window of this size (CSS pixels)."""
         self.requested.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride",
@@ -87,11 +91,33 @@ class Browser:
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.send("Emulation.setEmulatedMedia", features=features)
-        self.send("Page.navigate", url=page.resolve().as_uri())
+        self.send("Page.navigate", url=url)
+        self.wait_for("document.readyState == 'complete'")
+
+    def wait_for(self, expression: str) -> None:
+        """Until a JavaScript expression is true."""
         end_s = time.monotonic() + ANSWER_S
-        while self.evaluate("document.readyState") != "complete":
-            assert time.monotonic() < end_s, f"{page}: not loaded in {ANSWER_S} s"
-            time.sleep(0.05)
+        while not self.evaluate(expression):
+            assert time.monotonic() < end_s, f"not so in {ANSWER_S} s: {expression}"
+            time.sleep(0.02)
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after another: characters, or ``Enter``, ``Escape``, ``Backspace``."""
+        for key in keys:
+            text = key if len(key) == 1 else {"Enter": "\r"}.get(key, "")
+            code = {"Enter": 13, "Escape": 27, "Backspace": 8}.get(key, 0)
+            down: dict[str, Any] = {"type": "keyDown" if text else "rawKeyDown", "text": text}
+            for event in (down, {"type": "keyUp"}):
+                self.send("Input.dispatchKeyEvent", key=key, windowsVirtualKeyCode=code, **event)
+
+    def write(self, text: str) -> None:
+        """Type text into the field that has the focus."""
+        self.send("Input.insertText", text=text)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """With the left button, in CSS pixels of the window."""
+        for kind, (x, y) in (("mousePressed", start), ("mouseMoved", end), ("mouseReleased", end)):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
     def evaluate(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page, as JSON."""

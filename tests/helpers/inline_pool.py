@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from cxrdist.data.shards import write_pool
+from cxrdist.data.shards.writing import write_pool
 
 
 class InlinePool:

@@ -1,12 +1,12 @@
-"""An S3 server of this process on a free port of 127.0.0.1: moto's, with a record of requests, and a gate."""
+"""An S3 server of this process on a free port: moto's, with a record of requests, and a gate."""
 
 from __future__ import annotations
 
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import boto3
 from fsspec.implementations.local import LocalFileSystem
@@ -16,34 +16,41 @@ from moto.s3.models import s3_backends
 from werkzeug.serving import make_server
 
 BUCKET = "bucket"
-Answer = tuple[str, bytes]
-"""Status line and body."""
+
+
+class Answer(NamedTuple):
+    """What is answered in place of an object store."""
+
+    status: str
+    body: bytes
+    headers: Mapping[str, str] = {}
 
 
 class S3Server:
-    """``requests`` are (method, path with query, Range header); ``instead`` answers some of them itself; ``cut``
-    says after how many bytes of its body an answer is dropped with its connection."""
+    """``requests`` are (method, path with query, Range header); ``instead`` answers some of them itself, and so
+    does ``refuses`` by their headers; ``cut`` says after how many bytes of its body an answer is dropped with its
+    connection."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
         self.requests: list[tuple[str, str, str]] = []
         self.instead: Callable[[str, str], Answer | None] = lambda method, path: None
+        self.refuses: Callable[[dict[str, str]], Answer | None] = lambda headers: None
         self.cut: Callable[[str, str], int | None] = lambda method, path: None
         self._moto = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server(
-            "127.0.0.1", 0, self.answer, threaded=True, request_handler=MotoRequestHandler
-        )
+        self._server = make_server(address, 0, self.answer, threaded=True, request_handler=MotoRequestHandler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url = f"http://{address}:{self._server.server_port}"
 
     def answer(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         method, path, query = (environ[key] for key in ("REQUEST_METHOD", "PATH_INFO", "QUERY_STRING"))
         whole = f"{path}?{query}" if query else path
         self.requests.append((method, whole, environ.get("HTTP_RANGE", "")))
-        if answer := self.instead(method, whole):
-            status, body = answer
-            start_response(status, [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
-            return [] if method == "HEAD" else [body]
+        headers = {name[5:].title(): value for name, value in environ.items() if name.startswith("HTTP_")}
+        if answer := self.instead(method, whole) or self.refuses(headers):
+            of_body = {"Content-Length": str(len(answer.body)), "Content-Type": "application/xml"}
+            start_response(answer.status, [*(of_body | {**answer.headers}).items()])
+            return [] if method == "HEAD" else [answer.body]
         answer_bytes = self._moto(environ, start_response)
         left = self.cut(method, whole)
         return (
@@ -57,6 +64,7 @@ class S3Server:
     def start_bucket(self) -> None:
         """An empty bucket, nothing recorded, nothing answered instead."""
         self.instead = self.cut = lambda method, path: None
+        self.refuses = lambda headers: None
         s3_backends.reset()
         self.client = boto3.client("s3", endpoint_url=self.url)
         self.client.create_bucket(Bucket=BUCKET)

@@ -15,7 +15,7 @@ from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, StratumEntry, write_manifest
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample, TarFile, tar_name
-from cxrdist.data.shards.write_job import FOUND_LATER
+from cxrdist.data.shards.writing.write_job import FOUND_LATER
 from cxrdist.data.storage.store import Store
 from cxrdist.files import canonical_json
 

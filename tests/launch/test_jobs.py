@@ -61,6 +61,10 @@ def largest_difference(a: Path, b: Path) -> float:
     return max(float(np.abs(ours[k] - theirs[k]).max()) for k in ours)
 
 
+UNGATED = ("--gates", "none")
+"""Generators that were trained for seconds pass no gate."""
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
     """A folder with a GAN run and the synthetic set made from it, on two processes."""
@@ -71,6 +75,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
     assert said.count("2 processes on CPU, 1 thread each") == 1
     said = run(
         "synthesize.py",
+        *UNGATED,
         "--gan",
         "gan",
         "--shards",
@@ -113,7 +118,8 @@ def test_a_gan_run_has_a_folder_per_class(work: Path, tiny_set: Path) -> None:
     assert found["images_seen"] == 3 * 1600
     for slug in ("normal", "pleural-effusion", "pneumothorax"):
         names = {p.name for p in (work / "gan" / slug).iterdir()}
-        assert {"generator.safetensors", "model.json", "summary.json", "metrics.jsonl"} <= names
+        assert {"generator.safetensors", "model.json", "README.md", "summary.json", "metrics.jsonl"} <= names
+        assert "Not yet: `launch/evaluate_gan.py`" in (work / "gan" / slug / "README.md").read_text()
         grids = sorted(p.name for p in (work / "gan" / slug / "samples" / slug).iterdir())
         assert grids == ["images-000000800.png", "images-000001600.png"]
         lines = (work / "gan" / slug / "metrics.jsonl").read_text().splitlines()
@@ -138,7 +144,7 @@ def test_gan_weights_agree_between_one_and_two_processes_without_batch_norm(
 
 
 def test_synthetic_shards_are_the_same_bytes_on_one_process(work: Path, tiny_set: Path) -> None:
-    run("synthesize.py", "--gan", "gan", "--shards", str(tiny_set), "--out", "synthetic1", cwd=work)
+    run("synthesize.py", *UNGATED, "--gan", "gan", "--shards", str(tiny_set), "--out", "synthetic1", cwd=work)
     one, two = work / "synthetic1", work / "synthetic"
     assert sorted(p.name for p in one.iterdir()) == sorted(p.name for p in two.iterdir())
     for path in one.iterdir():
@@ -164,6 +170,7 @@ def test_a_synthesis_makes_so_many_images_as_are_asked_for(work: Path, tiny_set:
     words = [
         "--gan",
         "gan",
+        *UNGATED,
         "--shards",
         str(tiny_set),
         "--out",
@@ -215,7 +222,7 @@ def test_a_synthetic_image_is_made_again_from_what_its_metadata_name(
 
 def test_a_killed_synthesis_goes_on_to_the_same_bytes(work: Path, tiny_set: Path) -> None:
     """As a kill leaves it: some shards whole, one under a temporary name, no manifest."""
-    words = ["--gan", "gan", "--shards", str(tiny_set), "--out", "killed"]
+    words = [*UNGATED, "--gan", "gan", "--shards", str(tiny_set), "--out", "killed"]
     shutil.copytree(work / "synthetic", work / "killed")
     whole = {p.name: p.read_bytes() for p in (work / "killed").iterdir()}
     manifest = json.loads((work / "killed/manifest.json").read_text())
@@ -443,7 +450,7 @@ def test_synthetic_images_of_another_lineage_are_refused(
     assert "descends from another real set" in done.stderr
     run("train_cls.py", *words, "--allow-other-lineage", "--run", "r2", cwd=tmp_path)
     assert summary(tmp_path / "r2")["other_lineage_allowed"] is True
-    done = launch("synthesize.py", "--gan", str(work / "gan"), "--shards", str(other), cwd=tmp_path)
+    done = launch("synthesize.py", *UNGATED, "--gan", str(work / "gan"), "--shards", str(other), cwd=tmp_path)
     assert done.returncode == 2
     assert "was trained on another set" in done.stderr
 
@@ -453,7 +460,7 @@ def test_sets_may_lie_in_an_object_store(
 ) -> None:
     """Two ranks write to it and a classifier reads from it as from folders; the runs' own files stay local."""
     url = "s3://bucket/set/"
-    run("synthesize.py", "--gan", str(work / "gan"), "--shards", url, cwd=tmp_path, processes=2)
+    run("synthesize.py", *UNGATED, "--gan", str(work / "gan"), "--shards", url, cwd=tmp_path, processes=2)
     assert remote.objects("set-synthetic/") == {
         path.name: path.read_bytes() for path in (work / "synthetic").iterdir()
     }

@@ -32,7 +32,7 @@ def gan(run):
 
 def synthesis(run):
     from cxrdist.synth.synthesize import synthesize
-    synthesize(SynthConfig(shards=SHARDS, gan=run, out=f"{run}-images", run=f"{run}-synth", threads=1))
+    synthesize(SynthConfig(shards=SHARDS, gan=run, out=f"{run}-images", run=f"{run}-synth", gates="none", threads=1))
 
 def classifier(run, precision="fp32"):
     from cxrdist.cls.train import train

@@ -23,13 +23,13 @@ from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.importers.webdataset import LONGEST_CLASS_NAME, WebDataset
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.manifest import read_manifest
 from cxrdist.data.shards.schema import MANIFEST, MAX_SLUG_CHARACTERS
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.synthetic_keys import candidate_of, key_of, key_prefix
+from cxrdist.data.shards.synthetic_keys import index_of, key_of, key_prefix
 from cxrdist.data.shards.tar import TarFile
+from cxrdist.data.shards.writing import write_pool
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.reindex import reindex
 from cxrdist.data.tools.verify import verify
@@ -37,10 +37,9 @@ from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, slug
 from cxrdist.models import export_generator
 from cxrdist.nets import dcgan
-from cxrdist.synth import plan
+from cxrdist.synth import candidates
 from cxrdist.synth import synthesize as synthesis
 from cxrdist.synth.config import SynthConfig
-from cxrdist.synth.gates import GreyGate, Range
 from tests.helpers.commands import mix
 from tests.helpers.shard_sets import contents
 
@@ -245,14 +244,13 @@ def real(tmp_path: Path) -> Path:
 
 def synthesize(real: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Path:
     """In several shards of each class; an untrained generator passes no gate."""
-    any_grey = GreyGate(Range(0, 255), Range(0, 255))
-    monkeypatch.setattr(GreyGate, "from_real", lambda *_: any_grey)
-    for module in (synthesis, plan):
-        monkeypatch.setattr(module, "CANDIDATE_BATCH", 4)
+    for module in ("plan", "candidates", "rounds", "generators.sources"):
+        monkeypatch.setattr(f"cxrdist.synth.{module}.BLOCK", 4)
     monkeypatch.setenv("WANDB_MODE", "disabled")
     place = real.with_name(changes.get("encoding", "png"))
     run, gan = str(place) + "-run", str(real.with_name("gan"))
-    synthesis.synthesize(SynthConfig(gan=gan, shards=str(real), out=str(place), run=run, **changes))
+    config = SynthConfig(gan=gan, shards=str(real), out=str(place), run=run, gates="none", **changes)
+    synthesis.synthesize(config)
     return place
 
 
@@ -265,7 +263,7 @@ def test_what_synthesis_writes(
     wanted = {name: 20 - real_images(real, name) for name in ShardSet(real).classes}
     made = check(place, sum(wanted.values()), capsys, real)
     assert made.images == {("train", name, "synthetic"): images for name, images in wanted.items()}
-    assert {len(key) for key in made.keys} == {32}
+    assert {len(key) for key in made.keys} == {27}
     assert len(list(place.glob("*.tar"))) == sum(-(-images // 4) for images in wanted.values())
 
     other = real.with_name("other")
@@ -287,8 +285,8 @@ def test_seed_generator_and_class_make_the_key() -> None:
         for name in ("Normal", "0 Normal", "L" * 200, "肺炎", "肺")
     ]
     assert len({*prefixes}) == 30
-    assert key_of(prefixes[0], 7, 123) == f"{prefixes[0]}-000007-00000123"
-    assert candidate_of(key_of(prefixes[0], 7, 123)) == 123
+    assert key_of(prefixes[0], 123) == f"{prefixes[0]}-0000000123"
+    assert index_of(key_of(prefixes[0], 123)) == 123
 
 
 def test_an_interrupted_synthesis_writes_the_missing_shards_alone(
@@ -320,7 +318,7 @@ def test_a_synthesis_that_an_earlier_version_began_ends_with_the_keys_of_this_on
     real: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as earlier:
-        earlier.setattr(synthesis, "key_of", lambda prefix, *numbers: key_of(f"{prefix[:12]}-mass", *numbers))
+        earlier.setattr(candidates, "key_of", lambda prefix, index: key_of(f"{prefix[:12]}-mass", index))
         place = synthesize(real, earlier)
     manifest = json.loads((place / "manifest.json").read_text())
     job = {k: v for k, v in manifest["provenance"].items() if k != "gates"}

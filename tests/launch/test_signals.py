@@ -181,9 +181,9 @@ from launch import train_gan
 
 export = ModelTrainer.export
 
-def interrupted(self, step, order):
+def interrupted(self, *of_the_end):
     os.kill(os.getpid(), signal.SIGTERM)
-    export(self, step, order)
+    export(self, *of_the_end)
 
 ModelTrainer.export = interrupted
 process.main(train_gan.main)

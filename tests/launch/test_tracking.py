@@ -44,7 +44,7 @@ def work(tmp_path_factory: pytest.TempPathFactory, tiny_set: Path) -> Path:
     judge = ["--images", "8", "--k", "1", "--classifier", "runs/tiny/ds1", *OFFLINE]
     run("evaluate_gan.py", *judge, *shards, "--run", "runs/tiny/gan", cwd=folder)
     out = ["--out", "synthetic", "--run", "runs/tiny/synth", *OFFLINE]
-    run("synthesize.py", "--gan", "runs/tiny/gan", *shards, *out, cwd=folder)
+    run("synthesize.py", "--gates", "none", "--gan", "runs/tiny/gan", *shards, *out, cwd=folder)
     ds3 = ["--mix", "DS3", "--synthetic", "synthetic", "--run", "runs/tiny/ds3"]
     run("train_cls.py", *CLS, *shards, *ds3, cwd=folder)
     return folder / "runs/tiny"

@@ -59,12 +59,22 @@ def test_what_one_node_lacks_is_said_on_both_with_its_rank(tmp_path: Path, tiny_
 
     shutil.copytree(tiny_set, folders[1] / "set")
     assert [node.returncode for node in on_two_nodes(folders)] == [0, 0]
+    assert not (folders[1] / "run").exists()
+
+    # The run goes on where it is, and nowhere else.
     run = folders[0] / "run"
     (run / "summary.json").unlink()
-    for node in on_two_nodes(folders):
+    first, second = on_two_nodes(folders)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "run: resuming at 64 images" in first.stderr
+    assert (run / "summary.json").exists() and not (folders[1] / "run").exists()
+    host = socket.gethostname()
+    for node in on_two_nodes(folders[::-1]):
+        assert node.returncode == 1
         assert (
-            node.stderr.count(f"error: {where}: run/checkpoints/images-000000000064: not seen by this") == 1
+            node.stderr.count(
+                f"error: run: {host} has this run with 64 images, and {host}, which rank 0 is on"
+            )
+            == 1
         )
-        assert "must lie where all machines of a job see it" in node.stderr
     assert not (folders[1] / "run").exists()
-    assert [path.name for path in (run / "checkpoints").iterdir()]

@@ -150,6 +150,7 @@ def test_processes_that_are_not_connected_are_refused(monkeypatch: pytest.Monkey
         def __init__(self, **_: object) -> None: ...
 
     monkeypatch.setattr(dist_module, "Accelerator", Alone)
+    monkeypatch.setattr(dist_module, "connect", lambda *_: None)
     launched = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)

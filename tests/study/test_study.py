@@ -35,6 +35,7 @@ def test_a_study_with_a_conditional_gan_ends_in_a_report_and_is_not_repeated(
         ),
         evaluation_arm="DS1",
         evaluate_options=("--images=8", "--k=1"),
+        gates="none",
         cls_options=("--budget=32 images", "--batch=16", "--evaluations=1"),
         arms=("DS1", "DS3"),
         processes=1,

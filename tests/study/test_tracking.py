@@ -194,6 +194,8 @@ def test_the_report_online_is_about_the_results_of_the_study(
 
 
 class NoJobs:
+    left: tuple[str, ...] = ()
+
     def __init__(self, *_: object) -> None:
         pass
 

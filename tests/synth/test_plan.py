@@ -34,6 +34,7 @@ def test_a_count_is_of_each_class_or_of_those_named(text: str, images: dict[str,
         ("Normal=1.5", "a number of images of 1 or more"),
         ("Pneumothrax=5", "'Pneumothrax' is no class of the set; did you mean 'Pneumothorax'?"),
         ("Normal=5,Normal=6", "Normal is named twice"),
+        ("1_000_000_001", "at most 1,000,000,000 images of a class"),
         ("Normal=5,6", "'6' is not written as 'class=number'"),
     ],
 )
@@ -47,3 +48,9 @@ def test_a_mix_or_a_count() -> None:
     with pytest.raises(OptionError, match="give one of them"):
         SynthConfig(mix="DS3", count="5")
     assert SynthConfig().mix_name == "DS3"
+
+
+def test_no_run_of_a_gan_is_refused() -> None:
+    for gan in ("", " , "):
+        with pytest.raises(OptionError, match="expected a run folder"):
+            SynthConfig(gan=gan)

@@ -43,6 +43,7 @@ class SplitEvaluator:
         for row, (label, number) in enumerate(mine):
             self.readers[label].pixels(number, pixels[row, 0])
         self.pixels = torch.from_numpy(pixels)
+        dist.barrier()  # reading may take one rank longer than a collective may wait
 
     @torch.no_grad()
     def probabilities(self, model: nn.Module) -> np.ndarray:

@@ -42,6 +42,8 @@ class Progressed:
     data_wait: float
     seconds: float
     stretches: list[Stretch]
+    storage: Mapping[str, Any]
+    """What was exchanged with stores at URLs, for the summary: see ``traffic``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,9 @@ def record(finished: Finished, predictions: Mapping[str, Predictions], dist: Dis
         "stages": stages,
         "shards": digests,
         "other_lineage_allowed": config.allow_other_lineage,
+        "synthetic_training_data": (
+            finished.synthetic and finished.synthetic.manifest.provenance.training_data
+        ),
         "data": describe_data(finished.real),
         "metrics": {"val": metrics_of(predictions["val"]), "test": test},
         "network": config.network,
@@ -113,6 +118,7 @@ def record(finished: Finished, predictions: Mapping[str, Predictions], dist: Dis
         "substituted": progressed.substituted,
         "data_wait": round(progressed.data_wait, 4),
         "seconds": round(progressed.seconds, 1),
+        **progressed.storage,
         **environment(),
     }
     write_summary(folder, summary)

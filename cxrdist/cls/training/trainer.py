@@ -32,13 +32,15 @@ from cxrdist.data.loading.mix_sets import repeated_strata, train_counts
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage import traffic
 from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.step_means import StepMeans
 from cxrdist.errors import UserError
 from cxrdist.metrics.classification import metrics_of
 from cxrdist.nets.classifiers import build_network, init_network
-from cxrdist.run.checkpoint import Loaded, RankState, load_checkpoint, newest_checkpoint, snapshot
+from cxrdist.run.checkpoint import Loaded, RankState, newest_checkpoint, snapshot
 from cxrdist.run.checkpoint_writer import CheckpointWriter
+from cxrdist.run.hosts import load_on_all
 from cxrdist.run.interim import FAILED, StepBreaks, restore_state_of_rank, state_of_rank
 from cxrdist.run.stretches import Stretch, continued, stretch_of
 from cxrdist.run.tracking.metrics_file import MetricsFile
@@ -136,7 +138,7 @@ class Trainer:
         if path is None:
             self.stretches = [stretch_of(self.dist, 0)]
             return None, 0
-        loaded = self.dist.agree(lambda: load_checkpoint(path, self.models))
+        loaded = load_on_all(self.dist, path, self.models)
         if loaded.state.get("soft_labels") != self.soft_labels_digest:
             raise UserError(
                 f"{self.folder} was begun with other soft labels than {self.config.soft_labels} holds now: give "
@@ -332,6 +334,8 @@ class Trainer:
 
     def finish(self) -> Mapping[str, Any]:
         """Test the kept weights and write what a finished run has."""
+        test = SplitEvaluator(self.real, "test", self.dist)
+        predictions = {"val": self.validation.predictions(self.kept), "test": test.predictions(self.kept)}
         progressed = Progressed(
             step=self.step,
             kept_step=self.best["kept_step"],
@@ -340,9 +344,8 @@ class Trainer:
             data_wait=self.data_wait,
             seconds=self.seconds,
             stretches=self.stretches,
+            storage=traffic.summary_of(self.dist.gather_objects([traffic.so_far()])),
         )
-        test = SplitEvaluator(self.real, "test", self.dist)
-        predictions = {"val": self.validation.predictions(self.kept), "test": test.predictions(self.kept)}
         finished = Finished(
             config=self.config,
             stages=self.stages,

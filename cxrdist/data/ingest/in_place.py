@@ -48,8 +48,8 @@ from cxrdist.data.shards.index import IndexRow, ShardRow, index_bytes, index_nam
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST, UNLABELLED
 from cxrdist.data.shards.tar import METADATA_FIELDS, hashed
-from cxrdist.data.shards.write_job import UNUSED_TARS, claimed, finished_set, mark_finished
-from cxrdist.data.shards.write_pool import (
+from cxrdist.data.shards.writing.write_job import UNUSED_TARS, claimed, finished_set, mark_finished
+from cxrdist.data.shards.writing.write_pool import (
     count_image,
     work,
 )

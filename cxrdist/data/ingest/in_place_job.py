@@ -15,7 +15,7 @@ import numpy as np
 from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.shards.index import INDEX_DTYPE, index_name
 from cxrdist.data.shards.schema import FORMAT, MANIFEST, is_name
-from cxrdist.data.shards.write_job import JOB_FILE, TABLE_FILE
+from cxrdist.data.shards.writing.write_job import JOB_FILE, TABLE_FILE
 from cxrdist.data.storage.store import Store
 from cxrdist.errors import UserError
 from cxrdist.files import is_temporary, sha256_bytes

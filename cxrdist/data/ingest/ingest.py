@@ -33,8 +33,14 @@ from cxrdist.data.shards.index import write_table
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance, Stratum, write_manifest
 from cxrdist.data.shards.schema import MANIFEST
 from cxrdist.data.shards.tar import cuts, samples_per_shard
-from cxrdist.data.shards.write_job import claimed, clear, finished_set, mark_finished, remove_leftovers
-from cxrdist.data.shards.write_pool import Results, rows_of, write_each
+from cxrdist.data.shards.writing.write_job import (
+    claimed,
+    clear,
+    finished_set,
+    mark_finished,
+    remove_leftovers,
+)
+from cxrdist.data.shards.writing.write_pool import Results, rows_of, write_each
 from cxrdist.data.storage.store import LocalStore, Store, store_of
 from cxrdist.errors import OptionError
 

@@ -38,7 +38,7 @@ from cxrdist.data.ingest.tasks import HashTask, hash_images
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.manifest import Stratum, check_classes
 from cxrdist.data.shards.schema import SPLITS, UNLABELLED, UNLABELLED_INDEX
-from cxrdist.data.shards.write_pool import work
+from cxrdist.data.shards.writing.write_pool import work
 from cxrdist.errors import OptionError, UserError
 
 NO_OFFICIAL_SPLIT = "in none of the source's own splits"

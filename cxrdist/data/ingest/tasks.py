@@ -20,7 +20,7 @@ from cxrdist.data.ingest.fingerprints import NO_HASH
 from cxrdist.data.shards.index import ShardRow
 from cxrdist.data.shards.schema import class_in_metadata
 from cxrdist.data.shards.tar import Sample
-from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, count_image
+from cxrdist.data.shards.writing.write_pool import Outcome, ShardResult, ShardTask, count_image
 
 REPAIRS = "repairs"
 """The metadata field of a sample that was repaired."""

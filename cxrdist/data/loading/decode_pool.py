@@ -27,6 +27,7 @@ from cxrdist import logs
 from cxrdist.data.loading.gather import Gather, OnCorrupt, Substitution
 from cxrdist.data.shards.index import KEY_DTYPE
 from cxrdist.data.shards.stratum import StratumReader
+from cxrdist.data.storage import traffic
 from cxrdist.errors import UserError
 from cxrdist.process import die_with_parent, keep_freed_memory, without_interrupts
 from cxrdist.stop_signals import SIGNALS
@@ -180,10 +181,11 @@ class DecodePool:
 
     def _receive(self, worker: _Worker) -> None:
         try:
-            ticket, substitutions, error = worker.connection.recv()
+            ticket, substitutions, error, exchanged = worker.connection.recv()
         except (EOFError, OSError):
             raise _ended(worker) from None
         worker.pending -= 1
+        traffic.add(exchanged)
         self._tickets[ticket].answer = substitutions, error
 
     def free(self, ticket: int) -> None:
@@ -235,4 +237,4 @@ def _work(parent: int, connection: Connection, slots: Slots, gather: Gather) -> 
         except Exception as error:
             error.add_note(traceback.format_exc())
             failed = error
-        connection.send((ticket, substitutions, failed))
+        connection.send((ticket, substitutions, failed, traffic.taken()))

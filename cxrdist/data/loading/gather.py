@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from cxrdist.data.imaging.codecs import npy_header
 from cxrdist.data.imaging.errors import UndecodableImage
@@ -180,10 +180,11 @@ def _fill(
         return _copy(spans, wanted, places, pixels.reshape(len(pixels), -1), reader.image_size)
     failed = []
     for span, digest, place in zip(spans, wanted, places):
+        data = bytes(span)  # what is hashed is what is decoded, even if the file changes meanwhile
         try:
-            if xxh3_64_intdigest(span) != digest:
+            if xxh3_64_intdigest(data) != digest:
                 raise UndecodableImage("its hash differs from the index")
-            decode(span, reader.encoding, reader.image_size, pixels[place, 0])
+            decode(data, reader.encoding, reader.image_size, pixels[place, 0])
         except UndecodableImage:
             failed.append(place)
     return failed
@@ -200,9 +201,13 @@ def _copy(
     failed = []
     for span, digest, place in zip(spans, wanted, places):
         if len(span) == expected:
-            # Copied before it is hashed: numpy releases the GIL while the system reads pages that are not in memory.
-            pixels[place] = np.frombuffer(span, np.uint8, count, before)
-            if xxh3_64_intdigest(span) == digest and span[:before].tobytes() == header:
+            row = pixels[place]
+            # numpy releases the GIL while the system reads pages that are not in memory.
+            row[:] = np.frombuffer(span, np.uint8, count, before)
+            # The hash of the copy and not of the span: the file may change between the two.
+            hashed = xxh3_64(header)
+            hashed.update(row)
+            if hashed.intdigest() == digest and span[:before].tobytes() == header:
                 continue
         failed.append(place)
     return failed

@@ -1,6 +1,7 @@
 """What a set descends from: conversions keep keys, classes and splits, so a set and its conversions are one family.
 
     real A ── convert ──> real B       B remembers A
+      ├ samples removed ──> real A'    A' remembers A
       └ GAN, synthesis ──> synthetic   remembers A; made from B, it would remember B and A
 
 Images made from the train split of any member of a family have seen no patient of another member's val or test.
@@ -16,15 +17,19 @@ from cxrdist.data.shards.shard_set import ShardSet
 
 
 def family(shards: ShardSet) -> list[str]:
-    """The digests of a set and of those that it was converted from, newest first."""
-    return [shards.digest, *(shards.manifest.lineage.ancestors or [])]
+    """The digests of a set: its own, those that it had before samples were removed, and those of the sets that it was
+    converted from, newest first."""
+    return _digests(shards.manifest)
+
+
+def _digests(manifest: Manifest) -> list[str]:
+    every = [manifest.digest, *manifest.earlier_digests, *(manifest.lineage.ancestors or [])]
+    return list(dict.fromkeys(every))
 
 
 def converted(manifest: Manifest) -> Lineage:
     """The lineage of a conversion of a set, real or synthetic."""
-    lineage = manifest.lineage
-    ancestors = [manifest.digest, *(lineage.ancestors or [])]
-    return Lineage(**{**lineage.json_value(), "ancestors": ancestors})
+    return Lineage(**{**manifest.lineage.json_value(), "ancestors": _digests(manifest)})
 
 
 def made_from(real: ShardSet) -> dict[str, Any]:

@@ -54,7 +54,7 @@ from cxrdist.data.shards.schema import (
 )
 from cxrdist.data.storage.store import LocalStore, Store, store_of, write_to
 from cxrdist.errors import UserError
-from cxrdist.files import canonical_json, sha256_bytes, slug
+from cxrdist.files import SHA256, canonical_json, sha256_bytes, slug
 
 
 @dataclass(frozen=True, order=True)
@@ -86,21 +86,36 @@ class StratumEntry(Model):
     class_name: Text = Field(alias="class")
     origin: Origin
     samples: PositiveCount
+    """Without those that were removed."""
     bytes: PositiveCount
     """Of its tars."""
     shards: PositiveCount
     table: FileName
     """The file of its shard table."""
     table_sha256: Digest
+    removed: FileName | None = None
+    """The file that names the removed samples, see removed.py; this field and the next two are there together, or
+    none of them."""
+    removed_sha256: Digest | None = None
+    removed_samples: PositiveCount | None = None
 
     @property
     def stratum(self) -> Stratum:
         return Stratum(self.split, self.class_name, self.origin)
 
+    @property
+    def tar_samples(self) -> int:
+        """Samples that its tars hold: those that are left, and those that were removed."""
+        return self.samples + (self.removed_samples or 0)
+
     @model_validator(mode="after")
-    def _fits_its_bytes(self) -> Self:
-        if self.samples * MIN_SAMPLE_BYTES > self.bytes:
-            raise ValueError(f"{self.samples} samples do not fit into {self.bytes} bytes")
+    def _agrees_with_itself(self) -> Self:
+        if self.tar_samples * MIN_SAMPLE_BYTES > self.bytes:
+            raise ValueError(f"{self.tar_samples} samples do not fit into {self.bytes} bytes")
+        of_removed = ("removed", "removed_sha256", "removed_samples")
+        is_given = not self.model_fields_set.isdisjoint(of_removed)
+        if is_given and any(getattr(self, name) is None for name in of_removed):
+            raise ValueError(f"expected all of {', '.join(of_removed)}, or none of them")
         return self
 
 
@@ -127,13 +142,6 @@ Encoding = Annotated[str, must(lambda name: name in KNOWN_ENCODINGS, f"one of {'
 Option = Annotated[str | int | float | bool | list[str] | dict[str, int] | None, PlainValidator(_option)]
 
 
-class GateCounts(Model):
-    """How many generated images a gate looked at, and how many it let pass."""
-
-    admitted: Count
-    tried: Count
-
-
 def _number(value: Any) -> Any:
     """A number as it is: pydantic's float would turn 0 into 0.0, which is other JSON."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -144,11 +152,54 @@ def _number(value: Any) -> Any:
 Number = Annotated[float, PlainValidator(_number)]
 
 
-class GreyRange(Model):
-    """What the grey-value gate of a class lets pass, [lowest, highest] each."""
+def _are_digests(value: Any) -> bool:
+    several = value if isinstance(value, list) else [value]
+    return bool(several) and all(isinstance(one, str) and SHA256.fullmatch(one) for one in several)
 
-    brightness: list[Number]
-    contrast: list[Number]
+
+Digests = Annotated[Any, must(_are_digests, "a SHA-256, or a list of them")]
+
+
+class ClassGates(Model):
+    """What the gates of a synthesis said of the candidates of one class."""
+
+    tried: Count
+    """Candidates that were generated."""
+    admitted: Count
+    """Of them, those that are or were in the set."""
+    duplicates: Count = 0
+    """Admitted by the gates, but too similar to an earlier image."""
+    next_blocks: dict[str, Count] | None = None
+    """By the digest of each generator: the first block of 64 images that has not been drawn."""
+    coverage: dict[str, Number] | None = None
+    """By the digest of each generator."""
+    passed: dict[str, Count] | None = None
+    """By gate: the candidates that it lets pass."""
+    thresholds: dict[str, Number] | None = None
+    scores: dict[str, dict[str, list[Number]]] | None = None
+    """By gate: the 5th, 25th, 50th, 75th and 95th percentile of the scores of ``synthetic`` candidates and of
+    ``real`` validation images."""
+    copy_rate: Number | None = None
+    """Share of the candidates that the copy gate refuses."""
+    copy_null_rate: Number | None = None
+    """The same of real validation images."""
+
+
+class Gates(Model):
+    """The gates of a synthesis: how they were set, and what they said."""
+
+    name: Text
+    fitted_on: Split | None = None
+    """The split of the real set that they compare images with."""
+    calibrated_on: Split | None = None
+    """The split that their thresholds come from."""
+    classifiers: list[Digest] | None = None
+    """SHA-256 of the weights of the classifiers that they use."""
+    percent: dict[str, Number] | None = None
+    """By gate: the percentage of real validation images that it refuses."""
+    pooled: list[Text] | None = None
+    """Classes with too few validation images for thresholds of their own, which take those of all classes."""
+    classes: dict[str, ClassGates]
 
 
 class Conversion(Model):
@@ -167,6 +218,16 @@ class MergedSet(Model):
     digest: Digest
     samples: PositiveCount
     release: Text | None
+
+
+class Edit(Model):
+    """One change of a finished set: samples were removed, and its tars stayed as they are."""
+
+    source: Digest = Field(alias="from")
+    """Digest that the set had before."""
+    removed: Count
+    by: Text
+    """What removed them: ``review`` ..."""
 
 
 class Faults(Model):
@@ -204,13 +265,16 @@ class Provenance(Model):
     """Images of the set by what was repaired to read them; one may count several times."""
     near_duplicates: dict[str, Count] | None = None
     unused_tars: list[FileName] | None = None
-    generators: dict[str, Digest] | None = None
-    """Synthetic sets: SHA-256 of the weights of each class's generator."""
-    grey_ranges: dict[str, GreyRange] | None = None
-    gates: dict[str, GateCounts] | None = None
+    generators: dict[str, Digests] | None = None
+    """Synthetic sets: SHA-256 of the weights of each class's generator, or generators."""
+    training_data: Text | None = None
+    """What the generators learned from: ``train split`` of the real set, or ``unknown``."""
+    gates: Gates | None = None
     merged: list[MergedSet] | None = None
     """The sets that ``cxrdist shards merge`` made it of, by digest."""
     converted: list[Conversion] | None = None
+    """Oldest first."""
+    edited: list[Edit] | None = None
     """Oldest first."""
 
     def updated(self, fields: Mapping[str, Any]) -> Provenance:
@@ -232,7 +296,7 @@ class Lineage(Model):
     """The split that they learned from."""
     real_ancestors: list[Text] | None = None
     """Digests of the sets that the real set was converted from, newest first."""
-    generators: dict[str, Digest] | None = None
+    generators: dict[str, Digests] | None = None
     ancestors: list[Text] | None = None
     """Digests of the sets that this one was converted from, newest first."""
 
@@ -261,7 +325,18 @@ class Manifest(Model):
 
     @property
     def samples(self) -> int:
+        """Without those that were removed."""
         return sum(entry.samples for entry in self.strata)
+
+    @property
+    def removed_samples(self) -> int:
+        """Samples that the tars hold, and readers leave out."""
+        return sum(entry.removed_samples or 0 for entry in self.strata)
+
+    @property
+    def earlier_digests(self) -> list[str]:
+        """Digests that the set had before samples were removed, newest first."""
+        return [edit.source for edit in reversed(self.provenance.edited or [])]
 
     @property
     def unlabelled(self) -> StratumEntry | None:
@@ -290,6 +365,8 @@ class Manifest(Model):
             raise ValueError("strata: unlabelled images must be real and in the train split")
         if unknown := {stratum.class_name for stratum in strata} - {*self.classes, UNLABELLED}:
             raise ValueError(f"strata: {min(unknown)!r} is no class of the set")
+        if self.is_external and any(entry.removed for entry in self.strata):
+            raise ValueError("strata: no sample of a set indexed in place can be removed")
         return self
 
 

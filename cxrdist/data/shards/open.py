@@ -7,6 +7,8 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.storage.store import store_of
 from cxrdist.errors import UserError
 
+REJECTED = "rejected candidates"
+"""The importer of a set of images that the gates of a synthesis refused."""
 DEFAULT_SET = "shards/phantom"
 """The set that every command reads where --shards is not given."""
 
@@ -46,6 +48,7 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
         raise UserError(f"{path} is a set of real images: give it as --shards")
     synthetic.check_keys()
     check_same_kind(real, synthetic)
+    _check_gates(path, synthetic)
     if not descends_from(lineage.json_value(), real) and not allow_other_lineage:
         raise UserError(
             f"{path} descends from another real set ({str(lineage.real_digest)[:12]}) than {real} "
@@ -53,6 +56,22 @@ def open_synthetic(path: str, real: ShardSet, *, allow_other_lineage: bool = Fal
             "this set, or add --allow-other-lineage"
         )
     return synthetic
+
+
+def _check_gates(path: str, synthetic: ShardSet) -> None:
+    """Raises UserError for images that were refused, and for gates that saw images of the test split: they would
+    choose what fits it."""
+    provenance = synthetic.manifest.provenance
+    if provenance.importer == REJECTED:
+        raise UserError(
+            f"{path} holds the images that the gates of a synthesis refused: look at them, and train on none"
+        )
+    gates = provenance.gates
+    if gates is not None and "test" in (gates.fitted_on, gates.calibrated_on):
+        raise UserError(
+            f"{path}: the gates that chose its images were set on the test split, so results on it would be too "
+            "good: synthesise again"
+        )
 
 
 def check_same_kind(real: ShardSet, synthetic: ShardSet) -> None:

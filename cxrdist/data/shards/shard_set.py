@@ -71,7 +71,7 @@ class ShardSet:
         return entry.samples if entry is not None else 0
 
     def samples(self, split: str, class_name: str, origin: str) -> int:
-        """Number of images of a class; 0 for a class that the set does not have."""
+        """Number of images of a class, without those that were removed; 0 for a class that the set does not have."""
         return self.manifest.counts.get(split, {}).get(class_name, {}).get(origin, 0)
 
     def stratum(self, split: str, class_name: str, origin: str) -> StratumReader:
@@ -93,11 +93,12 @@ class ShardSet:
         return self._readers[stratum]
 
     def indexes(self) -> Iterator[tuple[Stratum, np.ndarray]]:
-        """The index of each shard, [samples] of ``INDEX_DTYPE``, with its stratum."""
+        """The index of each shard, [samples] of ``INDEX_DTYPE``, with its stratum. Removed samples are among them:
+        what learned from the set before they were removed has seen their patients."""
         for stratum in self.strata:
             reader = self.stratum(stratum.split, stratum.class_name, stratum.origin)
             for shard in range(len(reader.shards)):
-                yield stratum, reader.index(shard)
+                yield stratum, reader.whole_index(shard)
 
     def images(self, split: str, class_name: str, origin: str, count: int) -> np.ndarray:
         """The first ``count`` images of a stratum, or all if it has fewer, [n, H, W] uint8."""

@@ -18,6 +18,7 @@ from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.imaging.radiograph import decode, is_external
 from cxrdist.data.shards.index import ShardTable, changed, index_name, missing, read_index, read_table
 from cxrdist.data.shards.manifest import StratumEntry
+from cxrdist.data.shards.removed import Removed, kept, not_in_shard, removed_of, samples_left
 from cxrdist.data.shards.schema import (
     MANIFEST,
     REMEDY,
@@ -62,7 +63,7 @@ class StratumReader:
     block_rows: int = 0
     """Samples of a shard that are then fetched together; 0: about 4 MiB of them."""
     index: Callable[[int], np.ndarray] = field(init=False, repr=False, compare=False)
-    """index(shard): its samples that belong to this stratum, [samples] of ``INDEX_DTYPE``."""
+    """index(shard): its samples that belong to this stratum and were not removed, [samples] of ``INDEX_DTYPE``."""
 
     def __post_init__(self) -> None:
         self.block_rows = self.block_rows or block_rows_of(self.entry.bytes, self.entry.samples)
@@ -85,17 +86,23 @@ class StratumReader:
         """The same stratum, fetched in blocks of ``rows`` samples if its tars are remote."""
         reader = replace(self, block_rows=rows)
         # A table may have 10^6 rows: what was read and checked is not read again.
-        vars(reader).update({name: vars(self)[name] for name in ("shards", "ends") if name in vars(self)})
+        read = ("shards", "removed", "shard_samples", "ends")
+        vars(reader).update({name: vars(self)[name] for name in read if name in vars(self)})
         return reader
 
     @property
     def samples(self) -> int:
         return self.entry.samples
 
-    @property
+    @cached_property
     def shard_samples(self) -> np.ndarray:
-        """[shards] int64."""
-        return self.shards.samples
+        """[shards] int64: samples of each shard, without those that were removed."""
+        return samples_left(self.shards, self.removed)
+
+    @cached_property
+    def removed(self) -> Removed:
+        """Shard -> keys of the samples that were removed from it."""
+        return removed_of(self.store, self.entry, self.shards)
 
     @property
     def is_external(self) -> bool:
@@ -109,8 +116,9 @@ class StratumReader:
 
     @cached_property
     def shards(self) -> ShardTable:
+        """What the tars hold, removed samples included."""
         shards = read_table(self.store, self.entry)
-        if int(shards.samples.sum()) != self.samples:
+        if int(shards.samples.sum()) != self.entry.tar_samples:
             problem = Problem("count", self.entry.table, f"not the samples that {MANIFEST} states")
             raise ShardSetError(self.store, problem, self.remedy)
         return shards
@@ -118,7 +126,7 @@ class StratumReader:
     @cached_property
     def ends(self) -> np.ndarray:
         """[shards] int64: samples of the shards up to and including each one."""
-        return np.cumsum(self.shards.samples)
+        return np.cumsum(self.shard_samples)
 
     def locate(self, number: int) -> tuple[int, int]:
         """Shard and row of sample ``number``."""
@@ -129,6 +137,19 @@ class StratumReader:
         return shard, number - before
 
     def _index(self, shard: int) -> np.ndarray:
+        index = self.whole_index(shard)
+        if keys := self.removed.get(shard):
+            is_left, lacking = kept(index, keys)
+            if lacking or int(is_left.sum()) != self.shard_samples[shard]:
+                raise self._not_in_shard(shard, lacking or keys)
+            index = index[is_left]
+        return index
+
+    def _not_in_shard(self, shard: int, keys: Iterable[str]) -> ShardSetError:
+        return not_in_shard(self.store, self.entry, self.shards.names[shard], min(keys))
+
+    def whole_index(self, shard: int) -> np.ndarray:
+        """The samples of a shard that belong to this stratum, removed ones included, [n] of ``INDEX_DTYPE``."""
         row = self.shards[shard]
         index = read_index(self.store, row, is_external=self.is_external)
         if self.is_external:
@@ -155,22 +176,30 @@ class StratumReader:
 
     def spans(self, shard: int, rows: np.ndarray) -> list[memoryview]:
         """The encoded images of some rows of a shard as they are stored, from a file or a URL: not compared with
-        their hashes, and shorter if the file ends early. Raises UserError if the file is missing."""
+        their hashes, and shorter if the file ends early. Raises UserError if the file is missing.
+
+        They may lie in a map of a file: compare the bytes that are used with the hash, not these before or after.
+        """
         index, name = self.index(shard), self.shards.names[shard]
         try:
             if self.blocks is not None:
                 return read_spans(self, self.blocks, shard, rows)
             places = zip(index["offset_bytes"][rows].tolist(), index["length_bytes"][rows].tolist())
             if isinstance(self.store, LocalStore):
-                file = self.store.mapped(name)
-                return [file[start : start + length] for start, length in places]
+                return self.store.spans(name, places)
             return [memoryview(self.store.read_range(name, start, length)) for start, length in places]
         except FileNotFoundError:
             raise self._missing(name) from None
 
-    def span(self, shard: int, row: int) -> memoryview:
-        """One of ``spans``."""
-        return self.spans(shard, np.array([row]))[0]
+    def _stored(self, shard: int, row: int) -> bytes:
+        """An encoded image, read from the file and not through a map: an error says what is wrong with the file."""
+        if self.blocks is not None:
+            return bytes(self.spans(shard, np.array([row]))[0])
+        entry, name = self.index(shard)[row], self.shards.names[shard]
+        try:
+            return self.store.read_range(name, int(entry["offset_bytes"]), int(entry["length_bytes"]))
+        except FileNotFoundError:
+            raise self._missing(name) from None
 
     def prefetch(self, samples: np.ndarray) -> None:
         """Fetch the blocks of samples [n] int in the background, in this order; does nothing if the set is local.
@@ -180,16 +209,28 @@ class StratumReader:
 
     def image_bytes(self, number: int) -> bytes:
         """The encoded image. Raises CorruptSample, naming shard, key and offset, if its hash does not fit."""
-        return bytes(self._checked(*self.locate(number)))
+        return self._checked(*self.locate(number))
 
-    def _checked(self, shard: int, row: int) -> memoryview:
-        data = self.span(shard, row)
+    def _checked(self, shard: int, row: int) -> bytes:
+        data = self._stored(shard, row)
+        if self.blocks is not None and not self._is_whole(shard, row, data):
+            forget(self, self.blocks, shard, row)  # its copy on this machine may be what is wrong
+            data = self._stored(shard, row)
         self._check(shard, row, data)
         return data
 
-    def _check(self, shard: int, row: int, data: bytes | memoryview) -> None:
-        if xxhash.xxh3_64_intdigest(data) != int(self.index(shard)[row]["xxh3_64"]):
-            raise self._corrupt(shard, row, "its bytes do not match their hash")
+    def _is_whole(self, shard: int, row: int, data: bytes) -> bool:
+        return xxhash.xxh3_64_intdigest(data) == int(self.index(shard)[row]["xxh3_64"])
+
+    def _check(self, shard: int, row: int, data: bytes) -> None:
+        if self._is_whole(shard, row, data):
+            return
+        length = int(self.index(shard)[row]["length_bytes"])
+        if len(data) < length:
+            why = f"the file ends after {len(data):,} of its {length:,} bytes: it was cut off, or is still copied"
+        else:
+            why = "its bytes do not match their hash"
+        raise self._corrupt(shard, row, why)
 
     def pixels(self, number: int, out: np.ndarray | None = None) -> np.ndarray:
         """One image, [H, W] uint8, written to ``out`` of that shape if it is given. Raises CorruptSample, naming
@@ -209,10 +250,14 @@ class StratumReader:
             return False  # a reader of the stratum meets this error, and verify lists it with all others
         return has_truncated_keys(self.store, self.entry, shards)
 
-    def whole(self, shard: int, *, allow_long_keys: bool = False) -> Iterator[Sample]:
-        """All samples of a shard in order, with their metadata; its SHA-256 is checked before the first one.
+    def whole(
+        self, shard: int, *, allow_long_keys: bool = False, with_removed: bool = False
+    ) -> Iterator[Sample]:
+        """The samples of a shard in order, with their metadata, without those that were removed; the SHA-256 of its
+        tar is checked before the first one.
 
         ``allow_long_keys``: also read the long keys of an earlier version, which are refused otherwise.
+        ``with_removed``: the samples that were removed, too.
         """
         if self.has_truncated_keys and not allow_long_keys:
             raise refusal(self.store)
@@ -226,8 +271,14 @@ class StratumReader:
                     return
                 is_valid_key = _is_any_key if self.has_truncated_keys else is_key
                 tar = TarFile(self.store, row.name, self.entry.stratum, self.class_index, self.encoding)
+                lacking = {*self.removed.get(shard, ())}
                 for _, sample in read_tar(file, tar, is_valid_key=is_valid_key):
-                    yield sample
+                    is_removed = sample.key in lacking
+                    lacking.discard(sample.key)
+                    if with_removed or not is_removed:
+                        yield sample
+                if lacking:
+                    raise self._not_in_shard(shard, lacking)
         except FileNotFoundError:
             raise self._missing(row.name) from None
 
@@ -290,6 +341,11 @@ def read_spans(reader: StratumReader, blocks: BlockReader, shard: int, rows: np.
     ]
 
 
+def forget(reader: StratumReader, blocks: BlockReader, shard: int, row: int) -> None:
+    """Have the block of a row of a shard read again, from the cache if it is whole there, else from the URL."""
+    blocks.forget(_key(reader, shard, row // reader.block_rows))
+
+
 def fetch_ahead(reader: StratumReader, blocks: BlockReader, samples: np.ndarray) -> None:
     """Have the blocks of samples [n] int fetched, in this order."""
     _fetch(reader, blocks, _blocks_of(reader, samples))
@@ -314,8 +370,8 @@ def _fetch(reader: StratumReader, blocks: BlockReader, wanted: Iterable[tuple[in
             break
 
 
-def _key(reader: StratumReader, shard: int, number: int) -> tuple[str, int, int, int]:
-    return reader.entry.table, reader.block_rows, shard, number
+def _key(reader: StratumReader, shard: int, number: int) -> tuple[str, str | None, int, int, int]:
+    return reader.entry.table, reader.entry.removed, reader.block_rows, shard, number
 
 
 def _block(reader: StratumReader, shard: int, number: int) -> Block:

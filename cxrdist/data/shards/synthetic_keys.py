@@ -1,9 +1,9 @@
 """Keys of synthetic images, and the longer keys that an earlier version wrote.
 
-    <16 hexadecimal digits>-<shard, 6 digits>-<candidate, 8 digits>         32 characters
+    <16 hexadecimal digits>-<index, 10 digits>                              27 characters
 
-The hexadecimal digits are the first of a SHA-256 over the canonical JSON of [SHA-256 of the generator's weights,
-seed, class]. Earlier keys were
+The hexadecimal digits are the first of a SHA-256 over the canonical JSON of [digest of the generator, seed, class];
+the index is that of the image among all that the generator can draw of the class. Earlier keys were
 
     <12 hexadecimal digits of the generator>-<class>-<shard>-<candidate>    29 characters and the class
 
@@ -41,11 +41,11 @@ def key_prefix(generator_sha256: str, seed: int, class_name: str) -> str:
     return _digits([generator_sha256, seed, class_name])
 
 
-def key_of(prefix: str, shard: int, candidate: int) -> str:
-    return f"{prefix}-{shard:06d}-{candidate:08d}"
+def key_of(prefix: str, index: int) -> str:
+    return f"{prefix}-{index:010d}"
 
 
-def candidate_of(key: str) -> int:
+def index_of(key: str) -> int:
     return int(key.rpartition("-")[2])
 
 
@@ -55,12 +55,12 @@ def is_long_key(key: str) -> bool:
 
 
 def replaced(key: str) -> str:
-    """``key``, or a new key if it is a long one of an earlier version. Shard and candidate are kept; the 16 digits
-    are the first of a SHA-256 over the canonical JSON of [generator and class as they stand in the earlier key]."""
+    """``key``, or a shorter one if it is a long one of an earlier version. Shard and candidate are kept; the 16
+    digits before them are the first of a SHA-256 over the canonical JSON of [generator and class as in the key]."""
     if not is_long_key(key):
         return key
     of_class, shard, candidate = key.rsplit("-", 2)
-    return key_of(_digits([of_class]), int(shard), int(candidate))
+    return f"{_digits([of_class])}-{shard}-{candidate}"
 
 
 def are_truncated(keys: np.ndarray) -> bool:

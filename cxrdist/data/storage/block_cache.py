@@ -21,7 +21,6 @@ import fcntl
 import functools
 import logging
 import math
-import mmap
 import os
 import re
 import shutil
@@ -34,6 +33,8 @@ from typing import Any
 
 import xxhash
 
+from cxrdist.data.storage.blocks import BLOCK_BYTES
+from cxrdist.data.storage.mapped_file import MappedFile, can_catch_faults
 from cxrdist.errors import UserError
 from cxrdist.files import LOCK_NAME
 
@@ -59,7 +60,8 @@ class BlockCache:
 
     The limit includes blocks that are being written. It does not include removed files that a process still reads:
     they keep their disk space until the process releases them (at most ``block_reader.HELD_BYTES`` per process). If
-    the folder can't be written, or its disk is full, the cache logs one warning and turns itself off.
+    the folder can't be written, its disk is full, or the limit is less than a usual block, the cache logs one warning
+    and turns itself off.
     """
 
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
@@ -81,7 +83,8 @@ class BlockCache:
         return self._limit_bytes or 0
 
     def find(self, name: str, length_bytes: int) -> memoryview | None:
-        """The bytes of a file, memory-mapped; None if there is no file of that name and length."""
+        """The bytes of a file, memory-mapped; None if there is no file of that name and length. Of what the file
+        loses later, zeros are read: compare what you use with its hash."""
         if not self.is_on:
             return None
         try:
@@ -91,13 +94,18 @@ class BlockCache:
             try:
                 if os.fstat(descriptor).st_size != length_bytes:
                     return None
-                mapped = mmap.mmap(descriptor, length_bytes, prot=mmap.PROT_READ)
+                if can_catch_faults():
+                    view = memoryview(MappedFile(descriptor))
+                else:
+                    view = memoryview(os.pread(descriptor, length_bytes, 0))
+                if len(view) != length_bytes:
+                    return None
             finally:
                 os.close(descriptor)
         except (OSError, ValueError):
             return None
         self.touch(name)
-        return memoryview(mapped)
+        return view
 
     def touch(self, name: str) -> None:
         """Mark a file as used now: files that were not used for longest are removed first."""
@@ -133,6 +141,9 @@ class BlockCache:
             return
         try:
             if len(data) > self.limit_bytes:
+                if self.limit_bytes < BLOCK_BYTES:
+                    why = f"it may hold {self.limit_bytes:,} bytes, less than the {BLOCK_BYTES:,} of a usual block"
+                    raise OSError(errno.ENOSPC, why)
                 return
             with self._locked_folder() as is_locked:
                 if is_locked:

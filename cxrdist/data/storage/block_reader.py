@@ -89,8 +89,8 @@ class BlockReader:
         return self.cache is not None and self.cache.is_on
 
     def sample(self, key: Hashable, block: Callable[[], Block], number: int) -> memoryview:
-        """Wait for a block, and return the bytes of its sample ``number``. Their hash is that of the index, unless
-        the store itself has other bytes. Raises what the store raises."""
+        """Wait for a block, and return the bytes of its sample ``number``. They had the hash of the index when the
+        block was read, unless the store itself has other bytes. Raises what the store raises."""
         held = self._get(key, block)
         start, stop = held.block.places[number]
         if held.view is None:
@@ -138,6 +138,12 @@ class BlockReader:
                 job.is_ahead = False
             elif held := self._held.get(key):
                 self._use(key, held)
+
+    def forget(self, key: Hashable) -> None:
+        """Release a block, so that it is read again, and checked, when it is needed next."""
+        with self._changed:
+            if held := self._held.pop(key, None):
+                self._held_bytes -= held.cost_bytes
 
     def close(self) -> None:
         """Release all blocks and cancel waiting fetches. Running fetches are not waited for."""

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-import random
-import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
+from cxrdist.data.storage import aws, traffic
 from cxrdist.data.storage.errors import UnreadableFile
+from cxrdist.data.storage.failures import code_of, explained, reason_to_repeat, settings_of
+from cxrdist.data.storage.retries import NoAnswer, Retries
 from cxrdist.errors import UserError, nearest
 from cxrdist.files import LOCK_NAME
+
+T = TypeVar("T")
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 # These read another place or a file, which their URL may not even name.
 INDIRECT = ("blockcache", "cached", "dir", "filecache", "generic", "reference", "simplecache", "tar", "zip")
-# By name, since botocore, aiohttp and gcsfs may not be installed.
-UNREACHABLE = {
-    "ClientConnectionError",
-    "ClientPayloadError",
-    "ConnectionError",
-    "HTTPClientError",
-    "TimeoutError",
-}
-UNAUTHORISED = {"NoCredentialsError", "PartialCredentialsError", "PermissionError", "ProfileNotFound"}
-# By extra: where credentials and the address are set.
-SETTINGS = {
-    "s3": (" (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)", " (AWS_ENDPOINT_URL)"),
-    "gcs": (" (GOOGLE_APPLICATION_CREDENTIALS)", ""),
-}
-SHOWN_CHARACTERS = 120
-# s3fs retries 5 times what botocore tries 5 times, and a GET 5 times that: at 15 s a try, an error about a silent
-# server would take half an hour. With this number it takes five minutes.
-S3FS_TRIES = 2
-# Errors of a server that refuses or drops a connection at once, so that those tries take little time. Requests to a
-# silent server are not repeated.
-DROPPED = {"ClientPayloadError", "IncompleteRead", "IncompleteReadError"}
-BUSY = {"SlowDown", "InternalError", "ServiceUnavailable", "429", "500", "502", "503", "504"}
-RETRY_FOR_S = 60.0
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 
 # One lock for all stores, held briefly: otherwise the first requests of several threads would open a session each.
 _CONNECTING = threading.Lock()
@@ -70,6 +48,12 @@ class RemoteStore:
 
         self.protocol, _, rest = url.partition("://")
         self.url = url.rstrip("/")
+        user, at, host = rest.partition("/")[0].rpartition("@")
+        if at and ":" in user:
+            raise UserError(
+                f"{self.protocol}://...@{host}: an address with a password is refused, since messages and `ps` would "
+                "show it; put user and password into ~/.config/fsspec/conf.json"
+            )
         if "::" in url or self.protocol in INDIRECT:
             raise UserError(
                 f"{url}: a URL that reads through another place is refused; give the place itself, such as "
@@ -81,6 +65,10 @@ class RemoteStore:
             )
         if not rest.strip("/") or (self.protocol in EXTRAS and rest.startswith("/")):
             raise UserError(f"{url}: names no bucket or set; write {self.protocol}://bucket/set")
+        self._retries = self._new_retries()
+
+    def _new_retries(self, *, has_answered: bool = False) -> Retries:
+        return Retries(self.url, reason_to_repeat, has_answered=has_answered)
 
     @property
     def is_shared(self) -> bool:
@@ -91,49 +79,72 @@ class RemoteStore:
         return self.url
 
     def __getstate__(self) -> dict[str, Any]:
-        # Connections and event loops can't be pickled.
-        return {"url": self.url, "protocol": self.protocol}
+        # Connections, event loops and locks can't be pickled.
+        return {"url": self.url, "protocol": self.protocol, "has_answered": self._retries.has_answered}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.url, self.protocol = state["url"], state["protocol"]
+        self._retries = self._new_retries(has_answered=state["has_answered"])
 
     @cached_property
     def _place(self) -> tuple[Any, str]:
         import fsspec
 
+        # No listings cache: another process may write while this one reads.
+        options: dict[str, Any] = {"use_listings_cache": False}
+        if self._is_s3:
+            options |= aws.OPTIONS
         try:
-            # No listings cache: another process may write while this one reads.
-            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+            fs, root = fsspec.core.url_to_fs(self.url, **options)
         except ImportError as error:
             extra = EXTRAS.get(self.protocol)
             remedy = f"pip install 'cxrdist[{extra}]'" if extra else "install that package"
             raise UserError(f"{self.url}: {error}: {remedy}") from None
         except TypeError:
             return fsspec.core.url_to_fs(self.url)  # this file system has no listings cache
-        if EXTRAS.get(self.protocol) == "s3":
-            fs.retries = S3FS_TRIES
-            fs.connect()
+        if self._is_s3:
+            aws.connect(fs)
         return fs, root
 
-    @contextlib.contextmanager
-    def _asking(self, name: str = "") -> Iterator[tuple[Any, str]]:
-        """The file system and a path on it. Within the ``with`` block any error other than FileNotFoundError becomes
-        a UserError with cause and remedy."""
-        try:
+    @property
+    def _is_s3(self) -> bool:
+        return EXTRAS.get(self.protocol) == "s3"
+
+    def _ask(self, name: str, request: Callable[[Any, str], T]) -> T:
+        """The result of a request, which gets the file system and a path on it; repeated while the store does not
+        answer. Any error other than FileNotFoundError becomes a UserError with cause and remedy."""
+
+        def ask() -> T:
             with _CONNECTING:
                 fs, root = self._place
-            yield fs, f"{root}/{name}" if name else root
+            path = f"{root}/{name}" if name else root
+            if self._is_s3:
+                return aws.with_new_credentials(fs, lambda: request(fs, path))
+            return request(fs, path)
+
+        try:
+            return self._retries.until_answered(name, ask)
         except UserError:
             raise
         except FileNotFoundError as error:
             if code_of(error) == "NoSuchBucket":
                 raise self._no_bucket() from None
             raise
+        except NoAnswer as error:
+            why = explained(error.last, self._kind, error)
+            raise UnreadableFile(self.url, name, why) from error
         except Exception as error:
-            raise UnreadableFile(self.url, name, explained(error, self.protocol)) from error
+            raise UnreadableFile(self.url, name, explained(error, self._kind)) from error
+
+    @property
+    def _kind(self) -> str:
+        return EXTRAS.get(self.protocol, "")
 
     def _no_bucket(self) -> UserError:
         bucket = self.url.partition("://")[2].partition("/")[0]
         return UserError(
             f"{self.url}: there is no bucket {bucket!r}; create it, or check its name and the server's address"
-            f"{SETTINGS[EXTRAS[self.protocol]][1]}"
+            f"{settings_of(self._kind).address}"
         )
 
     def exists(self, name: str) -> bool:
@@ -145,23 +156,23 @@ class RemoteStore:
     def _type(self, name: str = "") -> str | None:
         # fsspec's own exists and isfile return False for any error, even if the network is down.
         try:
-            with self._asking(name) as (fs, path):
-                return str(fs.info(path)["type"])
+            return self._ask(name, lambda fs, path: str(fs.info(path)["type"]))
         except FileNotFoundError:
             return None
 
     def names(self) -> list[str]:
+        # The S3 console creates a "folder" as an empty object with the name of the prefix.
+        def listed(fs: Any, root: str) -> set[str]:
+            found = fs.ls(root, detail=False)
+            return {path.rstrip("/").rsplit("/", 1)[-1] for path in found if path != f"{root}/"}
+
         try:
-            with self._asking() as (fs, root):
-                found = fs.ls(root, detail=False)
+            return sorted(self._ask("", listed))
         except FileNotFoundError:
             return []
-        # The S3 console creates a "folder" as an empty object with the name of the prefix.
-        return sorted({path.rstrip("/").rsplit("/", 1)[-1] for path in found if path != f"{root}/"})
 
     def size(self, name: str) -> int:
-        with self._asking(name) as (fs, path):
-            return int(fs.size(path))
+        return self._ask(name, lambda fs, path: int(fs.size(path)))
 
     def read(self, name: str) -> bytes:
         return self._get(name, 0, None)
@@ -170,20 +181,20 @@ class RemoteStore:
         return self._get(name, start, start + length)
 
     def _get(self, name: str, start: int, stop: int | None) -> bytes:
-        # Always a range: for a whole file s3fs would first request its size.
-        until, pause_s = time.monotonic() + RETRY_FOR_S, FIRST_PAUSE_S
-        with self._asking(name) as (fs, path):
-            while True:
-                try:
-                    return fs.cat_file(path, start=start, end=stop)
-                except Exception as error:
-                    if code_of(error) in ("InvalidRange", "416"):
-                        return b""  # the file ends before ``start``
-                    if not is_transient(error) or time.monotonic() + pause_s > until:
-                        raise
-                # Random, so that the ranks do not retry at the same moment.
-                time.sleep(pause_s * random.uniform(0.5, 1))
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+        def get(fs: Any, path: str) -> bytes:
+            try:
+                if self._is_s3:
+                    data = aws.get(fs, path, start, stop)
+                else:
+                    data = fs.cat_file(path, start=start, end=stop)
+            except Exception as error:
+                if code_of(error) in ("InvalidRange", "416"):
+                    return b""  # the file ends before ``start``
+                raise
+            traffic.count(bytes=len(data))
+            return data
+
+        return self._ask(name, get)
 
     def open(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         # Fetched whole: a sequential reader needs all of it, and then reading can't fail half-way.
@@ -194,19 +205,22 @@ class RemoteStore:
         # Collected in memory (s3fs would read a temporary file into memory anyway), so a kill leaves nothing behind.
         file = io.BytesIO()
         yield file
-        with self._asking(name) as (fs, path):
-            try:
-                fs.pipe_file(path, file.getvalue())
-            except FileNotFoundError:
-                if self.protocol in EXTRAS:
-                    raise self._no_bucket() from None  # s3fs's makedirs would create one
-                # A file system with folders, which must exist first.
-                fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                fs.pipe_file(path, file.getvalue())
+        self._ask(name, lambda fs, path: self._put(fs, path, file.getvalue()))
+
+    def _put(self, fs: Any, path: str, data: bytes) -> None:
+        try:
+            fs.pipe_file(path, data)
+        except FileNotFoundError:
+            if self._kind:
+                raise self._no_bucket() from None  # s3fs's makedirs would create one
+            # A file system with folders, which must exist first.
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.pipe_file(path, data)
+        traffic.count(bytes=len(data))
 
     def remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._asking(name) as (fs, path):
-            fs.rm_file(path)
+        with contextlib.suppress(FileNotFoundError):
+            self._ask(name, lambda fs, path: fs.rm_file(path))
 
     def lock(self, purpose: str) -> Callable[[], None]:
         # There is no lock; but a folder that was copied here while a job wrote it has a lock file, which is removed.
@@ -220,34 +234,3 @@ class RemoteStore:
 
     def close(self) -> None:
         pass
-
-
-def code_of(error: Exception) -> str:
-    """The S3 or HTTP code of an error, such as ``NoSuchBucket`` or ``416``; "" if it has none."""
-    response = getattr(error.__cause__, "response", None)
-    if isinstance(response, dict):
-        return str(response.get("Error", {}).get("Code", ""))
-    return str(getattr(error, "status", None) or getattr(error, "code", None) or "")
-
-
-def is_transient(error: Exception) -> bool:
-    """True for a refused or dropped request that may succeed if it is repeated shortly after."""
-    return not DROPPED.isdisjoint(cls.__name__ for cls in type(error).__mro__) or code_of(error) in BUSY
-
-
-def explained(error: Exception, protocol: str) -> str:
-    """The error of a file system, and what to do, in one line."""
-    cause = " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split())
-    # Of a long URL with a query only the server is shown.
-    cause = re.sub(r"(https?://[^/\s\"']+)[^\s\"']*", r"\1", cause).rstrip(".")
-    if len(cause) > SHOWN_CHARACTERS:
-        cause = f"{cause[:SHOWN_CHARACTERS]}..."
-    names = {cls.__name__ for cls in type(error).__mro__}
-    credentials, address = SETTINGS.get(EXTRAS.get(protocol, ""), ("", ""))
-    if names & UNAUTHORISED or code_of(error) in ("401", "403"):
-        return (
-            f"{cause}: check the credentials{credentials}, and that they allow to list, read and write there"
-        )
-    if names & UNREACHABLE:
-        return f"{cause}: check the address{address} and the network, and run the same command again"
-    return f"{cause}: check the address, and run the same command again"

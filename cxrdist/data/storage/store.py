@@ -7,15 +7,17 @@ rename; remotely because an object store shows an object only when it is complet
 from __future__ import annotations
 
 import contextlib
-import mmap
+import errno
+import os
 import resource
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cxrdist.data.storage.errors import UnreadableFile
+from cxrdist.data.storage.mapped_file import MappedFile, can_catch_faults
 from cxrdist.errors import UserError
 from cxrdist.files import FolderLock, atomic_writer, remove_temporaries
 
@@ -23,8 +25,11 @@ _DESCRIPTORS = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 MAPS = 512 if _DESCRIPTORS == resource.RLIM_INFINITY else min(512, _DESCRIPTORS // 2)
 """Most files that stay mapped, over all stores. Each uses a file descriptor; most systems allow a process 1,024."""
 
+LARGEST_READ_BYTES = 2**26
+"""Python reserves memory for as much as it is asked to read, though the file may be shorter."""
+
 # One cache for all stores: an unused store may wait for the garbage collector with its files open.
-_maps: OrderedDict[tuple[LocalStore, str], mmap.mmap] = OrderedDict()
+_maps: OrderedDict[tuple[LocalStore, str], MappedFile] = OrderedDict()
 _mapping = threading.Lock()
 
 
@@ -116,21 +121,33 @@ class LocalStore:
         return self._file(name).read_bytes()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        return bytes(self.mapped(name)[start : start + length])
+        with self.open(name) as file:
+            try:
+                return _read_at(file.fileno(), start, length)
+            except OSError as error:
+                reason = f"{error.strerror}, in the {length:,} bytes from byte {start:,} on: check its disk"
+                raise UnreadableFile(self, name, reason) from error
 
-    def mapped(self, name: str) -> memoryview:
-        """The bytes of a file, memory-mapped. Raises FileNotFoundError.
+    def spans(self, name: str, places: Iterable[tuple[int, int]]) -> list[memoryview]:
+        """The bytes of a file at some places, each start and length in bytes; fewer if the file ends before.
 
-        Reading past the end of a file that was truncated kills the process (SIGBUS). So a file is mapped again if its
-        size has changed; call this before each batch of reads.
+        They lie in a map of the file: of what the file loses while they are in use, zeros are read. So compare them
+        with a hash. Raises FileNotFoundError.
         """
+        if not can_catch_faults():
+            return [memoryview(self.read_range(name, *place)) for place in places]
+        whole = self._mapped(name)
+        return [whole[start : start + length] for start, length in places]
+
+    def _mapped(self, name: str) -> memoryview:
         with _mapping:
             file = _maps.pop((self, name), None)
-            if file is None or file.size() != len(file):
+            if file is None or file.is_torn or _size(file) != len(file):
                 with self.open(name) as opened:
-                    if not opened.seek(0, 2):
+                    try:
+                        file = MappedFile(opened.fileno())
+                    except ValueError:
                         return memoryview(b"")  # an empty file can't be mapped
-                    file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             _maps[self, name] = file
             while len(_maps) > MAPS:
                 _maps.popitem(last=False)  # unmapped when its last view is gone
@@ -168,6 +185,24 @@ class LocalStore:
         with _mapping:
             for key in [key for key in _maps if key[0] is self]:
                 del _maps[key]
+
+
+def _read_at(descriptor: int, start: int, length: int) -> bytes:
+    """``length`` bytes from byte ``start``; fewer if the file ends before."""
+    parts = []
+    while length and (part := os.pread(descriptor, min(length, LARGEST_READ_BYTES), start)):
+        parts.append(part)
+        start, length = start + len(part), length - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _size(file: MappedFile) -> int:
+    try:
+        return file.size()
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # removed on another host, as NFS says it
+            raise
+        return -1
 
 
 def store_of(place: str | Path | Store) -> Store:

@@ -39,8 +39,14 @@ from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
 from cxrdist.data.shards.synthetic_keys import replaced
 from cxrdist.data.shards.tar import Sample, cuts, samples_per_shard
-from cxrdist.data.shards.write_job import FOUND_LATER, UNUSED_TARS, claimed, finished_set, mark_finished
-from cxrdist.data.shards.write_pool import Outcome, ShardResult, ShardTask, rows_of, write_all
+from cxrdist.data.shards.writing.write_job import (
+    FOUND_LATER,
+    UNUSED_TARS,
+    claimed,
+    finished_set,
+    mark_finished,
+)
+from cxrdist.data.shards.writing.write_pool import Outcome, ShardResult, ShardTask, rows_of, write_all
 from cxrdist.data.storage.store import Store, store_of
 from cxrdist.errors import OptionError, UserError, check_choice
 
@@ -48,7 +54,7 @@ from cxrdist.errors import OptionError, UserError, check_choice
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
     """Write a shard set again in another encoding or a smaller size: keys, classes, splits and metadata are kept.
-    Synthetic sets whose keys an earlier version truncated get whole ones.
+    Removed images are left out for good. Synthetic sets whose keys an earlier version truncated get whole ones.
 
     The same command again finishes an unfinished set, bit for bit the same; a finished one is left as it is.
     """
@@ -121,7 +127,7 @@ class ConvertTask(ShardTask):
         last, _ = reader.locate(self.stop - 1)
         read = 0
         for shard in range(first, last + 1):
-            before = int(reader.ends[shard]) - reader.shards[shard].samples
+            before = int(reader.ends[shard] - reader.shard_samples[shard])
             part = slice(max(self.start - before, 0), self.stop - before)
             samples = reader.whole(shard, allow_long_keys=True)
             for sample in itertools.islice(samples, part.start, part.stop):
@@ -181,10 +187,17 @@ def convert(options: ConvertOptions) -> Manifest:
             raise UserError(f"{out} is the set itself: name another --out")
         return finished_set(store, provenance)
     say(f"{source}: {source.image_size} px {source.manifest.encoding} -> {target.size} px {target.encoding}")
+    say_dropped(source)
     with claimed(store, provenance):
         manifest = fill(source, store, target, provenance, options.workers)
     say(f"{store}: {manifest.samples:,} images, digest {manifest.digest[:12]}")
     return manifest
+
+
+def say_dropped(source: ShardSet) -> None:
+    """Say how many samples of a source were removed, and so are not written again."""
+    if removed := source.manifest.removed_samples:
+        say(f"{source}: {removed:,} removed samples, which the new set does not hold")
 
 
 def target_of(source: ShardSet, options: ConvertOptions) -> Target:
@@ -200,7 +213,7 @@ def target_of(source: ShardSet, options: ConvertOptions) -> Target:
             f"{source} has images of {own_size} px, which cannot be enlarged: import its source again at {size} px",
         )
     is_same = (size, encoding) == (own_size, own_encoding) and options.min_shards is None
-    if is_same and not has_truncated_keys:
+    if is_same and not has_truncated_keys and not source.manifest.removed_samples:
         raise UserError(
             f"{source} has images of {size} px in {encoding}, so there is nothing to convert: set another --size, "
             "--encoding or --min-shards"

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from cxrdist.console import options_text
+from cxrdist.console import options_text, size_text
 from cxrdist.data.shards.manifest import Lineage, Manifest, Provenance
-from cxrdist.data.shards.schema import ORIGINS, SPLITS
+from cxrdist.data.shards.schema import ORIGINS, SPLITS, class_rank
 from cxrdist.data.shards.shard_set import ShardSet
 
 
 def as_json(place: str) -> dict[str, Any]:
-    """The manifest, as JSON."""
-    manifest = ShardSet(place).manifest.json_value()
+    """The manifest, as JSON; with ``removed``, the number of removed samples, if there are any."""
+    manifest = ShardSet(place).manifest
+    value = manifest.json_value()
     keys = ("digest", "image_size", "encoding", "classes", "counts", "strata", "provenance", "lineage")
-    return {key: manifest[key] for key in keys}
+    removed = manifest.removed_samples
+    return {key: value[key] for key in keys} | ({"removed": removed} if removed else {})
 
 
 def print_info(place: str) -> None:
@@ -34,6 +37,7 @@ def print_info(place: str) -> None:
         *lineage_lines(manifest.lineage),
         *unlabelled_lines(manifest),
         *left_out_lines(provenance),
+        *removed_lines(manifest),
     ]:
         print(f"{name:<8}  {line}")
     Console(markup=False).print(counts_table(manifest))
@@ -47,7 +51,8 @@ def images_line(manifest: Manifest) -> str:
     tars, total_bytes = (
         sum(getattr(entry, name) for entry in manifest.strata) for name in ("shards", "bytes")
     )
-    per_image = f", {size_text(total_bytes / samples)} an image" if samples else ""
+    in_tars = samples + manifest.removed_samples
+    per_image = f", {size_text(total_bytes / in_tars)} an image" if in_tars else ""
     return (
         f"{size} x {size} grey, {manifest.encoding}, {samples:,} in {tars:,} tars, {size_text(total_bytes)}"
         f"{per_image}"
@@ -88,8 +93,9 @@ def unlabelled_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def left_out_lines(provenance: Provenance) -> Iterator[tuple[str, str]]:
-    for name, gate in (provenance.gates or {}).items():
-        yield "gate", f"{name}: {gate.admitted:,} of {gate.tried:,} images admitted"
+    if provenance.gates is not None:
+        for name, of in provenance.gates.classes.items():
+            yield "gates", f"{name}: {of.admitted:,} of {of.tried:,} images admitted"
     for reason, count in (provenance.left_out or {}).items():
         yield "left out", f"{count:,} ({reason})"
     if held_out := (provenance.unlabelled or {}).get("held_out"):
@@ -111,11 +117,16 @@ def left_out_lines(provenance: Provenance) -> Iterator[tuple[str, str]]:
         yield "note", f"{count:,} images: {note}"
 
 
-def size_text(count: float) -> str:
-    """``40960`` -> ``40.0 KiB``."""
-    units = ("KiB", "MiB", "GiB", "TiB")
-    power = next((n for n in range(1, len(units)) if count < 1024 ** (n + 1)), len(units))
-    return f"{count / 1024**power:,.1f} {units[power - 1]}"
+def removed_lines(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    if removed := manifest.removed_samples:
+        of_class = Counter[str]()
+        for entry in manifest.strata:
+            of_class[entry.class_name] += entry.removed_samples or 0
+        classes = ", ".join(f"{name} {of_class[name]:,}" for name in sorted(+of_class, key=class_rank))
+        yield "removed", f"{removed:,} images ({classes}): still in the tars, left out by readers"
+    for edit in manifest.provenance.edited or []:
+        what = f"removed {edit.removed:,} images" if edit.removed else "added images"
+        yield "edited", f"{edit.by}, {what}; before: {edit.source[:12]}"
 
 
 def counts_table(manifest: Manifest) -> Table:

@@ -30,10 +30,10 @@ from cxrdist.data.shards.manifest import (
 )
 from cxrdist.data.shards.schema import MANIFEST, UNLABELLED, UNLABELLED_INDEX, canonical_order
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.write_job import claimed, finished_set, mark_finished
-from cxrdist.data.shards.write_pool import rows_of, write_all
+from cxrdist.data.shards.writing.write_job import claimed, finished_set, mark_finished
+from cxrdist.data.shards.writing.write_pool import rows_of, write_all
 from cxrdist.data.storage.store import Store, store_of
-from cxrdist.data.tools.convert import ConvertTask, Target, tasks_of
+from cxrdist.data.tools.convert import ConvertTask, Target, say_dropped, tasks_of
 from cxrdist.errors import OptionError, UserError
 
 
@@ -85,6 +85,8 @@ def merge(options: MergeOptions) -> Manifest:
     if store.exists(MANIFEST):
         return finished_set(store, provenance)
     say(f"merging {', '.join(map(str, sets))}")
+    for shards in sets:
+        say_dropped(shards)
     with claimed(store, provenance):
         manifest = fill(sets, list(classes), store, provenance, options, is_one_family=is_known)
     say(f"{store}: {manifest.samples:,} images of {len(classes)} classes, digest {manifest.digest[:12]}")

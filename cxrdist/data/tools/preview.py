@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from cxrdist.data.shards.manifest import Stratum
 from cxrdist.data.shards.schema import FORMAT, MANIFEST, ORIGINS, SPLITS, UNLABELLED
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.write_job import JOB_FILE
+from cxrdist.data.shards.writing.write_job import JOB_FILE
 from cxrdist.data.storage.store import store_of, write_to
 from cxrdist.errors import OptionError
 

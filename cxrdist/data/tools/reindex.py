@@ -11,9 +11,10 @@ from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import index_row, read_tar
-from cxrdist.data.shards.write_job import WRITES
+from cxrdist.data.shards.writing.write_job import WRITES
 from cxrdist.data.storage.store import Store, locked, write_to
-from cxrdist.data.tools.verify import FILE_ERRORS, problem_of, tar_file
+from cxrdist.data.tools.verify import tar_file
+from cxrdist.data.tools.verify_tables import FILE_ERRORS, problem_of
 from cxrdist.files import sha256_bytes
 
 

@@ -97,7 +97,7 @@ def stats(place: str) -> Stats:
         for reader in [shards.stratum(stratum.split, stratum.class_name, stratum.origin)]
         for shard in range(len(reader.shards))
     ]
-    total = sum(reader.shards[shard].samples for _, reader, shard in tasks)
+    total = sum(int(reader.shard_samples[shard]) for _, reader, shard in tasks)
     # Hashing and decoding release the interpreter lock.
     with ThreadPoolExecutor(available_cores()) as pool, Progress(f"stats {shards}", total) as progress:
         for (stratum, _, _), tally in zip(tasks, pool.map(lambda task: tally_of(*task[1:]), tasks)):

@@ -1,7 +1,7 @@
 """Everything that can be wrong with a shard set, found by reading all of it.
 
 manifest ── its own digest, its sums
-  table ── its SHA-256, its sums
+  table, removed samples ── SHA-256, sums
     tar, index ── size, SHA-256, the index against the tar, every image's hash, every image decoded
 all indexes together ── a key that occurs twice, a patient in two splits
 the folder ── files that are not part of the set
@@ -31,7 +31,6 @@ from cxrdist.data.shards.index import (
     index_name,
     missing,
     parse_index,
-    read_table,
 )
 from cxrdist.data.shards.manifest import StratumEntry
 from cxrdist.data.shards.schema import (
@@ -45,16 +44,12 @@ from cxrdist.data.shards.schema import (
     ShardSetError,
 )
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.tar import TarFile, hashed, index_row, is_tar_name, read_tar
-from cxrdist.data.storage.errors import UnreadableFile
+from cxrdist.data.shards.tar import TarFile, hashed, index_row, read_tar
 from cxrdist.data.storage.store import Store, store_of
-from cxrdist.errors import shown
+from cxrdist.data.tools.verify_tables import FILE_ERRORS, Task, problem_of, read_tables
 from cxrdist.files import sha256_bytes
 from cxrdist.process import available_cores
 
-Task = tuple[StratumEntry, ShardRow]
-FILE_ERRORS = (ShardSetError, UnreadableFile)
-"""What is wrong with one file of a set: the others are checked all the same."""
 NO_ROWS = np.empty(0, INDEX_DTYPE)
 
 
@@ -80,7 +75,7 @@ def verify(place: str, *, quick: bool = False) -> list[Problem]:
     except FILE_ERRORS as error:
         return [problem_of(error, MANIFEST)]
     shards.check_keys()
-    tables = _read_tables(shards)
+    tables = read_tables(shards)
     tasks = tables.tasks
     samples = Counter[str]()
     for _, row in tasks:
@@ -90,9 +85,10 @@ def verify(place: str, *, quick: bool = False) -> list[Problem]:
         tasks = [*{row.name: (entry, row) for entry, row in tasks}.values()]
     found = [*tables.problems]
     indexes = [NO_ROWS]
-    with Progress(f"verify {store}", shards.manifest.samples) as progress:
+    with Progress(f"verify {store}", samples.total()) as progress:
         for row, checked in _check_all(shards, tasks, check_sizes if quick else check_shard):
             found += checked.problems
+            found += tables.not_there(row, checked.index)
             indexes.append(checked.index)
             progress.advance(samples[row.name] if quick else len(checked.index))
     if not quick:
@@ -100,51 +96,7 @@ def verify(place: str, *, quick: bool = False) -> list[Problem]:
         found += check_together(index)
         if shards.is_external:
             found += check_strata(shards, index)
-    return found + _unlisted(shards, tables)
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The shard tables of a set."""
-
-    tasks: list[Task]
-    problems: list[Problem]
-    known: set[str]
-    """Names of the files that belong to the set."""
-    unread: tuple[str, ...]
-    """What the files of a stratum begin with whose table can't be read: they belong to the set all the same."""
-
-
-def _read_tables(shards: ShardSet) -> Tables:
-    tables = Tables([], [], {MANIFEST}, ())
-    unread = []
-    for entry in shards.manifest.strata:
-        tables.known.add(entry.table)
-        try:
-            table = read_table(shards.store, entry)
-        except FILE_ERRORS as error:
-            tables.problems.append(problem_of(error, entry.table))
-            unread.append(f"{entry.stratum.stem}-")
-            continue
-        stated = {"samples": entry.samples, "bytes": entry.bytes, "shards": entry.shards}
-        there = {"samples": int(table.samples.sum()), "bytes": int(table.bytes.sum()), "shards": len(table)}
-        for name, count in there.items():
-            if count != stated[name]:
-                detail = f"{count} {name}, but {MANIFEST} says {stated[name]}"
-                tables.problems.append(Problem("count", entry.table, detail))
-        tables.tasks.extend((entry, row) for row in table)
-        tables.known.update(name for tar in table.names for name in (tar, index_name(tar)))
-    return Tables(tables.tasks, tables.problems, tables.known, tuple(unread))
-
-
-def _unlisted(shards: ShardSet, tables: Tables) -> list[Problem]:
-    """Files of the folder that are not part of the set."""
-    names = [n for n in shards.store.names() if n not in tables.known and not n.startswith(tables.unread)]
-    if shards.is_external:
-        # The folder is the user's own: other files in it are not ours to judge, but a tar would seem to be read.
-        unused = shards.manifest.provenance.unused_tars or []
-        names = [name for name in names if is_tar_name(name) and name not in unused]
-    return [Problem("unlisted", shown(name), "not part of the set") for name in names]
+    return found + tables.unlisted()
 
 
 def remedy(place: str, found: Sequence[Problem]) -> str:
@@ -171,11 +123,6 @@ def _is_external(place: str) -> bool:
         return ShardSet(place).is_external
     except FILE_ERRORS:
         return False
-
-
-def problem_of(error: ShardSetError | UnreadableFile, name: str) -> Problem:
-    """The problem that a reader of file ``name`` met."""
-    return error.problem if isinstance(error, ShardSetError) else Problem("unreadable", name, error.reason)
 
 
 def _check_all(
@@ -314,7 +261,8 @@ def check_strata(shards: ShardSet, index: np.ndarray) -> Iterator[Problem]:
 
 
 def check_together(index: np.ndarray) -> Iterator[Problem]:
-    """Keys that occur more than once, and patients in more than one split."""
+    """Keys that occur more than once, and patients in more than one split. Removed samples count: their tars still
+    hold them, and what learned from the set before has seen them."""
     keys, counts = np.unique(index["key"], return_counts=True)
     for key, count in zip(keys[counts > 1], counts[counts > 1]):
         yield Problem("key", "", f"key {key.decode()} occurs {count} times")

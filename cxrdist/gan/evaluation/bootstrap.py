@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cxrdist.gan.evaluation.distances import exact_distances, neighbour_radii
-from cxrdist.gan.evaluation.memorization import rounded
+from cxrdist.features.distances import exact_distances, neighbour_radii
+from cxrdist.features.memorization import rounded
 from cxrdist.seeds import philox
 
 RESAMPLES = 200

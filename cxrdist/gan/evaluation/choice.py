@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from cxrdist.gan.evaluation.distances import kernel_distance
-from cxrdist.gan.evaluation.memorization import TrainImages, rounded
+from cxrdist.features.distances import kernel_distance
+from cxrdist.features.memorization import TrainImages, rounded
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def score(
     train: Mapping[str, TrainSide],
 ) -> Score:
     """Judge generated images, by class: ``features`` [n, D] in the space of KID, ``pixels`` [n, 1024] in that of
-    ``feature_spaces.pixel_space``. Of each class the first 500 are searched for near copies."""
+    ``spaces.pixel_space``. Of each class the first 500 are searched for near copies."""
     rates = {}
     for name in features:
         found = train[name].images.near_copies(pixels[name])

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cxrdist.features.distances import exact_distances
+from cxrdist.features.embed import Features
+from cxrdist.features.memorization import TrainImages, rounded
+from cxrdist.features.spaces import CLASSIFIER, LOGITS, PIXEL_SIDE, PIXELS
 from cxrdist.gan.diversity import MAX_REAL, nearest_distance
 from cxrdist.gan.evaluation.bootstrap import Estimate, Resampled, mean_of, resamples, share
-from cxrdist.gan.evaluation.distances import exact_distances
-from cxrdist.gan.evaluation.embed import Features
-from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, LOGITS, PIXEL_SIDE, PIXELS
-from cxrdist.gan.evaluation.memorization import TrainImages, rounded
 from cxrdist.gan.evaluation.metrics import Metrics, Sets, compare
 
 

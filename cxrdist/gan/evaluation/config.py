@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cxrdist.data.shards.open import DEFAULT_SET
+from cxrdist.distributed.watch import COLLECTIVE_TIMEOUT
 from cxrdist.errors import OptionError
 from cxrdist.run.tracking.config import TrackingConfig
 
@@ -47,12 +48,16 @@ class EvaluateConfig:
     """Seed of z, of the choice of real images if a class has more than 2,000, and of the bootstrap."""
     threads: int | None = None
     """Threads of each process on CPU; null: its share of the cores, or OMP_NUM_THREADS if you set it."""
+    collective_timeout: float = COLLECTIVE_TIMEOUT
+    """Minutes after which a process of the job that no longer answers is named and ends the others."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     """Weights & Biases."""
 
     def __post_init__(self) -> None:
         if self.images is not None and self.images < 2:
             raise OptionError("images", f"must be 2 or more, or null, not {self.images}")
+        if self.collective_timeout <= 0:
+            raise OptionError("collective_timeout", f"must be more than 0, not {self.collective_timeout:g}")
         if self.k < 1:
             raise OptionError("k", f"must be 1 or more, not {self.k}")
         if not 0 <= self.copy_limit <= 1:

@@ -11,7 +11,8 @@ The best checkpoint has the lowest KID (mean over the model's classes, in the cl
 among those with few near copies of training images. Selecting a checkpoint is a part of training, so it must not use
 the held-out split; metrics on a split that was used for the selection would be too good.
 
-<run>/evaluation.json, <run>/<model>/evaluation.json, <run>/<model>/nearest/<class>-<space>.png
+<run>/evaluation.json, <run>/<model>/evaluation.json, <run>/<model>/nearest/<class>-<space>.png, and the figures in
+<run>/<model>/README.md, the generator's card.
 The pictures show real training images: they stay in the run folder and are not sent to W&B.
 """
 
@@ -27,10 +28,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cxrdist.cards.generator import EVALUATION, write_model_card
+from cxrdist.config.parser import to_dict
 from cxrdist.console import Progress, duration, say
 from cxrdist.data.shards.open import open_finished_real
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
+from cxrdist.features.classifier import ensure_classifier, load_classifier
+from cxrdist.features.embed import Embedder, Features, drawn, patient_groups, patients_of
+from cxrdist.features.memorization import TrainImages, find_nearest
+from cxrdist.features.spaces import CLASSIFIER, PIXELS, Space, spaces_of
 from cxrdist.files import canonical_json, slug, write_atomic
 from cxrdist.gan.evaluation.choice import Score, TrainSide, choose, score
 from cxrdist.gan.evaluation.class_metrics import (
@@ -40,14 +47,9 @@ from cxrdist.gan.evaluation.class_metrics import (
     compare_with_intervals,
     mean_over_classes,
 )
-from cxrdist.gan.evaluation.classifier import ensure_classifier, load_classifier
 from cxrdist.gan.evaluation.config import EvaluateConfig
-from cxrdist.gan.evaluation.embed import Embedder, Features, drawn, patient_groups, patients_of
-from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, PIXELS, Space, spaces_of
-from cxrdist.gan.evaluation.memorization import TrainImages, find_nearest
 from cxrdist.gan.evaluation.metrics import brief, together
 from cxrdist.gan.evaluation.run import (
-    EVALUATION,
     candidates_of,
     conclude,
     find_models,
@@ -58,6 +60,7 @@ from cxrdist.gan.evaluation.run import (
 from cxrdist.gan.samples import save_grid
 from cxrdist.models import TrainedGenerator
 from cxrdist.run.checkpoint import load_weights, mark_best, weights_sha256
+from cxrdist.run.hosts import check_data, check_options, check_seen
 from cxrdist.seeds import permutation
 
 log = logging.getLogger(__name__)
@@ -70,13 +73,16 @@ PICTURE_COLUMNS = 4
 def evaluate(config: EvaluateConfig) -> None:
     """Evaluate all models of a run and export the best checkpoint of each."""
     began_s = time.monotonic()
-    with Dist("fp32", threads=config.threads) as dist:  # bf16 would change grey values and distances
+    # bf16 would change grey values and distances.
+    with Dist("fp32", threads=config.threads, collective_timeout=config.collective_timeout) as dist:
         _evaluate(config, dist)
     say(f"{Path(config.run) / EVALUATION}: {duration(time.monotonic() - began_s)}")
 
 
 def _evaluate(config: EvaluateConfig, dist: Dist) -> None:
     folder = Path(config.run)
+    check_options(dist, "evaluate", to_dict(config))
+    check_seen(dist, folder, "an evaluation reads the run's checkpoints in every process")
     dist.on_main(lambda: open_finished_real(config.shards).close())
     shards = dist.agree(lambda: ShardSet(config.shards))
     models = dist.agree(lambda: find_models(folder, shards, config.split))
@@ -84,7 +90,8 @@ def _evaluate(config: EvaluateConfig, dist: Dist) -> None:
         classifier = Path(config.classifier or folder / "classifier")
         if config.classifier is None:
             dist.on_main(lambda: ensure_classifier(classifier, shards, config.shards))
-        trained = load_classifier(classifier, shards, allow_code=config.allow_code)
+        trained = dist.agree(lambda: load_classifier(classifier, shards, allow_code=config.allow_code))
+        check_data(dist, {"the real set": shards.digest, "the classifier": trained.weights_sha256})
         spaces, pixels = spaces_of(config.features, trained, shards.image_size, dist.device)
         say(f"evaluation of {folder} on {config.split} of {shards}; {dist.describe()}")
         result = Evaluation(config, shards, models, [*spaces, pixels], dist).run()
@@ -236,6 +243,7 @@ class Evaluation:
         evaluation = {"split": self.config.split, "images": images_at(best), "classes": values}
         replace_generator(folder, model, {**model.metrics, "evaluation": evaluation})
         write_atomic(folder / EVALUATION, canonical_json({**self.settings(), **result}))
+        write_model_card(folder)
         if not choice.is_within_limit:
             log.warning(
                 "%s: the near-copy rate of every checkpoint exceeds %g (--copy-limit); chose the one with the lowest "

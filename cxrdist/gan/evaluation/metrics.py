@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cxrdist.gan.evaluation.distances import frechet_distance, kernel_distance, manifolds
-from cxrdist.gan.evaluation.memorization import rounded
+from cxrdist.features.distances import frechet_distance, kernel_distance, manifolds
+from cxrdist.features.memorization import rounded
 
 METRICS = ("fid", "kid", "precision", "recall", "density", "coverage")
 

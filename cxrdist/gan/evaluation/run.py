@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from cxrdist.cards.generator import EVALUATION
 from cxrdist.config.parser import to_dict
 from cxrdist.console import say
 from cxrdist.data.shards.shard_set import ShardSet
@@ -21,8 +22,6 @@ from cxrdist.run.folder import SUMMARY, environment, joint_digest, write_summary
 from cxrdist.run.tracking.description import Description, without_paths
 from cxrdist.run.tracking.figures import evaluation_figures
 from cxrdist.run.tracking.start import start
-
-EVALUATION = "evaluation.json"
 
 
 def find_models(folder: Path, shards: ShardSet, split: str) -> dict[str, TrainedGenerator]:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.features.embed import patient_groups
+from cxrdist.features.memorization import TrainImages
+from cxrdist.features.spaces import Space, pixel_space, random_space
 from cxrdist.gan.config import GANConfig
 from cxrdist.gan.diversity import real_images
 from cxrdist.gan.evaluation.choice import Score, TrainSide, score
-from cxrdist.gan.evaluation.embed import patient_groups
-from cxrdist.gan.evaluation.feature_spaces import Space, pixel_space, random_space
-from cxrdist.gan.evaluation.memorization import TrainImages
 from cxrdist.gan.samples import generate
 from cxrdist.models import z_at
 from cxrdist.seeds import derive

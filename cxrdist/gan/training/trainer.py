@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from cxrdist.cards.generator import write_model_card
 from cxrdist.console import Progress
 from cxrdist.data.loading.order_digest import OrderDigest
 from cxrdist.data.loading.prefetch import ReadAhead, read_ahead
 from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage import traffic
 from cxrdist.distributed.batch_gather import BatchGather
 from cxrdist.distributed.dist import Dist
 from cxrdist.distributed.step_means import StepMeans
@@ -35,9 +38,10 @@ from cxrdist.gan.training.step import STATS, GANStep
 from cxrdist.gan.training.watch import Watch
 from cxrdist.logs import EVERY_RANK
 from cxrdist.models import export_generator
-from cxrdist.run.checkpoint import load_checkpoint, newest_checkpoint, snapshot, weights_sha256
+from cxrdist.run.checkpoint import newest_checkpoint, snapshot, weights_sha256
 from cxrdist.run.checkpoint_writer import CheckpointWriter
 from cxrdist.run.folder import write_summary
+from cxrdist.run.hosts import load_on_all
 from cxrdist.run.interim import FAILED, StepBreaks, restore_state_of_rank, state_of_rank
 from cxrdist.run.stretches import Stretch, continued, stretch_of
 from cxrdist.run.tracking.metrics_file import MetricsFile
@@ -170,7 +174,8 @@ class ModelTrainer:
         )
         if config.init is not None and self.newest_checkpoint() is None:
             networks = {"generator": generator, "discriminator": discriminator}
-            self.init = start_from(config.init, self.model, self.shards, networks)
+            of = config.init
+            self.init = self.dist.agree(lambda: start_from(of, self.model, self.shards, networks))
         adam: dict[str, Any] = {
             "learning_rate": self.model.learning_rate,
             "betas": (config.beta1, config.beta2),
@@ -207,7 +212,7 @@ class ModelTrainer:
         if path is None:
             self.stretches = [stretch_of(self.dist, 0)]
             return 0
-        loaded = self.dist.agree(lambda: load_checkpoint(path, self.networks))
+        loaded = load_on_all(self.dist, path, self.networks)
         if loaded.ranks is not None:
             restore_state_of_rank(loaded.ranks, self.dist, self.networks, self.stats)
         self.generator.load_optimizer_state(loaded.optimizers["generator"])
@@ -330,9 +335,10 @@ class ModelTrainer:
     def finish(self, step: int) -> None:
         """Export the generator and write the model's summary, which marks it as finished."""
         order = self.order.flush(self.dist.gather, self.dist.world_size, self.dist.device)
-        self.dist.on_main(lambda: self.export(step, order))
+        storage = traffic.summary_of(self.dist.gather_objects([traffic.so_far()]))
+        self.dist.on_main(lambda: self.export(step, order, storage))
 
-    def export(self, step: int, order: str) -> None:
+    def export(self, step: int, order: str, storage: Mapping[str, Any]) -> None:
         self.watch.check_end()
         remove_temporaries(self.folder)
         metrics = {k: v for k, v in self.values.items() if k != "data_wait"}
@@ -344,6 +350,7 @@ class ModelTrainer:
             lineage=lineage_of(self.shards, self.init),
             metrics=metrics,
         )
+        write_model_card(self.folder)
         write_summary(
             self.folder,
             {
@@ -368,6 +375,7 @@ class ModelTrainer:
                 "precision": self.dist.precision,
                 "threads": self.dist.threads,
                 "stretches": self.stretches,
+                **storage,
             },
         )
 

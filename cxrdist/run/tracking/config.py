@@ -55,10 +55,10 @@ def resolve_mode(mode: str) -> str:
         return mode
     if chosen := mode_of_environment():
         return chosen
-    return "online" if os.environ.get("WANDB_API_KEY") or _has_stored_key() else "offline"
+    return "online" if os.environ.get("WANDB_API_KEY") or has_stored_key() else "offline"
 
 
-def _has_stored_key() -> bool:
+def has_stored_key() -> bool:
     """Whether `wandb login` has stored a key for the server that wandb talks to. wandb knows which: since 0.31 not
     api.wandb.ai but another host, unless WANDB_BASE_URL or W&B's own settings name a third."""
     # As the deprecated wandb.api.api_key does it; wandb.login(prompt=False) asks the server, and waits for it.

@@ -52,6 +52,13 @@ class StudyConfig:
     synthesis_mix: str | None = None
     """Mix that determines how many images are synthesized; null: DS3 if an arm uses it, else that of the last arm
     that uses synthetic images. Arms that take more repeat them."""
+    gates: str = "default"
+    """Gates of the synthesis: none, default, strict, or a YAML file like those in configs/gates."""
+    gates_arm: str | None = None
+    """Arm of real images whose classifiers, of all seeds, the gates use; null: evaluation_arm, and without one
+    synthesize.py trains two of its own."""
+    synthesis_options: tuple[str, ...] = ()
+    """Additional options of synthesize.py, such as '--least-pass-rate=0.01'."""
     cls_config: str | None = None
     """Config of train_cls.py; null: the preset for the image size."""
     cls_options: tuple[str, ...] = ()
@@ -65,6 +72,10 @@ class StudyConfig:
     """Processes per job; 0: one per GPU, or on CPU one per core, at most two."""
     parallel: int = 1
     """Jobs at the same time, with an equal share of the GPUs or cores each."""
+    share: str | None = None
+    """Any name: the jobs are divided among all processes of this study that are given the same one, on machines that
+    see the same files, and the last of them writes the report; launch/slurm/study.sbatch gives the number of its
+    array. null: this process runs all jobs."""
     report: str = "report"
     """Folder of the report."""
     wandb_report: bool = False

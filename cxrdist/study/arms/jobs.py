@@ -1,8 +1,9 @@
 """The jobs of a study and what each of them waits for.
 
-    import ─┬─> classifiers of real arms ──(one of them)──┐
-            └─> GAN ─> evaluation <───────────────────────┘
-                          └─> synthesis ─> classifiers of synthetic arms
+    import ─┬─> classifiers of real arms ──(one of them)──┬────────────┐
+            └─> GAN ─> evaluation <───────────────────────┘            │
+                          └─> synthesis <──(gates: those of one arm)───┘
+                                  └─> classifiers of synthetic arms
                                   └─> prediction, by the classifiers of a teacher ─> classifiers of its students
 
 once per fold, with a GAN of its own in each fold, so that none has seen a test patient of its fold. With several
@@ -65,15 +66,13 @@ def plan_study(config: StudyConfig) -> Plan:
     """Raises UserError for arms that do not exist or do not fit together, and a set that does not exist."""
     arms = read_arms(config.arms)
     names = [arm.name for arm in arms]
-    for option in ("reference", "evaluation_arm"):
+    for option in ("reference", "evaluation_arm", "gates_arm"):
         wanted = getattr(config, option)
         if wanted is not None and wanted not in names:
             raise OptionError(option, f"{wanted} is none of the arms of the study ({', '.join(names)})")
-    evaluating = next((arm for arm in arms if arm.name == config.evaluation_arm), None)
-    if evaluating is not None and evaluating.needs_synthetic:
-        raise OptionError(
-            "evaluation_arm", f"{evaluating.name} uses synthetic images; name an arm of real ones"
-        )
+        judging = next((arm for arm in arms if arm.name == wanted and option != "reference"), None)
+        if judging is not None and judging.needs_synthetic:
+            raise OptionError(option, f"{judging.name} uses synthetic images; name an arm of real ones")
     mix = synthesis_mix(arms, config.synthesis_mix)
     builder = _Builder(config, arms, mix)
     return Plan(config=config, arms=tuple(arms), mix=mix, jobs=tuple(builder.build()))
@@ -86,7 +85,10 @@ class _Builder:
 
     def build(self) -> list[Job]:
         jobs = []
+        # Evaluation and synthesis wait for these two.
+        judging = (self.config.evaluation_arm, self.config.gates_arm)
         real = [arm for arm in self.arms if not arm.needs_synthetic]
+        real.sort(key=lambda arm: arm.name not in judging)
         synthetic = [arm for arm in self.arms if arm.needs_synthetic]
         for fold in range(self.config.folds):
             trains_gans = self.mix is not None and self.config.synthetic is None
@@ -245,10 +247,25 @@ class _Builder:
         run = gan.with_name(gan.name.replace("gan", "synth", 1))
         place = config.synthetic_of(fold, gan_seed)
         words = ["--gan", str(gan), "--mix", mix, "--out", place, "--run", str(run), "--seed", str(gan_seed)]
-        make = [*self.launch, script("synthesize.py"), *words, *self.common(fold)]
-        needs = (jobs[-1].name if jobs else self.of_gan("gan", fold, gan_seed),)
-        name = self.of_gan("synthesis", fold, gan_seed)
-        return [*jobs, Job(name=name, kind="synthesis", command=lambda: make, needs=needs, run=run)]
+        words += ["--gates", config.gates]
+        needs = [jobs[-1].name if jobs else self.of_gan("gan", fold, gan_seed)]
+        judging = config.gates_arm or config.evaluation_arm
+        arm = next((arm for arm in self.arms if arm.name == judging), None)
+        classifiers: list[Path] = []
+        if arm is not None and config.gates != "none":
+            classifiers = [classifier_run(config, arm, fold, seed) for seed in config.seeds]
+            words += ["--classifiers", ",".join(map(str, classifiers))]
+            needs += [self.name(fold, f"cls-{arm.slug}-seed{seed}") for seed in config.seeds]
+        make = [*self.launch, script("synthesize.py"), *words, *self.common(fold), *config.synthesis_options]
+        job = Job(
+            name=self.of_gan("synthesis", fold, gan_seed),
+            kind="synthesis",
+            command=lambda: make,
+            needs=tuple(needs),
+            run=run,
+            inputs=tuple(folder / "summary.json" for folder in classifiers),
+        )
+        return [*jobs, job]
 
     def evaluation(self, fold: int, gan_seed: int) -> Job:
         config, gan = self.config, self.config.gan_run(fold, gan_seed)

@@ -20,11 +20,15 @@ from cxrdist.study.arms.execute import Executor, Failure
 from cxrdist.study.arms.jobs import Plan, plan_study
 from cxrdist.study.arms.power import show_power, warn_of_power
 from cxrdist.study.arms.rates import known_rate
+from cxrdist.study.arms.state import Share
 from cxrdist.study.online_report import charts_of, write_online_report
 from cxrdist.study.report.reading.description import STUDY
 from cxrdist.study.report.terminal import print_results
 from cxrdist.study.report.write import read_results, write_report
 from cxrdist.study.tracking import track_study
+
+REPORT = "report"
+"""Its name among the jobs of a study that is shared."""
 
 
 def run_study(config: StudyConfig) -> int:
@@ -47,19 +51,30 @@ def run_study(config: StudyConfig) -> int:
     say(f"study {config.name}: {len(plan.jobs)} jobs, then the report")
     # Before the jobs, too: a report can be written while they run.
     write_atomic(config.folder / STUDY, canonical_json(described(plan)))
-    failures = Executor(plan.jobs, config.folder, config.parallel).run()
+    share = Share(config.folder, config.share) if config.share is not None else None
+    executor = Executor(plan.jobs, config.folder, config.parallel, share)
+    failures = executor.run()
+    if executor.left:
+        say(f"nothing is left for this process; others run {', '.join(executor.left)}, and write the report")
+        return 0
+    if share is not None and (not share.take(REPORT) or share.end_of(REPORT) is not None):
+        say("another process writes the report")
+        return 0
     if not any(config.folder.glob("**/cls-*/summary.json")):
         raise UserError(_text(failures))
     write_atomic(config.folder / STUDY, canonical_json(described(plan)))
     results = read_results([config.folder])
     page = write_report(results, Path(config.report))
     study, charts = results.study, charts_of(page)
-    # Without the option, so that the W&B run of the study stays the same one with and without a Report.
-    options = {key: value for key, value in to_dict(config).items() if key != "wandb_report"}
+    # Without these, so that the W&B run of the study stays the same one with and without a Report, and however its
+    # jobs are divided.
+    options = {key: value for key, value in to_dict(config).items() if key not in ("wandb_report", "share")}
     track_study(study, config.folder, config.name, config.tracking, options, charts)
     url = None
     if reports:
         url = write_online_report(study, config.folder, config.name, config.tracking, page, charts)
+    if share is not None:
+        share.end(REPORT, None)
     say("")
     print_results(results)
     say(f"\n{duration(time.monotonic() - began_s)} in all. Report: {page}")

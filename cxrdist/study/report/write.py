@@ -1,4 +1,5 @@
-"""The report of run folders: ``index.html``, ``report.md``, ``arms.csv``, ``differences.csv``, ``figures/*.png``.
+"""The report of run folders: ``index.html``, ``report.md``, ``arms.csv``, ``differences.csv``, ``figures/*.png``;
+``readers.json`` if readers have judged the study's images.
 
 runs -> reading/ (Study) -> answer/ (Answer) -> charts/, page/ -> files
                                             └-> terminal.py
@@ -43,6 +44,7 @@ def write_report(results: Results, out: Path) -> Path:
     """
     content = content_of(results.study, results.answer)
     files: dict[str, bytes | str] = {f"figures/{name}": png for name, png in content.pictures.items()}
+    files |= content.copies
     if results.study.cls:
         files["arms.csv"] = arms_csv(results.study, results.answer)
         files["differences.csv"] = differences_csv(results.answer)

@@ -13,8 +13,8 @@ from cxrdist.cli.main import dispatch
 from cxrdist.data.imaging.errors import UndecodableImage
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.csv_table import CsvTable
-from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.writing import write_pool
 from cxrdist.errors import UserError
 from tests.helpers.inline_pool import InlinePool
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cxrdist.data.importers.common.base import Record
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards import write_pool
+from cxrdist.data.shards.writing import write_pool
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import OptionError
 from tests.helpers.inline_pool import InlinePool

@@ -24,8 +24,8 @@ from cxrdist.data.importers.common.base import Record
 from cxrdist.data.importers.folder import Folder
 from cxrdist.data.ingest import ingest as ingest_module
 from cxrdist.data.ingest.ingest import IngestOptions, ingest
-from cxrdist.data.shards import write_job, write_pool
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.shards.writing import write_job, write_pool
 from cxrdist.data.storage.store import Store
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cxrdist.console import size_text
 from cxrdist.data.deidentify import load_salt
 from cxrdist.data.importers.csv_table import CsvTable
 from cxrdist.data.importers.folder import Folder
@@ -355,7 +356,7 @@ def test_info_and_stats(both: tuple[Path, Path], capsys: pytest.CaptureFixture[s
         tables.append(lines[next(i for i, line in enumerate(lines) if line.startswith("class ")) :])
     assert tables[0] == tables[1]
     tar = both[0] / "train-unlabelled-real-000000.tar"
-    size = info.size_text(tar.stat().st_size)
+    size = size_text(tar.stat().st_size)
     assert f"no class  {count} unlabelled images for GANs, train only, {size}" in lines
     assert f"left out  {43 - count} (no class, and the patient is in val or test)" in lines
     found = [stats.as_json(stats.stats(place)) for place in (plain, kept)]

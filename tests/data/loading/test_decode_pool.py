@@ -130,6 +130,20 @@ def test_substitutes_are_those_of_one_process(
     assert [(s.row, s.sample, s.instead) for s in substitutions] == [(0, 4, 6), (1, 5, 6)]
 
 
+def test_a_tar_that_is_truncated_ends_no_worker(tmp_path: Path, closing: list[DecodePool]) -> None:
+    readers = readers_of(write_set(tmp_path / "set", "png"))
+    pool = pool_of(readers, 1)
+    closing.append(pool)
+    pool.submit(0, np.array([0]), np.array([2]))
+    assert pool.result(0)[1].tolist() == [b"k2"]
+    os.truncate(tmp_path / "set" / TAR, int(readers[0].index(0)[2]["offset_bytes"]) + 20)
+    pool.submit(1, np.array([0]), np.array([2]))
+    with pytest.raises(CorruptSample, match=rf"{TAR}: sample k2 at byte \d+: the file ends after 20 of its"):
+        pool.result(1)
+    pool.submit(2, np.array([0]), np.array([1]))
+    assert pool.result(2)[1].tolist() == [b"k1"]
+
+
 def test_what_is_wrong_with_a_set_as_a_whole_is_told(tmp_path: Path, closing: list[DecodePool]) -> None:
     readers = readers_of(write_set(tmp_path / "set", "png"))
     (tmp_path / "set" / TAR).unlink()

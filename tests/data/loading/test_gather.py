@@ -10,14 +10,19 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from PIL import Image
 
 from cxrdist.data.imaging.codecs import encode, npy_header
 from cxrdist.data.imaging.radiograph import decode, grey_of
+from cxrdist.data.loading import gather as gather_module
 from cxrdist.data.loading.gather import Gather, Substitution
 from cxrdist.data.shards import stratum as stratum_module
 from cxrdist.data.shards.shard_set import ShardSet
@@ -25,15 +30,16 @@ from cxrdist.data.shards.stratum import CorruptSample
 from cxrdist.data.storage import store
 from cxrdist.data.storage.store import LocalStore
 from cxrdist.errors import UserError
+from tests.helpers import gathering
 from tests.helpers.gathering import CLASSES, SIZE, TAR, drawn, flip, readers_of, write_foreign, write_set
 from tests.helpers.launching import CLONE
 from tests.helpers.read_set import digest_of, open_set
 
 
 def filled(
-    gather: Gather, strata: list[int], samples: list[int]
+    gather: Gather, strata: list[int], samples: list[int], size: int = SIZE
 ) -> tuple[np.ndarray, list[str], list[Substitution]]:
-    pixels = np.full((len(strata), 1, SIZE, SIZE), 77, np.uint8)
+    pixels = np.full((len(strata), 1, size, size), 77, np.uint8)
     keys = np.empty(len(strata), "S40")
     substitutions = gather.fill(np.array(strata, np.int64), np.array(samples, np.int64), pixels, keys)
     return pixels[:, 0], [key.decode() for key in keys.tolist()], substitutions
@@ -173,23 +179,95 @@ def test_an_npy_of_another_layout_gives_its_pixels(tmp_path: Path) -> None:
     assert substitutions == []
 
 
-def test_a_tar_that_is_truncated_while_it_is_read(tmp_path: Path) -> None:
+def test_a_tar_that_is_truncated_between_two_batches(tmp_path: Path) -> None:
     """Its map reaches beyond its end now: reading there would kill the process."""
     readers = readers_of(write_set(tmp_path / "set", "npy"))
     gather = Gather(readers)
     whole = (tmp_path / "set" / TAR).read_bytes()
     assert filled(gather, [0] * 4, [0, 1, 2, 3])[1] == ["k0", "k1", "k2", "k3"]
     offset = int(readers[0].index(0)[2]["offset_bytes"])
-    for length in (offset + 200, offset, 0):
+    for length, left in ((offset + 200, 200), (offset, 0), (0, 0)):
         os.truncate(tmp_path / "set" / TAR, length)
-        with pytest.raises(
-            CorruptSample, match=f"{TAR}: sample k2 at byte {offset}: its bytes do not match their hash"
-        ):
+        told = (
+            f"{TAR}: sample k2 at byte {offset}: the file ends after {left} of its 384 bytes: it was cut off"
+        )
+        with pytest.raises(CorruptSample, match=told):
             filled(gather, [0], [2])
+        with pytest.raises(CorruptSample, match=told):
+            readers[0].pixels(2)
         _, keys, substitutions = filled(Gather(readers, "substitute"), [0, 0], [2, 3])
         assert keys == ["k4", "k4"] and len(substitutions) == 2
     (tmp_path / "set" / TAR).write_bytes(whole)
     assert filled(gather, [0] * 2, [2, 3])[1] == ["k2", "k3"]
+
+
+@pytest.mark.parametrize("encoding", ["npy", "png"])
+def test_a_tar_that_is_truncated_between_its_map_and_the_read(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of several pages, one of them cut within a page."""
+    size = 160
+    noise = np.random.default_rng(0).integers(0, 256, (size, size)).astype(np.uint8)
+    monkeypatch.setattr(gathering, "SIZE", size)
+    readers = readers_of(write_set(tmp_path / "set", encoding, lambda key: encode(noise, encoding)))
+    path, index = tmp_path / "set" / TAR, readers[0].index(0)
+    whole, mapped = path.read_bytes(), LocalStore.spans
+    cut = int(index[1]["offset_bytes"]) + 5000
+
+    def truncated(store: LocalStore, name: str, places: Iterable[tuple[int, int]]) -> list[memoryview]:
+        spans = mapped(store, name, places)
+        os.truncate(path, cut)
+        return spans
+
+    def fill(*samples: int) -> list[str]:
+        return filled(Gather(readers), [0] * len(samples), [*samples], size)[1]
+
+    monkeypatch.setattr(LocalStore, "spans", truncated)
+    offset, length = int(index[2]["offset_bytes"]), int(index[2]["length_bytes"])
+    told = f"{TAR}: sample k2 at byte {offset}: the file ends after 0 of its {length:,} bytes: it was cut off"
+    with pytest.raises(CorruptSample, match=told):
+        fill(2, 0, 1)
+    path.write_bytes(whole)
+    with pytest.raises(CorruptSample, match=r"sample k1 at byte \d+: the file ends after 5,000 of its"):
+        fill(1)
+    path.write_bytes(whole)
+    with ThreadPoolExecutor(1) as pool, pytest.raises(CorruptSample, match=told):  # as batches are read ahead
+        pool.submit(fill, 2, 0, 1).result()
+    path.write_bytes(whole)
+    assert fill(0) == ["k0"]  # which lies before the cut
+    monkeypatch.setattr(LocalStore, "spans", mapped)
+    path.write_bytes(whole)
+    assert fill(2, 0, 1) == ["k2", "k0", "k1"]
+
+
+@pytest.mark.parametrize("encoding", ["npy", "png"])
+def test_files_are_read_and_not_mapped_where_a_truncated_map_ends_the_process(
+    tmp_path: Path, encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = readers_of(write_set(tmp_path / "set", encoding))
+    monkeypatch.setattr(store, "can_catch_faults", lambda: False)
+    pixels, keys, _ = filled(Gather(readers), [0, 1, 0], [6, 3, 1])
+    assert keys == ["k6", "k11", "k1"]
+    assert all(np.array_equal(image, drawn(key)) for image, key in zip(pixels, keys))
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_a_file_that_changes_while_it_is_read_gives_no_wrong_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written anew between the copy of its pixels and their hash, with the same bytes in the end."""
+    readers = readers_of(write_set(tmp_path / "set", "npy"))
+    path = tmp_path / "set" / TAR
+    whole = path.read_bytes()
+    path.write_bytes(bytes(len(whole)))
+
+    def rewritten(header: bytes) -> Any:
+        path.write_bytes(whole)
+        return xxhash.xxh3_64(header)
+
+    monkeypatch.setattr(gather_module, "xxh3_64", rewritten)
+    pixels, keys, _ = filled(Gather(readers), [0], [1])
+    assert keys == ["k1"] and np.array_equal(pixels[0], drawn("k1"))
 
 
 def test_a_missing_tar_is_no_corrupt_sample(tmp_path: Path) -> None:

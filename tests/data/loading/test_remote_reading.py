@@ -24,13 +24,14 @@ from cxrdist.data.loading.prefetch import read_ahead
 from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.stratum import StratumReader
-from cxrdist.data.storage import block_reader
-from cxrdist.data.storage import remote as store_remote
+from cxrdist.data.storage import block_reader, retries, traffic
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from tests.helpers.in_place import importer, options
 from tests.helpers.read_set import ROWS, digest_of, open_set, reading
-from tests.helpers.s3_server import BUCKET, S3Server, error_body
+from tests.helpers.removing import key_of, remove, write_synthetic
+from tests.helpers.s3_server import BUCKET, Answer, S3Server, error_body
+from tests.helpers.shard_sets import contents
 
 pytestmark = pytest.mark.slow
 
@@ -144,21 +145,19 @@ def test_prefetch_of_a_local_set_does_nothing(tiny_set: Path) -> None:
     assert reader.blocks is None and not (Path(os.environ["CXRDIST_CACHE"])).exists()
 
 
-BUSY = ("503 Slow Down", error_body("SlowDown", "Please reduce your request rate."))
+BUSY = Answer("503 Slow Down", error_body("SlowDown", "Please reduce your request rate."))
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of botocore's own, which waits for seconds; and pauses of nothing."""
-    from s3fs import S3FileSystem
-
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    monkeypatch.setattr(store_remote, "FIRST_PAUSE_S", 0.0)
-    S3FileSystem.clear_instance_cache()
+    """Pauses of nothing."""
+    monkeypatch.setattr(retries, "FIRST_PAUSE_S", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("trouble", ["busy", "torn", "torn at once", "short"])
+@pytest.mark.parametrize(
+    "trouble", ["busy", "torn", "torn at once", "short", "login page", "whole object", "other part"]
+)
 def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
     remote: S3Server, tiny_set: Path, trouble: str
 ) -> None:
@@ -175,20 +174,32 @@ def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
             asked[path] += 1
             return asked[path] % 7 != 0
 
-    if trouble == "busy":
-        remote.instead = lambda method, path: BUSY if is_refused(path) else None
-    elif trouble == "short":
-        # Told to be whole, and of the right kind; nothing but its length and the hashes say otherwise.
-        remote.instead = lambda method, path: ("206 Partial Content", b"short") if is_refused(path) else None
-        asked.update({f"/{BUCKET}/set/{row.name}": 5 for reader in readers for row in reader.shards})
-    else:
+    def answer(method: str, path: str) -> Answer | None:
+        if not is_refused(path):
+            return None
+        part = {"Content-Range": "bytes 0-4/9999", "ETag": '"e"'}
+        return {
+            "busy": BUSY,
+            # Told to be whole, and of the right kind; nothing but its length and the hashes say otherwise.
+            "short": Answer("206 Partial Content", b"short"),
+            "login page": Answer("200 OK", b"<html>Please log in</html>", {"Content-Type": "text/html"}),
+            "whole object": Answer("200 OK", (tiny_set / Path(path).name).read_bytes(), {"ETag": '"e"'}),
+            "other part": Answer("206 Partial Content", b"other", part),
+        }[trouble]
+
+    if trouble in ("torn", "torn at once"):
         left = 0 if trouble == "torn at once" else 700
         remote.cut = lambda method, path: left if is_refused(path) else None
+    else:
+        remote.instead = answer
+    before = traffic.so_far()
     for reader in readers:  # one block of each
         number = reader.samples - 1
         local = ShardSet(tiny_set).stratum("train", reader.entry.class_name, "real")
         assert reader.image_bytes(number) == local.image_bytes(number)
     assert set(asked.values()) == {7} and len(asked) == 3
+    after = traffic.so_far()
+    assert (after.requests - before.requests, after.retries - before.retries) == (3 * 7, 3 * 6)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -196,8 +207,7 @@ def test_a_server_that_refuses_and_drops_is_asked_until_it_answers(
 def test_a_server_that_never_answers_well_ends_it_with_one_line(
     remote: S3Server, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_remote, "RETRY_FOR_S", 0.0)
-    monkeypatch.setattr(store_remote, "FIRST_PAUSE_S", 1.0)
+    monkeypatch.setenv("CXRDIST_RETRY_MINUTES", "0.005")
     reader = open_set(URL)[0]
     reader.index(0)
     remote.requests.clear()
@@ -205,11 +215,12 @@ def test_a_server_that_never_answers_well_ends_it_with_one_line(
         remote.instead = lambda method, path: BUSY
     else:
         remote.cut = lambda method, path: 10
-    told = {"busy": "Please reduce your request rate", "torn": "Response payload is not completed"}[trouble]
+    cause = {"busy": "Please reduce your request rate", "torn": "Response payload is not completed"}[trouble]
     reader.prefetch(np.arange(2))
-    with pytest.raises(UserError, match=rf"^{URL}/{TAR}: {told}.*: check the address.*same command again$"):
+    told = rf"^{URL}/{TAR}: {cause}.*, still after \d+ retries in 0 s \(CXRDIST_RETRY_MINUTES\): check the address"
+    with pytest.raises(UserError, match=rf"{told}.*same command again$"):
         reader.image_bytes(1)
-    assert len(remote.requests) in (2, 4, 8)  # s3fs's own tries; perhaps those of the prefetch, too
+    assert len(remote.requests) > 2
     remote.instead, remote.cut = (lambda method, path: None), (lambda method, path: None)
     assert len(reader.image_bytes(1)) > 0
 
@@ -231,6 +242,32 @@ def test_a_process_killed_while_it_fetches_leaves_no_block(remote: S3Server, tin
     assert [path.name for path in cache.iterdir()] == [".lock"]
     go_on.set()
     assert digest_of(open_set(URL), 2) == whole
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_cache_that_is_damaged_while_it_is_used_costs_requests_and_no_image(
+    remote: S3Server, tiny_set: Path, damage: str
+) -> None:
+    here, there = Gather(open_set(tiny_set)), Gather(open_set(URL))
+    strata, samples = np.repeat([0, 1], [8, 3]), np.concatenate([np.arange(8), np.arange(3)])
+
+    def batch(gather: Gather) -> tuple[bytes, list[bytes]]:
+        pixels, keys = np.empty((11, 1, 32, 32), np.uint8), np.empty(11, "S40")
+        assert gather.fill(strata, samples, pixels, keys) == []
+        return pixels.tobytes(), keys.tolist()
+
+    assert batch(there) == batch(here)
+    for path in Path(os.environ["CXRDIST_CACHE"]).glob("*-*"):
+        if damage == "cut":
+            os.truncate(path, 50)
+        else:
+            path.write_bytes(path.read_bytes()[::-1])
+    asked = Counter(remote.asked(r"\.tar$"))
+    remote.requests.clear()
+    assert batch(there) == batch(here)
+    assert Counter(remote.asked(r"\.tar$")) == asked
+    remote.requests.clear()
+    assert batch(there) == batch(here) and remote.requests == []
 
 
 def test_verify_reads_what_lies_there_and_not_the_cache(remote: S3Server, tiny_set: Path) -> None:
@@ -259,6 +296,48 @@ def test_a_set_in_memory_is_read_by_blocks(tiny_set: Path) -> None:
             del fs.store[path]
     assert digest_of(open_set("memory://set"), 2) == whole
     fs.store.clear()
+
+
+def put_changed(server: S3Server, place: Path, before: dict[str, bytes]) -> None:
+    """What differs from ``before``, at the URL."""
+    for path in place.iterdir():
+        if before.get(path.name) != path.read_bytes():
+            server.put(f"set/{path.name}", path.read_bytes())
+
+
+def test_samples_that_were_removed_are_not_read_from_a_url(s3: S3Server, tmp_path: Path) -> None:
+    """Blocks of the set as it was lie in the cache, and are others."""
+    write_synthetic(tmp_path, origin="real")
+    before = contents(tmp_path)
+    put_changed(s3, tmp_path, {})
+    as_it_was = open_set(URL)
+    whole = digest_of(as_it_was, 0)
+    assert whole == digest_of(open_set(tmp_path), 0)
+    remove(tmp_path, {1: (1, 3, 4, 5)}, origin="real")
+    put_changed(s3, tmp_path, before)
+    s3.requests.clear()
+    local, readers = open_set(tmp_path), open_set(URL)
+    left = digest_of(local, 0)
+    assert digest_of(readers, 1) == left != whole and digest_of(as_it_was, 2) == whole
+    assert [reader.key(1) for reader in readers] == [key_of(0, 1).encode(), key_of(1, 2).encode()]
+    # The other shards have the blocks that they had, and nothing is left of the second shard of Pneumothorax.
+    (fetched,) = s3.asked(r"\.tar$")
+    assert fetched[1].endswith("train-pneumothorax-real-000000.tar") and fetched in blocks_of(local)
+    for here, there in zip(local, readers):
+        assert [s.key for s in there.all_samples()] == [s.key for s in here.all_samples()]
+    assert verify(URL) == []
+
+
+def test_the_same_in_memory(tmp_path: Path) -> None:
+    url = f"memory://removed/{tmp_path.name}"
+    write_synthetic(url, origin="real")
+    write_synthetic(tmp_path, origin="real")
+    whole = digest_of(open_set(url), 0)
+    for place in (url, tmp_path):
+        remove(place, {0: [0], 1: (1, 3, 4, 5)}, origin="real")
+    readers = open_set(url)
+    assert digest_of(readers, 1) == digest_of(open_set(tmp_path), 2) != whole
+    assert [reader.samples for reader in readers] == [8, 5]
 
 
 @pytest.mark.usefixtures("inline")

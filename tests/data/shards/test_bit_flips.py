@@ -21,6 +21,7 @@ from cxrdist.data.imaging.radiograph import decode
 from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.index import index_name, write_table
 from cxrdist.data.shards.manifest import Stratum
+from cxrdist.data.shards.removed import without
 from cxrdist.data.shards.schema import MANIFEST, Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample
@@ -28,13 +29,14 @@ from cxrdist.data.storage.store import LocalStore
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from tests.helpers import shard_sets
+from tests.helpers.removing import REASON
 from tests.helpers.shard_sets import write_shard
 
 pytestmark = pytest.mark.slow
 
 SIZE = 16
 CLASSES = ("Normal", "Pneumothorax")
-FLIPS = {"image": 220, "rest of a tar": 180, "index": 120, "table": 100, "manifest": 100}
+FLIPS = {"image": 220, "rest of a tar": 180, "index": 120, "table": 100, "removed": 60, "manifest": 100}
 KINDS = [kind for kind, share in FLIPS.items() for _ in range(share)]
 
 
@@ -53,11 +55,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Written:
-    """A set of two classes, each two shards of two images, and what was written into it."""
+    """A set of two classes, each two shards of two images, and what was written into it. The shards of the second
+    class hold a third image, which was removed."""
 
     place: Path
     encoding: str
     images: list[Image]
+    removed: dict[str, tuple[str, range]]
+    """Tar -> key and bytes of its removed image."""
     files: dict[str, bytes]
     tables: dict[str, str]
     """Tar -> the table that names it."""
@@ -79,24 +84,28 @@ class Written:
     def files_of(self, kind: str) -> list[str]:
         if kind == "index":
             return [index_name(tar) for tar in self.tables]
-        return {"table": sorted(set(self.tables.values())), "manifest": [MANIFEST]}.get(kind, [*self.tables])
+        of_kind = {"table": sorted(set(self.tables.values())), "manifest": [MANIFEST]}
+        of_kind["removed"] = [name for name in self.files if ".removed." in name]
+        return of_kind.get(kind, [*self.tables])
 
 
 def write_set(place: Path, encoding: str) -> Written:
     rng = np.random.default_rng(3)
     store, strata = LocalStore(place), []
     images: list[Image] = []
+    removed: dict[str, tuple[str, range]] = {}
     tables: dict[str, str] = {}
     for label, class_name in enumerate(CLASSES):
         stratum, rows = Stratum("train", class_name, "real"), []
         for number in range(2):
-            drawn = [rng.integers(0, 256, (SIZE, SIZE), np.uint8) for _ in range(2)]
+            drawn = [rng.integers(0, 256, (SIZE, SIZE), np.uint8) for _ in range(2 + label)]
             samples = [
                 Sample(f"key{label}{number}{i}", encode(pixels, encoding), {"patient": f"p{i}", "view": "PA"})
                 for i, pixels in enumerate(drawn)
             ]
             rows.append(write_shard(store, number, stratum, label, encoding, samples))
-        strata.append(write_table(store, stratum, rows))
+        reasons = dict.fromkeys(("key102", "key112"), REASON) if label else {}
+        strata.append(without(store, write_table(store, stratum, rows), reasons))
         tables |= {row.name: strata[-1].table for row in rows}
     shard_sets.write_set(store, [*CLASSES], SIZE, encoding, strata, provenance={"importer": "test"})
     shards = ShardSet(place)
@@ -110,8 +119,16 @@ def write_set(place: Path, encoding: str) -> Written:
             images.append(
                 Image(class_name, number, reader.key(number).decode(), tar, range(at, at + length), pixels)
             )
+        for shard in range(2):
+            for at, length, key in reader.whole_index(shard)[["offset_bytes", "length_bytes", "key"]][
+                2:
+            ].tolist():
+                removed[reader.shards.names[shard]] = key.decode(), range(at, at + length)
     shards.close()
-    return Written(place, encoding, images, {p.name: p.read_bytes() for p in place.iterdir()}, tables)
+    assert [key for key, _ in removed.values()] == ["key102", "key112"] and len(images) == 8
+    return Written(
+        place, encoding, images, removed, {p.name: p.read_bytes() for p in place.iterdir()}, tables
+    )
 
 
 @pytest.fixture(scope="module", params=["png", "npy", "jpg"])
@@ -167,11 +184,22 @@ def check_damage(written: Written, name: str, at: int | None) -> str:
         assert {key for key, line in told.items() if line} == of_index
         assert all(line.startswith(f"{path}: changed since") for line in told.values() if line)
         return "index"
+    if ".removed." in name:
+        assert {key for key, line in told.items() if line} == {
+            i.key for i in written.images if i.class_name == CLASSES[1]
+        }
+        assert all(line.startswith(f"{path}: changed since") for line in told.values() if line)
+        return "removed"
     of_tar = [image for image in written.images if image.tar == name]
     assert path in whole(written, of_tar[0])
     hit = [image for image in of_tar if at is not None and at in image.span]
     if at is not None:
         assert {key for key, line in told.items() if line} == {image.key for image in hit}
+    key, span = written.removed.get(name, ("", range(0)))
+    if at is not None and at in span:
+        assert ("image", name, f"sample {key} at byte {span.start}: its image does not match its hash") in [
+            (problem.kind, problem.file, problem.detail) for problem in found
+        ]
     for image in hit:
         place = f"sample {image.key} at byte {image.span.start}: "
         assert told[image.key].startswith(f"{path}: {place}its bytes do not match their hash")
@@ -252,7 +280,7 @@ def test_a_tar_that_ends_early_or_late_is_found(written: Written) -> None:
 
 def test_any_other_file_that_ends_early_or_late_is_found(written: Written) -> None:
     rng = random.Random(1)
-    for kind in ("index", "table", "manifest"):
+    for kind in ("index", "table", "removed", "manifest"):
         name = written.files_of(kind)[0]
         data = written.files[name]
         ends = [0, 1, 10, 100, len(data) - 1, *(rng.randrange(len(data)) for _ in range(4))]

@@ -15,6 +15,8 @@ from cxrdist.data.shards.index import index_name
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from tests.helpers.forging import TAR, forge
+from tests.helpers.removing import forge as forge_removed
+from tests.helpers.removing import remove, removed_rows, write_synthetic
 from tests.helpers.set_readers import OTHERS, READERS
 
 pytestmark = pytest.mark.slow
@@ -147,3 +149,15 @@ def test_tars_and_indexes_with_any_bytes(
         place = tmp_path / f"set {trial}"
         forge(place, **{"tar" if name == TAR else "index": bytes(data)})  # type: ignore[arg-type]
         check(place, capsys)
+
+
+def test_removed_samples_with_anything_in_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = random.Random("removed")
+    refused = 0
+    for trial in range(TRIALS):
+        place = tmp_path / f"set {trial}"
+        write_synthetic(place, origin="real")
+        remove(place, {0: (1, 3)}, origin="real")
+        forge_removed(place, with_junk({"rows": removed_rows(place)}, rng).get("rows"))
+        refused += check(place, capsys) > 0
+    assert refused > TRIALS / 3

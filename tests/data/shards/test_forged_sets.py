@@ -20,7 +20,7 @@ from cxrdist.data.shards.index import INDEX_DTYPE, index_name
 from cxrdist.data.shards.manifest import read_manifest
 from cxrdist.data.shards.schema import MANIFEST, Kind, Problem
 from cxrdist.data.shards.shard_set import ShardSet
-from cxrdist.data.shards.write_job import JOB_FILE
+from cxrdist.data.shards.writing.write_job import JOB_FILE
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
@@ -154,7 +154,7 @@ AN_OPTION = "expected text, a number, true, false, null, a list of texts or a ma
             {"provenance": {"left_out": {"reason": "many"}}},
             f"provenance.left_out.reason is 'many': {WHOLE}",
         ),
-        ({"provenance": {"gates": {"Normal": {}}}}, "provenance.gates.Normal.admitted is missing"),
+        ({"provenance": {"gates": {"name": "none"}}}, "provenance.gates.classes is missing"),
         (
             {"provenance": {"options": {"classes": [[]]}}},
             f"provenance.options.classes is [[]]: {AN_OPTION}",
@@ -163,18 +163,18 @@ AN_OPTION = "expected text, a number, true, false, null, a list of texts or a ma
         ({"provenance": {"anything\r": 1}}, "provenance.anything\r: unknown field"),
         ({"lineage": {}}, "lineage.kind is missing"),
         (
-            {"provenance": {"gates": {"Normal": {"admitted": 1, "tried": -1}}}},
-            "provenance.gates.Normal.tried is -1: Input should be greater than or equal to 0",
+            {"provenance": {"gates": {"name": "none", "classes": {"Normal": {"admitted": 1, "tried": -1}}}}},
+            "provenance.gates.classes.Normal.tried is -1: Input should be greater than or equal to 0",
         ),
-        ({"provenance": {"gates": {"Normal": 1}}}, "provenance.gates.Normal is 1: expected a mapping"),
+        ({"provenance": {"gates": 1}}, "provenance.gates is 1: expected a mapping"),
         (
             {"provenance": {"options": {"val": {"a": [1]}}}},
             f"provenance.options.val: {AN_OPTION}",
         ),
         ({"provenance": {"converted": [{}]}}, "provenance.converted[0].from is missing"),
         (
-            {"provenance": {"grey_ranges": {"Normal": {"brightness": ["1"], "contrast": []}}}},
-            "provenance.grey_ranges.Normal.brightness[0] is '1': expected a finite number",
+            {"provenance": {"gates": {"name": "none", "percent": {"copy": "1"}, "classes": {}}}},
+            "provenance.gates.percent.copy is '1': expected a finite number",
         ),
         ({"lineage": {"kind": "synthetic"}}, "lineage: a synthetic set needs real_digest and split"),
         ({"lineage": {"kind": "real", "parent": "x"}}, "lineage.parent: unknown field"),
@@ -422,7 +422,7 @@ def test_rows_that_lead_beyond_a_tar_that_is_shorter_than_said(tmp_path: Path) -
         index=index_of_rows(offset_bytes=2**51, length_bytes=2**29),
         table=lambda table: table | {"shards": [table["shards"][0] | told]},
     )
-    with pytest.raises(UserError, match=f"sample a at byte {2**51}: its bytes do not match"):
+    with pytest.raises(UserError, match=f"sample a at byte {2**51}: the file ends after 0 of its"):
         read_pixels(place)
 
 

@@ -15,7 +15,7 @@ from cxrdist.data.importers.webdataset import WebDataset
 from cxrdist.data.ingest.in_place import index_in_place
 from cxrdist.data.shards.index import ShardRow, index_name, parse_table, read_table, write_table
 from cxrdist.data.shards.manifest import (
-    GreyRange,
+    Gates,
     Lineage,
     Provenance,
     checked_provenance,
@@ -93,10 +93,13 @@ def test_a_table_that_readers_refuse_is_not_written(tmp_path: Path, rows: list[S
     [
         ({"reviewer": "x"}, "reviewer: unknown field"),
         (
-            {"gates": {"Normal": {"admitted": 1, "tried": -1}}},
-            "gates.Normal.tried is -1: Input should be greater than or equal to 0",
+            {"gates": {"name": "none", "classes": {"Normal": {"admitted": 1, "tried": -1}}}},
+            "gates.classes.Normal.tried is -1: Input should be greater than or equal to 0",
         ),
-        ({"gates": {"Normal": {"admitted": 1}}}, "gates.Normal.tried is missing"),
+        (
+            {"gates": {"name": "none", "classes": {"Normal": {"admitted": 1}}}},
+            "gates.classes.Normal.tried is missing",
+        ),
         ({"undecodable": True}, "undecodable is True: Input should be a valid integer"),
         ({"records_sha256": "x"}, "records_sha256 is 'x': String should match pattern '^[0-9a-f]{64}$'"),
     ],
@@ -122,12 +125,21 @@ def test_no_other_option_is_taken(value: Any) -> None:
         Provenance.model_validate({"options": {"o": value}})
 
 
-def test_grey_ranges_keep_whole_numbers() -> None:
-    given = {"grey_ranges": {"Normal": {"brightness": [0, 255], "contrast": [0.5, 1e3]}}}
+def test_figures_of_gates_keep_whole_numbers() -> None:
+    given = {"gates": {"name": "default", "percent": {"copy": 1, "label": 0.5}, "classes": {}}}
     assert canonical_json(Provenance.model_validate(given).json_value()) == canonical_json(given)
     for wrong in (True, "1", None, float("nan")):
         with pytest.raises(ValueError, match="expected a finite number"):
-            GreyRange.model_validate({"brightness": [wrong], "contrast": []})
+            Gates.model_validate({"name": "default", "percent": {"copy": wrong}, "classes": {}})
+
+
+def test_a_class_has_one_generator_or_several() -> None:
+    for digests in ("a" * 64, ["a" * 64, "b" * 64]):
+        given = {"generators": {"Normal": digests}}
+        assert canonical_json(Provenance.model_validate(given).json_value()) == canonical_json(given)
+    for wrong in ("a", [], ["a" * 64, 1], None):
+        with pytest.raises(ValueError, match="expected a SHA-256, or a list of them"):
+            Provenance.model_validate({"generators": {"Normal": wrong}})
 
 
 def test_fields_that_are_null_stay_and_those_not_given_are_absent() -> None:

@@ -78,7 +78,11 @@ def earlier_set(folder: Path, real: ShardSet, names: list[str] | None = None) ->
         real.image_size,
         "png",
         strata,
-        provenance={"importer": "synthesis", "options": {"encoding": "png"}, "gates": {}},
+        provenance={
+            "importer": "synthesis",
+            "options": {"encoding": "png"},
+            "gates": {"name": "none", "classes": {}},
+        },
         lineage={"kind": "synthetic", **made_from(real), "generators": {}},
     )
     return folder

@@ -233,7 +233,10 @@ def test_a_manifest_that_no_reader_accepts_is_not_written(
     [
         ({"importer": "a\x1bb"}, r"importer is 'a\\x1bb': expected text without control characters"),
         ({"note": "ab"}, "note: unknown field"),
-        ({"gates": {"Normal": {"admitted": 1, "tried": -1}}}, r"gates\.Normal\.tried is -1: "),
+        (
+            {"gates": {"name": "none", "classes": {"Normal": {"admitted": 1, "tried": -1}}}},
+            r"gates\.classes\.Normal\.tried is -1: ",
+        ),
         ({"options": {"a": "b\nc"}}, "options is .*, which holds control characters"),
     ],
 )

@@ -204,6 +204,23 @@ def test_a_damaged_file_is_fetched_again(tar: Tar, cache: BlockCache, damage: st
     assert len(tar.asked) == 2
 
 
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_a_file_that_is_damaged_while_it_is_held_is_fetched_again(
+    tar: Tar, cache: BlockCache, damage: str
+) -> None:
+    reader = reader_of(tar, cache)
+    assert sample(reader, 1) == b"\1" * SAMPLE
+    path = cache.folder / block(0).name
+    if damage == "cut":
+        os.truncate(path, 0)
+    else:
+        path.write_bytes(path.read_bytes().replace(b"\1", b"\3"))
+    assert sample(reader, 1) == {"cut": bytes(SAMPLE), "flip": b"\3" * SAMPLE}[damage]
+    reader.forget(0)  # as whoever finds that its hash is wrong does
+    assert sample(reader, 1) == b"\1" * SAMPLE
+    assert tar.asked == [(0, FETCHED)] * 2 and files(cache) == expected(0)
+
+
 def test_a_sample_that_is_corrupt_in_the_store_keeps_no_other_from_being_read(cache: BlockCache) -> None:
     flipped = bytearray(TAR)
     flipped[STRIDE + 7] ^= 1
@@ -423,6 +440,19 @@ def test_the_environment_names_folder_and_limit(tmp_path: Path, monkeypatch: pyt
         default_cache()
     monkeypatch.setenv("CXRDIST_CACHE", str(tmp_path / "mine"))
     assert default_cache()
+
+
+def test_a_cache_smaller_than_a_block_is_turned_off_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tar, cache = Tar(), BlockCache(tmp_path, BLOCK - 1)
+    reader = reader_of(tar, cache)
+    assert [sample(reader, n)[0] for n in (0, 4)] == [0, 4]
+    assert not cache.is_on and not reader.is_shared and files(cache) == {}
+    assert capsys.readouterr().err == (
+        f"warning: {tmp_path}: it may hold 299 bytes, less than the 4,194,304 of a usual block: remote images are "
+        "not cached on disk; free some space there, or set another folder with CXRDIST_CACHE\n"
+    )
 
 
 @pytest.mark.parametrize(("free_gib", "limit_gib"), [(1000, 20), (8, 2.25)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +30,14 @@ from cxrdist.data.loading.stream import Stream, StreamOptions
 from cxrdist.data.shards.index import index_name
 from cxrdist.data.shards.schema import Problem
 from cxrdist.data.shards.shard_set import ShardSet
+from cxrdist.data.storage import retries, traffic
 from cxrdist.data.storage.remote import RemoteStore
 from cxrdist.data.storage.store import LocalStore, locked, store_of, write_to
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from tests.helpers.images import CLASSES, draw_folder
-from tests.helpers.s3_server import BUCKET, Folders, S3Server, error_body
+from tests.helpers.s3_server import BUCKET, Answer, Folders, S3Server, error_body
 
 pytestmark = pytest.mark.slow
 
@@ -403,6 +406,11 @@ def test_a_remote_store_does_what_a_folder_does(
             )
             for url in (f"simplecache::{URL}", "reference://x", "zip://x::s3://b/x.zip", "dir://x")
         ),
+        (
+            "sftp://user:secret@host/set",
+            "sftp://...@host: an address with a password is refused, since messages and `ps` would show it; put user "
+            "and password into ~/.config/fsspec/conf.json",
+        ),
         ("s3://", "s3://: names no bucket or set; write s3://bucket/set"),
         ("s3:///set", "s3:///set: names no bucket or set; write s3://bucket/set"),
         (
@@ -434,7 +442,9 @@ def test_a_missing_bucket_and_a_missing_set_end_a_command_with_one_line(s3: S3Se
     assert error_of(cxrdist("shards", "verify", URL)) == told
 
 
-FORBIDDEN = ("403 Forbidden", error_body("InvalidAccessKeyId", "The key does not exist in our records."))
+FORBIDDEN = Answer(
+    "403 Forbidden", error_body("InvalidAccessKeyId", "The key does not exist in our records.")
+)
 CREDENTIALS = "check the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), "
 
 
@@ -474,24 +484,37 @@ def test_rights_that_end_in_the_middle_of_an_import_end_it_with_one_line(s3: S3S
 
 @pytest.mark.usefixtures("s3")
 def test_an_endpoint_that_refuses_is_one_line_and_no_missing_set(images: Path) -> None:
-    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1"}
+    nowhere = {"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "CXRDIST_RETRY_MINUTES": "0.02"}
     told = error_of(cxrdist("shards", "verify", URL, **nowhere))
-    assert told == (
+    assert re.fullmatch(
+        rf'{URL}/manifest.json: Could not connect to the endpoint URL: "http://127.0.0.1:1", still after [23] '
+        r"retries in 1 s \(CXRDIST_RETRY_MINUTES\): check the address \(AWS_ENDPOINT_URL\) and the network, and "
+        "run the same command again",
+        told,
+    )
+    nowhere["CXRDIST_RETRY_MINUTES"] = "0"
+    words = ["import", "folder", "--root", str(images), *OPTIONS, "--workers", "1", "--out", URL]
+    assert error_of(cxrdist(*words, **nowhere)) == (
         f'{URL}/manifest.json: Could not connect to the endpoint URL: "http://127.0.0.1:1": check the address '
         "(AWS_ENDPOINT_URL) and the network, and run the same command again"
     )
-    words = ["import", "folder", "--root", str(images), *OPTIONS, "--workers", "1", "--out", URL]
-    assert error_of(cxrdist(*words, **nowhere)).startswith(f"{URL}/manifest.json: Could not connect to")
+    assert error_of(cxrdist(*words, CXRDIST_RETRY_MINUTES="long")) == (
+        "CXRDIST_RETRY_MINUTES=long: not a time; set a number of minutes, 0 to repeat nothing"
+    )
 
 
 def test_a_server_that_is_busy_for_a_moment_is_asked_again(remote: S3Server, tiny_set: Path) -> None:
-    refusals = iter([("503 Slow Down", error_body("SlowDown", "Please reduce your request rate.")), None])
+    refusals = iter(
+        [Answer("503 Slow Down", error_body("SlowDown", "Please reduce your request rate.")), None]
+    )
     remote.instead = lambda method, path: next(refusals, None)
     assert ShardSet(URL).digest == ShardSet(tiny_set).digest
     assert [path for _, path, _ in remote.requests] == [f"/{BUCKET}/set/manifest.json"] * 2
 
 
-def test_a_silent_server_is_asked_a_few_times_only(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_server_is_asked_until_the_time_is_over(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     silence = threading.Event()
 
     def keep_silent(method: str, path: str) -> None:
@@ -499,19 +522,84 @@ def test_a_silent_server_is_asked_a_few_times_only(s3: S3Server, monkeypatch: py
 
     s3.instead = keep_silent
     monkeypatch.setattr(S3FileSystem, "read_timeout", 0.2)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("CXRDIST_RETRY_MINUTES", "0.05")
     S3FileSystem.clear_instance_cache()
+    cause = f'Read timeout on endpoint URL: "{s3.url}"'
     try:
-        with pytest.raises(
-            UserError, match=rf'^{URL}/x: Read timeout on endpoint URL: "{s3.url}": check the'
-        ):
+        with pytest.raises(UserError, match=rf"^{URL}/x: {cause}, still after [3-6] retries in 3 s "):
             RemoteStore(URL).read("x")
-        assert [method for method, _, _ in s3.requests] == ["GET"] * 4
+        assert {method for method, _, _ in s3.requests} == {"GET"} and 4 <= len(s3.requests) <= 7
+        (warning,) = capsys.readouterr().err.splitlines()
+        told = rf"warning: {URL}/x does not answer \({cause}\): retry 2 in \d\.\d s; gives up after 3 s"
+        assert re.fullmatch(told, warning)
+        s3.requests.clear()
         with pytest.raises(UserError, match=f"^{URL}/x: Read timeout on endpoint"):
             RemoteStore(URL).exists("x")
-        assert [method for method, _, _ in s3.requests[4:]] == ["HEAD"] * 2
+        assert {method for method, _, _ in s3.requests} == {"HEAD"}
     finally:
         silence.set()
+        S3FileSystem.clear_instance_cache()
+
+
+def test_a_store_that_has_never_answered_is_given_up_sooner(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address may be wrong. A worker process knows that it has answered."""
+    monkeypatch.setattr(retries, "FIRST_LIMIT_S", 0.0)
+    monkeypatch.setenv("CXRDIST_RETRY_MINUTES", "0.01")
+    s3.put("set/x", b"1")
+    store = RemoteStore(URL)
+    s3.instead = lambda method, path: Answer("503 Slow Down", error_body("SlowDown", "Slow down."))
+    with pytest.raises(UserError, match=f"^{URL}/x: Slow down: check the address"):
+        store.read("x")
+    s3.instead = lambda method, path: None
+    assert store.read("x") == b"1"
+    s3.instead = lambda method, path: Answer("503 Slow Down", error_body("SlowDown", "Slow down."))
+    for again in (store, pickle.loads(pickle.dumps(store))):
+        with pytest.raises(UserError, match=f"^{URL}/x: Slow down, still after . retr"):
+            again.read("x")
+
+
+EXPIRED = Answer("400 Bad Request", error_body("ExpiredToken", "The provided token has expired."))
+
+
+def test_credentials_that_expire_and_are_not_renewed_end_it_with_one_line(s3: S3Server) -> None:
+    s3.instead = lambda method, path: EXPIRED
+    with pytest.raises(UserError) as caught:
+        RemoteStore(URL).read("x")
+    assert str(caught.value) == (
+        f"{URL}/x: The provided token has expired: renew the credentials (AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY) and run the same command again; those of a profile with credential_process, role_arn "
+        "or SSO in ~/.aws/config are renewed in time"
+    )
+    assert len(s3.requests) == 2
+
+
+def test_credentials_that_were_renewed_in_their_file_are_read_again(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By all threads, of which one reads the file."""
+    file = tmp_path / "credentials"
+    keys = "[default]\naws_access_key_id = {}\naws_secret_access_key = s\naws_session_token = t\n"
+    file.write_text(keys.format("OLD"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    S3FileSystem.clear_instance_cache()
+    for number in range(9):
+        s3.put(f"set/{number}", str(number).encode())
+    store, valid = RemoteStore(URL), "OLD"
+    try:
+        assert store.read("0") == b"0"
+        file.write_text(keys.format("NEW"))
+        valid = "NEW"
+        s3.refuses = lambda headers: None if f"Credential={valid}/" in headers["Authorization"] else EXPIRED
+        before = traffic.so_far()
+        with ThreadPoolExecutor(8) as pool:
+            assert [*pool.map(store.read, map(str, range(1, 9)))] == [str(n).encode() for n in range(1, 9)]
+        assert traffic.so_far().retries - before.retries == len(s3.requests) - 1 - 8
+        assert store.read("0") == b"0"
+    finally:
         S3FileSystem.clear_instance_cache()
 
 

@@ -17,23 +17,23 @@ from PIL import Image
 
 from cxrdist.data.imaging.codecs import encode
 from cxrdist.data.ingest.default_set import open_real
-from cxrdist.data.shards import write_pool
 from cxrdist.data.shards.index import ShardRow, write_table
 from cxrdist.data.shards.lineage import descends_from, made_from
-from cxrdist.data.shards.manifest import GateCounts, Stratum, read_manifest
+from cxrdist.data.shards.manifest import ClassGates, Gates, Stratum, read_manifest
 from cxrdist.data.shards.open import open_synthetic
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample, TarFile
-from cxrdist.data.shards.write_job import FOUND_LATER
+from cxrdist.data.shards.writing import write_pool
+from cxrdist.data.shards.writing.write_job import FOUND_LATER
 from cxrdist.data.storage.store import LocalStore, store_of
 from cxrdist.data.tools import convert as convert_module
 from cxrdist.data.tools.convert import ConvertOptions, convert
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json
-from cxrdist.models import TrainedGenerator, export_generator
+from cxrdist.models import export_generator
 from cxrdist.nets.dcgan import DCGANConfig, Generator
-from cxrdist.synth.lineage import load_generators
+from cxrdist.synth.generators.sources import ImageSource, gan_sources
 from tests.helpers.inline_pool import InlinePool
 from tests.helpers.processes import children, is_running, wait_until
 from tests.helpers.shard_sets import contents, members, pixels, write_set, write_shard
@@ -136,7 +136,7 @@ def make_synthetic(folder: Path, real: ShardSet) -> Path:
         real.image_size,
         "png",
         strata,
-        provenance={"gates": {"Normal": {"tried": 2, "admitted": 1}}},
+        provenance={"gates": {"name": "default", "classes": {"Normal": {"tried": 2, "admitted": 1}}}},
         lineage={"kind": "synthetic", **made_from(real), "generators": {}},
     )
     return folder
@@ -164,7 +164,8 @@ def test_synthetic_images_fit_every_set_of_their_family_and_no_other(tiny_set: P
         "generators": {},
         "ancestors": [ShardSet(tmp_path / "generated3").digest],
     }
-    assert converted.provenance.gates == {"Normal": GateCounts(tried=2, admitted=1)}
+    gates = Gates(name="default", classes={"Normal": ClassGates(tried=2, admitted=1)})
+    assert converted.provenance.gates == gates
 
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")
     convert(to(tmp_path / "stranger-npy", stranger))
@@ -210,8 +211,8 @@ def save_generator(folder: Path, real: ShardSet) -> str:
     )
 
 
-def generator_of(run: Path, class_name: str, real: Path) -> TrainedGenerator:
-    return load_generators(run, [class_name], ShardSet(real))[class_name]
+def generator_of(run: Path, class_name: str, real: Path) -> ImageSource:
+    return gan_sources([run], [class_name], ShardSet(real))[class_name][0]
 
 
 @pytest.mark.usefixtures("inline")
@@ -220,7 +221,7 @@ def test_a_generator_serves_the_family_of_its_set_at_its_own_size(tiny_set: Path
     convert(to(tmp_path / "small", tiny_set, size=16))
     digest = save_generator(tmp_path / "gan/normal", ShardSet(tiny_set))
     for real in (tiny_set, tmp_path / "npy"):
-        assert generator_of(tmp_path / "gan", "Normal", real).weights_sha256 == digest
+        assert generator_of(tmp_path / "gan", "Normal", real).digest == digest
     with pytest.raises(UserError, match=r"generates images of 32 px, but .*small has 16 px"):
         generator_of(tmp_path / "gan", "Normal", tmp_path / "small")
     stranger = forge_stranger(tiny_set, tmp_path / "stranger")

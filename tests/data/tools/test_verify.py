@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -12,6 +14,7 @@ from cxrdist.data.shards.schema import MANIFEST, Problem
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.data.shards.tar import Sample
 from cxrdist.data.storage.store import LocalStore
+from cxrdist.data.tools import verify as verify_module
 from cxrdist.data.tools.verify import verify
 from cxrdist.errors import UserError
 from cxrdist.files import canonical_json, sha256_bytes
@@ -75,6 +78,28 @@ def test_a_truncated_tar_is_listed(copy: Path) -> None:
         Problem("format", TAR, "ends without an end mark at byte 0"),
     ]
     assert [problem.kind for problem in found[2:]] == ["image"] * 3
+
+
+def test_a_tar_that_is_truncated_while_it_is_verified_is_listed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once its digest was found to be right, and while its images are read."""
+    name = "train-normal-real-000000.tar"
+    second = ShardSet(copy).stratum("train", "Normal", "real").index(0)[1]
+    hashed = verify_module.hashed
+
+    def truncated(file: IO[bytes]) -> tuple[int, str]:
+        found = hashed(file)
+        if file.name == str(copy / name):
+            os.truncate(copy / name, int(second["offset_bytes"]) + 100)
+        return found
+
+    monkeypatch.setattr(verify_module, "hashed", truncated)
+    found = verify(str(copy))
+    assert {problem.file for problem in found} == {name}
+    key, offset = second["key"].decode(), int(second["offset_bytes"])
+    detail = f"sample {key} at byte {offset}: its image does not match its hash"
+    assert Problem("image", name, detail) in found
 
 
 def test_a_swapped_index_is_listed(copy: Path) -> None:

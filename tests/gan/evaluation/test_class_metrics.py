@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from cxrdist.features.distances import kernel_distance, manifolds
+from cxrdist.features.memorization import TrainImages, aligned_distances, relative_distances
+from cxrdist.features.spaces import pixel_space
 from cxrdist.gan.diversity import nearest_distance
 from cxrdist.gan.evaluation.bootstrap import RESAMPLES, Estimate, Resampled, mean_of, resamples, share
 from cxrdist.gan.evaluation.choice import Choice, Score, TrainSide, choose, score
@@ -22,9 +25,6 @@ from cxrdist.gan.evaluation.class_metrics import (
     mean_pair_distance,
     nearest_diversity,
 )
-from cxrdist.gan.evaluation.distances import kernel_distance, manifolds
-from cxrdist.gan.evaluation.feature_spaces import pixel_space
-from cxrdist.gan.evaluation.memorization import TrainImages, aligned_distances, relative_distances
 from cxrdist.gan.evaluation.metrics import Sets, compare
 
 T = TypeVar("T")

@@ -25,19 +25,19 @@ from cxrdist.data.shards.lineage import made_from
 from cxrdist.data.shards.shard_set import ShardSet
 from cxrdist.distributed.dist import Dist
 from cxrdist.errors import UserError
-from cxrdist.files import slug
-from cxrdist.gan.config import GANConfig
-from cxrdist.gan.evaluation.classifier import (
+from cxrdist.features.classifier import (
     child_environment,
     ensure_classifier,
     load_classifier,
     training_command,
 )
+from cxrdist.features.embed import BATCH, Embedder
+from cxrdist.features.memorization import TrainImages, find_nearest
+from cxrdist.features.spaces import named_space, pixel_space
+from cxrdist.files import slug
+from cxrdist.gan.config import GANConfig
 from cxrdist.gan.evaluation.config import EvaluateConfig
-from cxrdist.gan.evaluation.embed import BATCH, Embedder
 from cxrdist.gan.evaluation.evaluate import evaluate
-from cxrdist.gan.evaluation.feature_spaces import named_space, pixel_space
-from cxrdist.gan.evaluation.memorization import TrainImages, find_nearest
 from cxrdist.gan.evaluation.metrics import Sets, compare, table, together
 from cxrdist.gan.evaluation.run import candidates_of, find_models
 from cxrdist.gan.train import train
@@ -135,8 +135,30 @@ def test_two_processes_find_what_one_finds(work: Path, tiny_set: Path) -> None:
     for path in sorted((work / "gan").glob("*/nearest/*.png")):
         assert path.read_bytes() == (work / "gan2" / path.relative_to(work / "gan")).read_bytes()
     for name in ("normal", "pleural-effusion"):
-        for file in ("evaluation.json", "model.json", "generator.safetensors", "checkpoints/best.json"):
+        files = (
+            "evaluation.json",
+            "README.md",
+            "model.json",
+            "generator.safetensors",
+            "checkpoints/best.json",
+        )
+        for file in files:
             assert (work / "gan" / name / file).read_bytes() == (work / "gan2" / name / file).read_bytes()
+
+
+def test_the_card_of_a_generator_has_the_figures_of_its_evaluation(work: Path, tiny_set: Path) -> None:
+    model, found = read(work / "gan/normal/model.json"), read(work / "gan/normal/evaluation.json")
+    text = (work / "gan/normal/README.md").read_text()
+    assert f"SHA-256 `{model['weights_sha256']}`" in text
+    assert f"val split of the set `{ShardSet(tiny_set).digest}`" in text
+    assert f"| checkpoint | at {found['best']['images']} images |" in text
+    kid = found["classes"]["Normal"]["spaces"]["classifier"]["kid"]
+    assert (
+        f"| {1000 * kid['value']:,.0f} ({1000 * kid['floor']:.3g}) |" in text
+    )  # noise is far from radiographs
+    copies = found["classes"]["Normal"]["near_copies"]
+    assert f"| Normal | 8 | {100 * copies['value']:.1f} [" in text
+    assert "do not hand them on" in text and (work / "gan/normal/nearest").is_dir()
 
 
 def test_each_figure_stands_beside_its_floor_and_the_numbers_of_images(work: Path) -> None:
@@ -549,7 +571,7 @@ def test_the_default_classifier_is_trained_once(work: Path, tiny_set: Path) -> N
     words = ["--run", "alone", "--shards", str(tiny_set), "--images", "10"]
     first = launch("evaluate_gan.py", *words, cwd=work, processes=2)
     assert first.returncode == 0, first.stdout + first.stderr
-    assert "alone/classifier does not exist: training the classifier" in first.stderr
+    assert "alone/classifier does not exist: training a classifier" in first.stderr
     summary = read(work / "alone/classifier/summary.json")
     assert (summary["mix"], summary["world_size"], summary["images_seen"]) == ("DS1", 1, 1984)
     assert summary["shards"] == {"real": ShardSet(tiny_set).digest, "synthetic": None}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from benchmarks.gan import judges
-from cxrdist.gan.evaluation.feature_spaces import CLASSIFIER, Space, pixel_space
+from cxrdist.features.spaces import CLASSIFIER, Space, pixel_space
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -13,6 +15,8 @@ from cxrdist.errors import UserError
 from cxrdist.study.arms import execute
 from cxrdist.study.arms.execute import Executor, Slot, slots
 from cxrdist.study.arms.jobs import Job
+from cxrdist.study.arms.state import Share
+from tests.helpers.processes import wait_until
 
 
 def job(name: str, *needs: str, code: str = "", run: Path | None = None) -> Job:
@@ -104,3 +108,66 @@ def test_a_fault_while_a_job_is_attended_is_its_failure(
     monkeypatch.setattr(Executor, "execute", fault)
     failures = Executor([job("a"), job("b", "a")], tmp_path / "study", 1).run()
     assert [(f.job, f.reason, f.follows) for f in failures] == [("a", "odd", False), ("b", "needs a", True)]
+
+
+def shared(jobs: list[Job], folder: Path, name: str = "7") -> Executor:
+    return Executor(jobs, folder, 1, Share(folder, name))
+
+
+def test_a_study_that_is_shared_runs_each_job_once_and_all_learn_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execute, "LOOK_AGAIN_S", 0.02)
+    fail = "open('bad', 'a').write('x'); raise SystemExit(3)"
+    jobs = [*(job(f"a{n}") for n in range(4)), job("bad", code=fail), job("b", *(f"a{n}" for n in range(4)))]
+    jobs += [job("c", "b"), job("d", "bad")]
+    executors = [shared(jobs, tmp_path / "study") for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        ended = list(pool.map(Executor.run, executors))
+    assert {name: Path(name).read_text() for name in ("a0", "a1", "a2", "a3", "bad", "b", "c")} == {
+        name: "x" for name in ("a0", "a1", "a2", "a3", "bad", "b", "c")
+    }
+    assert not Path("d").exists()
+    stayed = [found for executor, found in zip(executors, ended) if not executor.left]
+    assert stayed
+    for found in stayed:
+        assert [(f.job, f.reason) for f in found] == [("bad", "exit code 3"), ("d", "needs bad")]
+    # The next attempt tries what has failed again.
+    assert [f.job for f in shared(jobs, tmp_path / "study", "8").run()] == ["bad", "d"]
+    assert Path("bad").read_text() == "xx"
+
+
+def test_who_finds_that_others_run_all_that_is_left_leaves(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    other = Share(folder, "7")
+    assert other.take("b")
+    here = shared([job("a"), job("b")], folder)
+    assert here.run() == [] and here.left == ["b"] and here.done == {"a"}
+    assert Path("a").exists() and not Path("b").exists()
+    other.end("b", "no disk", tmp_path / "b.log")
+    late = shared([job("a"), job("b")], folder)
+    assert [(f.job, f.reason, f.log) for f in late.run()] == [("b", "no disk", tmp_path / "b.log")]
+    assert late.left == [] and Path("a").read_text() == "x"
+
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.3); pathlib.Path("saved").touch(); sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("begun").touch()
+time.sleep(60)
+"""
+
+
+def test_a_study_that_is_stopped_stops_its_jobs_and_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(_: Executor) -> NoReturn:
+        wait_until(Path("begun").exists)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Executor, "next_finished", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        Executor([job("a", code=SAVES)], tmp_path / "study", 1).run()
+    assert Path("saved").exists()

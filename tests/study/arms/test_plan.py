@@ -42,9 +42,35 @@ def test_one_fold_one_seed() -> None:
         ("cls-ds1-seed0", ("import",)),
         ("cls-ds2-seed0", ("import",)),
         ("evaluation", ("gan", "cls-ds1-seed0")),
-        ("synthesis", ("evaluation",)),
+        ("synthesis", ("evaluation", "cls-ds1-seed0")),
         ("cls-ds3-seed0", ("synthesis",)),
     ]
+
+
+def test_the_classifiers_of_one_arm_judge_synthetic_images() -> None:
+    """Those of all seeds; their jobs come first, since the synthesis waits for them."""
+    changes = {
+        "arms": ("DS1", "balanced", "DS3"),
+        "seeds": (3, 4),
+        "evaluation_arm": "DS1",
+        "gates_arm": "balanced",
+    }
+    found = plan(**changes, gates="strict", synthesis_options=("--keep-rejected=9",))
+    (synthesis,) = (one for one in found.jobs if one.kind == "synthesis")
+    assert synthesis.needs == ("evaluation", "cls-balanced-seed3", "cls-balanced-seed4")
+    runs = [f"runs/demo/cls-balanced-seed{seed}" for seed in (3, 4)]
+    assert synthesis.inputs == tuple(Path(run) / "summary.json" for run in runs)
+    words = synthesis.command()
+    assert words[words.index("--gates") + 1] == "strict"
+    assert words[words.index("--classifiers") + 1] == ",".join(runs)
+    assert words[-1] == "--keep-rejected=9"
+    names = [one.name for one in plan(**{**changes, "arms": ("DS2", "DS1", "balanced", "DS3")}).jobs]
+    assert names.index("cls-balanced-seed3") < names.index("cls-ds2-seed3")
+    # Without gates nothing is judged; without an arm the synthesis trains its own classifiers.
+    assert "--classifiers" not in job("synthesis", evaluation_arm="DS1", gates="none").command()
+    assert "--classifiers" not in job("synthesis").command()
+    with pytest.raises(UserError, match="DS3 uses synthetic images; name an arm of real ones"):
+        plan(gates_arm="DS3")
 
 
 def test_every_fold_has_its_own_set_gans_and_classifiers() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from cxrdist.study.report.write import read_results, write_report
+from cxrdist.synth.review.report.write import write_report as write_review_report
 from tests.helpers.chromium import Browser, chromium
+from tests.helpers.review_stores import blinded, curated, write_store
 from tests.helpers.study_runs import write_run, write_study
 
 pytestmark = [
@@ -39,10 +41,12 @@ ARMS = {
     **{f"synthetic-{ratio}": True for ratio in ("0.25", "0.5", "1", "2")},
 }
 
+READERS = ("Bo", "a-name-that-is-long-and-has-no-space-where-a-line-could-be-broken")
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study of 14 arms, five classes, three folds and two seeds."""
+    """A study of 14 arms, five classes, three folds and two seeds, whose images two readers have judged."""
     root = tmp_path_factory.mktemp("browser")
     write_study(root / "study", ARMS, folds=3, seeds=[0, 1])
     for number, (arm, synthetic) in enumerate(ARMS.items()):
@@ -61,6 +65,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 seed=seed,
                 synthetic=synthetic,
             )
+    rows = [blinded(name, f"s{n}", "synthetic", "real", 4) for name in READERS for n in range(9)]
+    store = write_store(root / "review.sqlite", [*rows, *(curated(name, "c", "keep") for name in READERS)])
+    write_review_report(store, root / "study" / "review", None)
     return write_report(read_results([root / "study"]), root / "report")
 
 

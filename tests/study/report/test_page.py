@@ -448,12 +448,26 @@ def test_one_gan_of_all_classes_has_a_grid_per_class_and_one_row(tmp_path: Path)
 def test_images_that_do_not_belong_together_are_noted(demo: Path) -> None:
     assert prose.notices(collect([demo])) == []
     edit(demo / "gan", shards={"real": "c" * 64})
-    edit(demo / "cls-ds3-0", other_lineage_allowed=True)
-    lineage, other_set = prose.notices(collect([demo]))
-    assert "cls-ds3-0 was run with --allow-other-lineage" in lineage
+    (other_set,) = prose.notices(collect([demo]))
     assert (
         "gan was trained on another real set (cccccccccccc) than the classifiers (aaaaaaaaaaaa)" in other_set
     )
+
+
+def test_that_test_patients_may_have_been_seen_is_said_in_red(demo: Path, tmp_path: Path) -> None:
+    title = "Test patients may have been seen"
+    assert prose.leaks(collect([demo])) == []
+    assert title not in write_report(read_results([demo]), tmp_path / "none").read_text()
+    edit(demo / "cls-ds3-0", other_lineage_allowed=True)
+    (lineage,) = prose.leaks(collect([demo]))
+    assert "cls-ds3-0 was run with --allow-other-lineage" in lineage
+    edit(demo / "cls-ds3-0", other_lineage_allowed=False, synthetic_training_data="unknown")
+    (unknown,) = prose.leaks(collect([demo]))
+    assert "what the generator of its synthetic images learned from is unknown" in unknown
+    page = write_report(read_results([demo]), tmp_path / "out").read_text()
+    assert f'<aside class="banner leak"><strong>{title}</strong><p>{unknown}</p></aside>' in page
+    assert "--leak: #a3150d;" in page and "color: var(--leak)" in page
+    assert f"> **{title}.** " in (tmp_path / "out/report.md").read_text()
 
 
 def test_terminal_table_fits_80_columns(demo: Path) -> None:

@@ -33,8 +33,8 @@ class Item:
     """Something that the study lacks."""
 
 
-def items(study: Study, answer: Answer) -> list[Item]:
-    """The items with what this study did, or did not do."""
+def items(study: Study, answer: Answer, *, was_read: bool) -> list[Item]:
+    """The items with what this study did, or did not do. ``was_read``: readers judged its synthetic images."""
     data = study.cls[0].summary["data"] if study.cls else {}
     is_phantom = bool(data.get("is_phantom"))
     known = [name for name in ATTRIBUTES if any(run.test.get("subgroups", {}).get(name) for run in study.cls)]
@@ -122,11 +122,20 @@ def items(study: Study, answer: Answer) -> list[Item]:
             "Review of synthetic images",
             "",
             "",
-            "Gates are computed; no review by radiologists is recorded in these runs.",
+            "Gates are computed. Readers judged images of the set (see Readers); whether they are radiologists is "
+            "not recorded."
+            if was_read
+            else "Gates are computed; no review by radiologists is recorded in these runs.",
             True,
         ),
         Item("External evaluation", "", "testing on external data", "None: one source of images.", True),
-        Item("Readers", "", "", "No comparison with readers, and no clinical use was studied.", True),
+        Item(
+            "Readers",
+            "",
+            "",
+            "Classifiers and readers are not compared, and no clinical use was studied.",
+            True,
+        ),
         Item(
             "Code, data and models",
             "18e, 18f",

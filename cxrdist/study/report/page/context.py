@@ -21,6 +21,7 @@ from cxrdist.study.report.page.evaluation import section
 from cxrdist.study.report.page.generators import gate_rows, pair_figure, sample_cards
 from cxrdist.study.report.page.paper import PAPER, rows
 from cxrdist.study.report.page.provenance import classifier_row, gan_row, lineage_rows, total_time, versions
+from cxrdist.study.report.page.readers import readers_section
 from cxrdist.study.report.page.words import run_names
 from cxrdist.study.report.reading.runs import PAPER_MIXES, Study
 
@@ -34,11 +35,15 @@ class Content:
     """Of the templates."""
     pictures: dict[str, bytes]
     """PNG files by name."""
+    copies: dict[str, bytes]
+    """Files of the study that the page links to."""
 
 
 def content_of(study: Study, answer: Answer) -> Content:
     """Raises UserError if a picture or an evaluation cannot be read."""
+    readers = readers_section(study)
     charts = _charts(study, answer) if study.cls else {}
+    charts |= {"readers": readers["chart"]} if readers else {}
     pairs = pair_figure(study)
     cards = sample_cards(study.gan[0]) if study.gan else []
     found = [section(run, f"nearest{_suffix(number)}-") for number, run in enumerate(study.gan)]
@@ -49,6 +54,7 @@ def content_of(study: Study, answer: Answer) -> Content:
         "name": study.described.name if study.described else "",
         "sentences": sentences(study, answer),
         "banner": prose.banner(study),
+        "leaks": prose.leaks(study),
         "notices": prose.notices(study),
         "words": prose.interval_words(study, answer) if study.cls else [],
         "figures": {name: Markup(chart.svg) if chart else None for name, chart in charts.items()},
@@ -64,6 +70,7 @@ def content_of(study: Study, answer: Answer) -> Content:
         "cards": cards,
         "gates": gate_rows(study),
         "evaluations": evaluations,
+        "readers": readers,
         "cls_names": run_names(study.cls),
         "gan_names": run_names(study.gan),
         "cls_rows": [classifier_row(run, study) for run in study.cls],
@@ -75,7 +82,9 @@ def content_of(study: Study, answer: Answer) -> Content:
         "checkpoints": prose.checkpoints(study) if study.cls else "",
         "cls_settings": prose.settings(study.cls),
         "gan_settings": prose.settings(study.gan),
-        "checklist": items(study, answer) if study.cls else [],
+        "checklist": items(study, answer, was_read=bool(readers and not readers["note"]))
+        if study.cls
+        else [],
         "checklist_sources": SOURCES,
         "data": (study.cls[0].summary if study.cls else study.gan[0].summary).get("data", {}),
         "light": LIGHT,
@@ -90,7 +99,8 @@ def content_of(study: Study, answer: Answer) -> Content:
         pictures["fig3.png"] = pairs["png"]
     pictures |= {card["file"]: card["grid"] for card in cards if card["grid"]}
     pictures |= {picture["file"]: picture["png"] for each in evaluations for picture in each["pictures"]}
-    return Content(context=context, pictures=pictures)
+    copies = {readers["file"]: readers["data"]} if readers else {}
+    return Content(context=context, pictures=pictures, copies=copies)
 
 
 def _charts(study: Study, answer: Answer) -> dict[str, Drawn | None]:

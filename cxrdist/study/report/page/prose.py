@@ -168,15 +168,26 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def notices(study: Study) -> list[str]:
-    """Warnings about the runs: skipped ones, other training data, warnings of the GAN training."""
-    found = list(study.skipped)
+def leaks(study: Study) -> list[str]:
+    """Why test patients may have had a part in the training of some runs: figures that nobody should rely on."""
+    found = []
     for run in study.cls:
         if run.summary.get("other_lineage_allowed"):
             found.append(
                 f"{relative(run.folder)} was run with --allow-other-lineage: the generator of its synthetic images "
                 "may have been trained on test patients."
             )
+        elif run.summary.get("synthetic_training_data") == "unknown":
+            found.append(
+                f"{relative(run.folder)}: what the generator of its synthetic images learned from is unknown; it may "
+                "have been trained on test patients."
+            )
+    return found
+
+
+def notices(study: Study) -> list[str]:
+    """Warnings about the runs: skipped ones, other training data, warnings of the GAN training."""
+    found = list(study.skipped)
     known = dict.fromkeys(run.summary["shards"].get("real") for run in study.cls)
     for gan in study.gan:
         read = gan.summary["shards"].get("real")

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from cxrdist.errors import shown_in_markdown
 from cxrdist.study.report.charts.style import MARKERS
 from cxrdist.study.report.page.paper import Cell
 
@@ -30,7 +31,9 @@ def _environment(*, escape: bool) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.globals.update(lane=_lane, marker=_marker)
-    environment.filters.update(uri=_uri, cell=_markdown_cell, text=_markdown_text, glue=_glue)
+    environment.filters.update(
+        uri=_uri, cell=_markdown_cell, text=_markdown_text, glue=_glue, shown=shown_in_markdown
+    )
     return environment
 
 

@@ -42,6 +42,7 @@ def _description(found: Any, place: Path) -> Description:
         if not 0 < margin < math.inf:
             raise ValueError(f"margin_points must be more than 0, not {margin}")
         return Description(
+            folder=place.parent,
             name=str(found["name"]),
             reference=str(found["reference"]),
             margin_points=margin,

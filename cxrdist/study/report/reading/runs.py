@@ -94,6 +94,8 @@ class SynthRun:
 class Description:
     """What a study was meant to compare, from its study.json."""
 
+    folder: Path
+    """The folder of study.json."""
     name: str
     reference: str
     margin_points: float
