@@ -12,7 +12,7 @@ PYTEST = PATH="$(CURDIR)/$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m
 # What needs neither a browser nor several machines or GPUs.
 ANYWHERE := not browser and not distributed
 
-.PHONY: demo check test-fast test test-browser test-distributed test-slurm install-slurm venv clean help
+.PHONY: demo check test-fast test test-browser test-distributed test-slurm test-failed install-slurm venv clean help
 help:
 	@echo "make demo       phantom radiographs -> GANs -> synthetic shards -> classifiers -> report/index.html"
 	@echo "make check      lint, format, types, import contracts: under a minute"
@@ -20,6 +20,7 @@ help:
 	@echo "make test       check, and all tests"
 	@echo "make test-browser  pages in Chromium, which is installed where root may"
 	@echo "make test-distributed  several hosts, Slurm, storage that fails: under 15 minutes on two cores, as root"
+	@echo "make test-failed   the tests that failed last, once more, one after the other"
 	@echo "make test-slurm    of these, jobs under a Slurm of two nodes, which is installed where root may"
 
 venv: .venv/ready
@@ -55,6 +56,9 @@ test-fast: .venv/ready
 
 test: check
 	$(PYTEST) -m "$(ANYWHERE)"
+
+test-failed: .venv/ready
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 # $(call debian,TEST,PACKAGES): install Debian's packages, unless the shell command TEST finds what they bring. Where they
 # can't be installed, the tests that need them are skipped and say why.
